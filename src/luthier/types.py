@@ -1,0 +1,236 @@
+"""The values that flow through Luthier: plain, frozen, and free of torch.
+
+File → `Example` → steps fold over a `Predictor` → `Completion` → `Score`. A `Prompt` is an example
+without its target; predictors are given prompts only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an example was read: a file and, where there is one, the line (or row) in it, from 1."""
+
+    file: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a predictor is asked. It never holds the target.
+
+    Attributes:
+        id: Unique within the task, stable from run to run.
+        task: Name of the task.
+        messages: The conversation up to the answer; the last turn is not the assistant's.
+        fields: The row's columns as text, for wording templates; columns that make up the
+            completion, the label or the references are left out.
+        fingerprint: Hash of the normalised text; equal for duplicates.
+        group: Value of the grouping column, None where there is none.
+    """
+
+    id: str
+    task: str
+    messages: tuple[Message, ...]
+    fields: Mapping[str, str]
+    fingerprint: str
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt with the completion that is wanted.
+
+    Attributes:
+        references: All right answers, the completion among them; at least one.
+        label: The completion as one of the task's labels, None for open-ended tasks.
+        place: Where the example was read.
+    """
+
+    prompt: Prompt
+    completion: str
+    references: tuple[str, ...]
+    label: str | None
+    place: Place
+
+    @property
+    def id(self) -> str:
+        return self.prompt.id
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Examples in three splits, with what is needed to answer and score them.
+
+    Attributes:
+        labels: The closed label set in its order, empty for open-ended tasks.
+        metric: The metric that decides; `metrics` are all that are computed, `metric` first.
+        metric_options: Settings of metrics, by metric name (such as the pattern of `regex`).
+        report: What reading, checking, deduplicating and splitting found: counts and reasons,
+            ready for JSON.
+    """
+
+    name: str
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    labels: tuple[str, ...]
+    metric: str
+    metrics: tuple[str, ...]
+    metric_options: Mapping[str, Mapping[str, str]]
+    decoding: Decoding
+    report: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How an answer is got from the model.
+
+    Attributes:
+        answer: `generate` free text; `choose` the label with the highest log-probability;
+            `choose-normalised` the one with the highest log-probability per token.
+        max_new_tokens: Upper bound of a generated answer, in tokens.
+        stop: Strings at which generation ends; they are cut off.
+    """
+
+    answer: Literal["generate", "choose", "choose-normalised"] = "generate"
+    max_new_tokens: int = 64
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model as a name and folders, without its tensors.
+
+    Attributes:
+        base: Folder of the base model (safetensors, config, tokenizer), or of a fully tuned one.
+        adapters: PEFT adapter folders, merged into the base one after the other.
+    """
+
+    base: str
+    adapters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How the question is put: a system text and a Jinja template for the last user turn.
+
+    The template sees the prompt's `fields` and `prompt`, the user text as the task words it.
+    None leaves the task's own wording.
+    """
+
+    system: str | None = None
+    template: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shots:
+    """Worked examples shown before the question.
+
+    Attributes:
+        pool: Training examples to draw from. For `random` and `spread` in the order in which they
+            are taken: the same first `count` for every prompt, except that an example which is
+            the prompt itself, its duplicate or of its group is passed over.
+        count: Shots a prompt.
+        by: How they are chosen.
+    """
+
+    pool: tuple[Example, ...]
+    count: int
+    by: Literal["random", "spread", "bm25", "embedding"]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """Something that answers prompts: a frozen record. Steps return it with fields replaced."""
+
+    model: ModelRef
+    decoding: Decoding
+    wording: Wording = field(default_factory=Wording)
+    shots: Shots | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer, with what it took.
+
+    Attributes:
+        messages: The whole prompt as sent: wording applied, shots in front.
+        stopped: `end` of turn, a `stop` string, the `length` limit, or a `choice` among labels.
+        dropped_shots: Shots that did not fit in the model's window.
+        label_logprobs: For choices: log-probability of each label in nats (summed over its tokens).
+    """
+
+    id: str
+    text: str
+    messages: tuple[Message, ...]
+    prompt_tokens: int
+    completion_tokens: int
+    stopped: Literal["end", "stop", "length", "choice"]
+    dropped_shots: int = 0
+    label_logprobs: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric's value for one answer; None with a reason where it cannot be scored."""
+
+    id: str
+    metric: str
+    value: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an approach took, measured.
+
+    Attributes:
+        train_s: Seconds of training and of searching for settings, validation included.
+        search_s: The part of `train_s` spent on choices that were not taken.
+        tokens_seen: Tokens that went through training, padding left out.
+        tokens_per_s: `tokens_seen` a second of training proper.
+        peak_bytes: Highest resident (or device) memory while training or, untrained, answering.
+        trainable_parameters: 0 where no weight is trained.
+        trainable_share: Their share of all parameters.
+        stored_bytes: Bytes on disk beyond the base model.
+        prompt_tokens: Mean prompt tokens a request.
+        window_share: `prompt_tokens` as a share of the model's window.
+        latency_p50_s: Median seconds for one request alone.
+        latency_p95_s: 95th percentile of the same.
+        throughput_per_s: Requests a second when answered in batches.
+        seconds_per_request: 1 / throughput, what the recommendation counts with.
+    """
+
+    train_s: float
+    search_s: float
+    tokens_seen: int
+    tokens_per_s: float | None
+    peak_bytes: int
+    trainable_parameters: int
+    trainable_share: float
+    stored_bytes: int
+    prompt_tokens: float
+    window_share: float
+    latency_p50_s: float
+    latency_p95_s: float
+    throughput_per_s: float
+    seconds_per_request: float
