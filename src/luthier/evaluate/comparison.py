@@ -1,0 +1,351 @@
+"""Approaches side by side: `compare` gives the content of `comparison.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.errors import EvaluationError
+from luthier.evaluate.answer import Answer
+from luthier.evaluate.cost import break_even_requests, total_s
+from luthier.evaluate.forgetting import worsening
+from luthier.evaluate.metrics import Metric, metric_traits
+from luthier.evaluate.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
+from luthier.evaluate.recommendation import Pair, Standing, Table, recommend
+from luthier.evaluate.statistics import (
+    Difference,
+    Floats,
+    Interval,
+    bootstrap_interval,
+    holm,
+    paired_difference,
+    wilson_interval,
+)
+from luthier.evaluate.verdict import forgot_text, reasons, verdict
+from luthier.types import Cost, Score
+
+
+@dataclass(frozen=True, slots=True)
+class ApproachResult:
+    """What one approach scored and cost.
+
+    Attributes:
+        trains: Whether it changed weights.
+        scores: Task → metric → scores, in the same order of examples for every approach.
+        deciding: Task → the metric that decides.
+        answers: Task → answers in the order of the scores; only tasks with a metric that is not the mean of its
+            values (macro_f1, bleu, chrf, perplexity) need them.
+        forgotten: What `compare_probes` gave, empty where no weight changed.
+    """
+
+    name: str
+    trains: bool
+    scores: Mapping[str, Mapping[str, Sequence[Score]]]
+    deciding: Mapping[str, str]
+    cost: Cost
+    answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
+    forgotten: Sequence[Mapping[str, object]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One metric of one approach: (N,) values, or (N, K) rows of a corpus metric; which of them are scored (N,)."""
+
+    values: Floats
+    scored: NDArray[np.bool_]
+
+
+def compare(
+    approaches: Sequence[ApproachResult],
+    *,
+    target: str,
+    requests: int,
+    margin: float,
+    forgetting_limit: float | None,
+    seed: int,
+    alpha: float = 0.05,
+) -> dict[str, object]:
+    """Rank the approaches, compare every two in pairs, and recommend one.
+
+    Args:
+        target: The task that the recommendation concerns.
+        requests: How many requests the cost is counted for.
+        margin: How much worse than the best still counts as good enough, in the metric's unit.
+        forgetting_limit: How much worse a general probe may get, as a fraction (`forgetting.worsening`); None: any.
+        alpha: A difference is found where p after Holm is below it.
+
+    Returns:
+        The content of `comparison.json`. An interval's end is null where a single example gives none.
+
+    Raises:
+        EvaluationError: Approaches were not scored on the same examples, or one of them has no score at all.
+    """
+    _check(approaches, target)
+    metric = _settled(metric_traits(approaches[0].deciding[target]), approaches, target)
+    columns = {approach.name: _column(approach, target, metric) for approach in approaches}
+    standings = _ranked(approaches, columns, metric, requests, forgetting_limit, seed)
+    pairs = _pairs([standing.name for standing in standings], columns, metric, seed)
+    table = Table(metric, standings, pairs, requests, margin, forgetting_limit, alpha)
+    recommendation = recommend(table)
+    by_name = {approach.name: approach for approach in approaches}
+    break_even = _break_even(standings)
+    return {
+        "target": target,
+        "metric": metric.name,
+        "n": len(next(iter(columns.values())).scored),
+        "requests": requests,
+        "margin": margin,
+        "forgetting_limit": forgetting_limit,
+        "minimum_detectable": _minimum_detectable(table),
+        "approaches": [
+            _entry(by_name[standing.name], standing, columns[standing.name], target, approaches, seed)
+            for standing in standings
+        ],
+        "pairs": [_pair_entry(pair) for pair in pairs],
+        "break_even": break_even,
+        "recommended": recommendation.chosen.name if recommendation.chosen else None,
+        "verdict": verdict(table, recommendation),
+        "reasons": reasons(table, recommendation, break_even) + _notes(by_name, standings, target, metric),
+    }
+
+
+def _check(approaches: Sequence[ApproachResult], target: str) -> None:
+    if not approaches:
+        raise EvaluationError("There is no approach to compare.")
+    names = [approach.name for approach in approaches]
+    if len(set(names)) < len(names):
+        raise EvaluationError(f"Two approaches have the same name: {', '.join(names)}.")
+    first = approaches[0]
+    if target not in first.scores:
+        raise EvaluationError(f"The target '{target}' was not scored (found: {', '.join(first.scores)}).")
+    for approach in approaches:
+        if {t: set(m) for t, m in approach.scores.items()} != {t: set(m) for t, m in first.scores.items()}:
+            raise EvaluationError(f"'{approach.name}' was scored by other tasks or metrics than '{first.name}'.")
+        if dict(approach.deciding) != dict(first.deciding):
+            raise EvaluationError(f"'{approach.name}' is decided by other metrics than '{first.name}'.")
+        for task, metrics in first.scores.items():
+            for metric, scores in metrics.items():
+                if [score.id for score in scores] != [score.id for score in approach.scores[task][metric]]:
+                    raise EvaluationError(
+                        f"'{approach.name}' and '{first.name}' were not scored on the same examples of '{task}' by "
+                        f"'{metric}', or not in the same order. Score both again on the same split."
+                    )
+
+
+def _settled(metric: Metric, approaches: Sequence[ApproachResult], task: str) -> Metric:
+    """A user's own metric is a proportion where all its values, of all approaches, are 0 or 1."""
+    if metric.proportion is not None:
+        return metric
+    values = {score.value for approach in approaches for score in approach.scores[task][metric.name]} - {None}
+    proportion = values <= {0.0, 1.0}
+    return replace(metric, proportion=proportion, bounded=proportion)
+
+
+def _column(approach: ApproachResult, task: str, metric: Metric) -> _Column:
+    scores = approach.scores[task][metric.name]
+    scored = np.array([score.value is not None for score in scores], dtype=bool)
+    if metric.corpus is None:
+        return _Column(np.array([0.0 if score.value is None else score.value for score in scores]), scored)
+    answers = approach.answers.get(task, ())
+    if len(answers) != len(scores):
+        raise EvaluationError(
+            f"'{approach.name}': {metric.name} of '{task}' is computed from all answers together, and {len(answers)} "
+            f"answers came with {len(scores)} scores."
+        )
+    kept = [answer for answer, keep in zip(answers, scored, strict=True) if keep]
+    if not kept:
+        return _Column(np.zeros((len(scores), 1)), scored)
+    rows = metric.corpus.rows(kept)
+    values = np.zeros((len(scores), rows.shape[1]))
+    values[scored] = rows
+    return _Column(values, scored)
+
+
+def _interval(column: _Column, metric: Metric, seed: int) -> Interval:
+    values = column.values[column.scored]
+    if metric.proportion:
+        return wilson_interval(float(values.sum()), len(values))
+    aggregate = metric.corpus.aggregate if metric.corpus else None
+    return bootstrap_interval(values, seed, aggregate, bounded=metric.bounded)
+
+
+def _ranked(
+    approaches: Sequence[ApproachResult],
+    columns: Mapping[str, _Column],
+    metric: Metric,
+    requests: int,
+    forgetting_limit: float | None,
+    seed: int,
+) -> list[Standing]:
+    standings = []
+    for approach in approaches:
+        column = columns[approach.name]
+        if not column.scored.any():
+            raise EvaluationError(
+                f"'{approach.name}' has no example that {metric.name} could score: an empty set has no mean. The "
+                "reasons stand under 'unscored' in its predictions.jsonl."
+            )
+        standings.append(
+            Standing(
+                approach.name,
+                approach.trains,
+                _interval(column, metric, seed),
+                approach.cost,
+                total_s(approach.cost, requests),
+                _forgot(approach, forgetting_limit),
+            )
+        )
+    direction = -1 if metric.higher_is_better else 1
+    return sorted(standings, key=lambda standing: (direction * standing.interval.mean, standing.total_s))
+
+
+def _forgot(approach: ApproachResult, limit: float | None) -> str | None:
+    beyond = [change for change in approach.forgotten if limit is not None and worsening(change) > limit]
+    return "; ".join(map(forgot_text, beyond)) or None
+
+
+def _pairs(names: Sequence[str], columns: Mapping[str, _Column], metric: Metric, seed: int) -> list[Pair]:
+    couples = list(combinations(names, 2))
+    found = [_difference(columns[a], columns[b], metric, seed, f"'{a}' and '{b}'") for a, b in couples]
+    adjusted = holm([difference.p for difference in found])
+    return [Pair(a, b, difference, p) for (a, b), difference, p in zip(couples, found, adjusted, strict=True)]
+
+
+def _difference(a: _Column, b: _Column, metric: Metric, seed: int, who: str) -> Difference:
+    both = a.scored & b.scored
+    if not both.any():
+        raise EvaluationError(f"{who}: {metric.name} scored no example of both, so they cannot be compared.")
+    aggregate = metric.corpus.aggregate if metric.corpus else None
+    return paired_difference(
+        a.values[both],
+        b.values[both],
+        bool(metric.proportion),
+        seed=seed,
+        aggregate=aggregate,
+        bounded=metric.bounded,
+    )
+
+
+def _minimum_detectable(table: Table) -> float | None:
+    """By the spread seen between the two best; by the usual discordance where there is but one. None: unknown."""
+    if not table.pairs:
+        n = table.standings[0].interval.n
+        return minimum_detectable_difference(n, discordance=DISCORDANCE) if table.metric.proportion else None
+    best = table.pairs[0].difference
+    if best.discordance is not None:
+        share = smoothed_discordance(best.discordance, best.n)
+        return minimum_detectable_difference(best.n, discordance=share)
+    return minimum_detectable_difference(best.n, sd=best.sd) if best.sd > 0 else None
+
+
+def _entry(
+    approach: ApproachResult,
+    standing: Standing,
+    column: _Column,
+    target: str,
+    approaches: Sequence[ApproachResult],
+    seed: int,
+) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "name": approach.name,
+        "n": standing.interval.n,
+        "metric": approach.deciding[target],
+        "mean": standing.interval.mean,
+        "low": _finite(standing.interval.low),
+        "high": _finite(standing.interval.high),
+        "interval": standing.interval.method,
+        "scores": {
+            task: _task_scores(approach, task, approaches, seed, standing.interval if task == target else None)
+            for task in approach.scores
+        },
+        "unscored": int((~column.scored).sum()),
+        "cost": asdict(approach.cost),
+        "total_s": standing.total_s,
+    }
+    if approach.trains:
+        entry["forgotten"] = [dict(change) for change in approach.forgotten]
+    return entry
+
+
+def _task_scores(
+    approach: ApproachResult, task: str, approaches: Sequence[ApproachResult], seed: int, known: Interval | None
+) -> list[dict[str, object]]:
+    """All metrics of a task, the deciding one first; its interval may be `known` already."""
+    deciding = approach.deciding[task]
+    entries = [] if known is None else [_interval_entry(deciding, known)]
+    rest = [name for name in approach.scores[task] if name != deciding]
+    for name in rest if known else [deciding, *rest]:
+        metric = _settled(metric_traits(name), approaches, task)
+        entries.append(_score_entry(_column(approach, task, metric), metric, seed))
+    return entries
+
+
+def _score_entry(column: _Column, metric: Metric, seed: int) -> dict[str, object]:
+    if not column.scored.any():
+        return {"metric": metric.name, "n": 0, "mean": None, "low": None, "high": None}
+    return _interval_entry(metric.name, _interval(column, metric, seed))
+
+
+def _interval_entry(name: str, found: Interval) -> dict[str, object]:
+    low, high = _finite(found.low), _finite(found.high)
+    return {"metric": name, "n": found.n, "mean": found.mean, "low": low, "high": high}
+
+
+def _pair_entry(pair: Pair) -> dict[str, object]:
+    found = pair.difference
+    return {
+        "a": pair.a,
+        "b": pair.b,
+        "difference": found.difference,
+        "low": _finite(found.low),
+        "high": _finite(found.high),
+        "p": found.p,
+        "p_holm": pair.p_holm,
+        "test": found.test,
+    }
+
+
+def _finite(end: float) -> float | None:
+    return end if math.isfinite(end) else None
+
+
+def _break_even(standings: Sequence[Standing]) -> list[dict[str, object]]:
+    return [
+        {
+            "trained": trained.name,
+            "untrained": untrained.name,
+            "requests": break_even_requests(
+                trained.cost.train_s, trained.cost.seconds_per_request, untrained.cost.seconds_per_request
+            ),
+        }
+        for trained in standings
+        if trained.trains
+        for untrained in standings
+        if not untrained.trains
+    ]
+
+
+def _notes(
+    by_name: Mapping[str, ApproachResult], standings: Sequence[Standing], task: str, metric: Metric
+) -> list[str]:
+    """What is missing: models that were not probed, and unscored answers with the most frequent reason."""
+    lines = [
+        f"{standing.name} changed weights and was not probed, so what it forgot is not known."
+        for standing in standings
+        if standing.trains and not by_name[standing.name].forgotten
+    ]
+    for standing in standings:
+        scores = by_name[standing.name].scores[task][metric.name]
+        why = [score.reason or "no reason given" for score in scores if score.value is None]
+        if why:
+            usual = max(sorted(set(why)), key=why.count)
+            lines.append(
+                f"{standing.name}: {len(why)} of {len(scores)} answers could not be scored and are left out of its "
+                f"mean ({usual})."
+            )
+    return lines

@@ -1,0 +1,136 @@
+"""What a model forgets: general probes, measured before and after its weights changed.
+
+The probes are few and small, so that they run on any machine with every study: how well the model predicts general
+English, and whether it prefers a grammatical sentence to its ungrammatical twin. `probes/SOURCE.md` says where the
+texts come from. They find damage to general ability; they cannot show that none was done.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from luthier.errors import EvaluationError
+from luthier.evaluate.answer import SummedLogProb
+from luthier.evaluate.statistics import paired_difference
+
+TotalLogProb = Callable[[Sequence[str]], Sequence[SummedLogProb]]
+"""The summed log-probability of each raw text under a model, and the number of tokens it was summed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one model scores on one probe.
+
+    Attributes:
+        metric: `loss` (nats per token) or `accuracy`.
+        values: One a text or pair, in the probe's order, so that two models can be compared in pairs.
+    """
+
+    probe: str
+    metric: str
+    higher_is_better: bool
+    values: tuple[float, ...]
+
+
+def general_text() -> list[str]:
+    """40 paragraphs of WikiText-2, of 60 to 250 words each."""
+    return _read("general_text.txt").splitlines()
+
+
+def minimal_pairs() -> list[tuple[str, str]]:
+    """100 pairs of BLiMP: a grammatical sentence, and one that differs in a word and is not."""
+    rows = [json.loads(line) for line in _read("minimal_pairs.jsonl").splitlines()]
+    return [(row["good"], row["bad"]) for row in rows]
+
+
+def _read(name: str) -> str:
+    return (files("luthier.evaluate") / "probes" / name).read_text(encoding="utf-8")
+
+
+def measure_probes(total_logprob: TotalLogProb) -> list[ProbeResult]:
+    """Score a model on all probes.
+
+    The loss of a text is its nats per token; all texts weigh the same. A pair counts 1 where the good sentence has the
+    higher summed log-probability (Warstadt et al. 2020), 0 otherwise, also where both have the same.
+
+    Raises:
+        EvaluationError: A log-probability is missing, not finite, or greater than 0.
+    """
+    texts, pairs = general_text(), minimal_pairs()
+    text_logprobs = _checked(total_logprob, texts)
+    pair_logprobs = _checked(total_logprob, [sentence for pair in pairs for sentence in pair])
+    losses = tuple(-logprob.nats / logprob.tokens for logprob in text_logprobs)
+    prefers_good = tuple(
+        float(good.nats > bad.nats) for good, bad in zip(pair_logprobs[::2], pair_logprobs[1::2], strict=True)
+    )
+    return [
+        ProbeResult("general_text", "loss", False, losses),
+        ProbeResult("minimal_pairs", "accuracy", True, prefers_good),
+    ]
+
+
+def _checked(total_logprob: TotalLogProb, texts: Sequence[str]) -> list[SummedLogProb]:
+    logprobs = list(total_logprob(texts))
+    if len(logprobs) != len(texts):
+        raise EvaluationError(f"{len(texts)} probe texts were scored, and {len(logprobs)} log-probabilities came back.")
+    for text, logprob in zip(texts, logprobs, strict=True):
+        if logprob.tokens < 1 or not math.isfinite(logprob.nats) or logprob.nats > 1e-3:
+            raise EvaluationError(
+                f"The probe text '{text[:60]}' got the log-probability {logprob.nats} over {logprob.tokens} tokens; it "
+                "must be finite, at most 0, and over at least one token."
+            )
+    return logprobs
+
+
+def compare_probes(before: Sequence[ProbeResult], after: Sequence[ProbeResult], seed: int) -> list[dict[str, object]]:
+    """What changed between two models on the same probes, in the form of `forgotten` in `comparison.json`.
+
+    `difference` is after minus before, with its paired 95% interval.
+    """
+    earlier = {result.probe: result for result in before}
+    if set(earlier) != {result.probe for result in after}:
+        raise EvaluationError(
+            f"Before and after were measured on different probes: {', '.join(earlier)} and "
+            f"{', '.join(result.probe for result in after)}. Measure both again."
+        )
+    return [_change(earlier[result.probe], result, seed) for result in after]
+
+
+def _change(before: ProbeResult, after: ProbeResult, seed: int) -> dict[str, object]:
+    change = paired_difference(after.values, before.values, after.metric == "accuracy", seed=seed)
+    return {
+        "probe": after.probe,
+        "metric": after.metric,
+        "higher_is_better": after.higher_is_better,
+        "n": change.n,
+        "before": sum(before.values) / len(before.values),
+        "after": sum(after.values) / len(after.values),
+        "difference": change.difference,
+        "low": change.low,
+        "high": change.high,
+    }
+
+
+def worsening(change: Mapping[str, object]) -> float:
+    """How much worse a probe got, as a fraction that a limit can be set on; negative where it got better.
+
+    Of a probe where higher is better (accuracy) the points lost: 0.90 → 0.85 is 0.05. Of a loss the relative rise:
+    3.0 → 3.3 is 0.10, since nats have no natural ceiling.
+    """
+    before, after = _number(change, "before"), _number(change, "after")
+    if change["higher_is_better"]:
+        return before - after
+    if before <= 0:
+        return math.inf if after > before else 0.0
+    return (after - before) / before
+
+
+def _number(change: Mapping[str, object], key: str) -> float:
+    value = change[key]
+    if not isinstance(value, (int, float)):
+        raise EvaluationError(f"probe '{change.get('probe')}': {key} is {value!r}, not a number.")
+    return float(value)

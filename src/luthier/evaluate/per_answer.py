@@ -1,0 +1,195 @@
+"""Metrics of one answer: pure functions of an `Answer` and the metric's options.
+
+An answer that is wrong, empty or of the wrong form scores 0. `Unscored` is for what the answer cannot help: a
+reference in which there is nothing to compare with.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from luthier.evaluate.answer import Answer, SummedLogProb, Unscored
+
+Options = Mapping[str, str]
+Value = float | Unscored
+
+
+def exact_match(answer: Answer, options: Options) -> Value:
+    """1 where the answer is one of the references, character for character."""
+    return float(answer.text in answer.references)
+
+
+def exact_match_normalised(answer: Answer, options: Options) -> Value:
+    """1 where the answer is one of the references after `normalised`."""
+    return float(normalised(answer.text) in {normalised(reference) for reference in answer.references})
+
+
+def normalised(text: str) -> str:
+    """Text without case, punctuation, English articles and superfluous white space.
+
+    The steps and their order are those of the SQuAD evaluation (Rajpurkar et al. 2016, `evaluate-v1.1.py`), widened
+    from ASCII to Unicode: `casefold` for `lower`, and punctuation of every script. A text of which nothing would be
+    left ("+", "the") keeps its punctuation and articles, so that it does not equal the empty answer.
+    """
+    folded = unicodedata.normalize("NFC", text).casefold()
+    without_punctuation = "".join(
+        character
+        for character in folded
+        if character not in string.punctuation and not unicodedata.category(character).startswith("P")
+    )
+    without_articles = re.sub(r"\b(a|an|the)\b", " ", without_punctuation)
+    return " ".join(without_articles.split()) or " ".join(folded.split())
+
+
+def token_f1(answer: Answer, options: Options) -> Value:
+    """Overlap of words as F1 (SQuAD, Rajpurkar et al. 2016), the best over the references."""
+    return max(_token_f1(answer.text, reference) for reference in answer.references)
+
+
+def _token_f1(text: str, reference: str) -> float:
+    found, wanted = normalised(text).split(), normalised(reference).split()
+    if not found or not wanted:
+        return float(found == wanted)
+    shared = sum((Counter(found) & Counter(wanted)).values())
+    return 2 * shared / (len(found) + len(wanted))
+
+
+def accuracy(answer: Answer, options: Options) -> Value:
+    """1 where the answer names the right label and nothing else."""
+    if answer.label is None:
+        return Unscored("the example has no label")
+    return float(named_label(answer.text, answer.labels) == answer.label)
+
+
+def named_label(text: str, labels: tuple[str, ...]) -> str | None:
+    """The label that `text` spells, None where it spells none.
+
+    Case, white space around and between words, and underscore against space make no difference, unless that would
+    make two labels one: then only the exact spelling counts.
+    """
+    if text.strip() in labels:
+        return text.strip()
+    alike = [label for label in labels if _folded(label) == _folded(text)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().replace("_", " ").split())
+
+
+def rouge_l(answer: Answer, options: Options) -> Value:
+    """ROUGE-L F1 (Lin 2004) by rouge-score without stemming, the best over the references.
+
+    rouge-score reads nothing but a-z and 0-9, so references in other scripts cannot be scored.
+    """
+    references = [reference for reference in answer.references if re.search("[a-z0-9]", reference.lower())]
+    if not references:
+        return Unscored("no reference holds a letter a-z or a digit, and ROUGE-L reads nothing else")
+    scorer = _rouge_scorer()
+    return max(float(scorer.score(reference, answer.text)["rougeL"].fmeasure) for reference in references)
+
+
+@lru_cache(maxsize=1)
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=False)
+
+
+# A sign counts where it does not join two numbers or words ("5-3"); groups of three may be parted by a comma or a
+# narrow, thin or no-break space; the decimal sign is the point.
+_NUMBER = re.compile(
+    r"(?:(?<![\w)])[-+])?(?:\d{1,3}(?:[,\u00a0\u2009\u202f]\d{3})+(?!\d)|\d+)?(?:(?<=\d)\.\d+|(?<![\d.])\.\d+)?(?:(?<=\d)[eE][-+]?\d{1,3}\b)?"
+)
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number in the text; "1,234.50", "-3", ".5" and "2e-3" are each one number."""
+    found = [match for match in _NUMBER.findall(text.replace("−", "-")) if any(map(str.isdigit, match))]
+    return Decimal(re.sub("[,\u00a0\u2009\u202f]", "", found[-1])) if found else None
+
+
+def numeric_match(answer: Answer, options: Options) -> Value:
+    """1 where the answer's last number is that of a reference, give or take `tolerance` (absolute, default 0)."""
+    wanted = [number for reference in answer.references if (number := last_number(reference)) is not None]
+    if not wanted:
+        return Unscored("no number in the reference")
+    found = last_number(answer.text)
+    tolerance = Decimal(options.get("tolerance", "0"))
+    return float(found is not None and any(abs(found - number) <= tolerance for number in wanted))
+
+
+def json_valid(answer: Answer, options: Options) -> Value:
+    """1 where the answer is JSON (RFC 8259); with `compare: equal`, where it is a reference's JSON.
+
+    Order of keys and spelling of numbers make no difference. A fence of backticks around the JSON is not JSON.
+    """
+    found = _parsed(answer.text)
+    if options.get("compare", "parse") == "parse":
+        return float(not isinstance(found, Unscored))
+    wanted = [value for value in map(_parsed, answer.references) if not isinstance(value, Unscored)]
+    if not wanted:
+        return Unscored("no reference is JSON")
+    return float(not isinstance(found, Unscored) and any(_same_json(found, value) for value in wanted))
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return Unscored("not JSON")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _same_json(a: object, b: object) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same_json(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same_json, a, b))
+    # Python has True == 1; JSON has not
+    return isinstance(a, bool) == isinstance(b, bool) and a == b
+
+
+def regex(answer: Answer, options: Options) -> Value:
+    """1 where the stripped answer matches `pattern`, whole (`match: fullmatch`, the default) or in part (`search`)."""
+    pattern = re.compile(options["pattern"])
+    match = pattern.search if options.get("match", "fullmatch") == "search" else pattern.fullmatch
+    return float(match(answer.text.strip()) is not None)
+
+
+def loss(answer: Answer, options: Options) -> Value:
+    """Mean nats per token of the wanted completion, from outside: the text of the answer plays no part."""
+    return (
+        Unscored("no log-probability of the wanted completion")
+        if answer.logprob is None
+        else nats_per_token(answer.logprob)
+    )
+
+
+def perplexity(answer: Answer, options: Options) -> Value:
+    """exp of `loss`."""
+    nats = loss(answer, options)
+    if isinstance(nats, Unscored):
+        return nats
+    return math.exp(nats) if nats < 700 else Unscored("the perplexity is too large for a number")
+
+
+def nats_per_token(logprob: SummedLogProb) -> Value:
+    """Loss in nats per token, unscored where there is no token or no finite log-probability."""
+    if logprob.tokens < 1:
+        return Unscored("no token to predict")
+    if not math.isfinite(logprob.nats):
+        return Unscored(f"the log-probability is {logprob.nats}")
+    return -logprob.nats / logprob.tokens

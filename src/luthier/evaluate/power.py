@@ -1,0 +1,123 @@
+"""What a number of test examples can show: the smallest difference that is likely to be found, and the reverse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+from luthier.errors import EvaluationError
+from luthier.evaluate.metrics import metric_traits
+
+DISCORDANCE = 0.25
+"""Share of examples on which two approaches differ, where it is not measured yet.
+
+Two approaches that are each right on 85% of the examples, independently of each other, differ on 2 × 0.85 × 0.15, about
+a quarter; approaches that resemble each other differ on fewer, and then smaller differences can be found.
+"""
+
+_FEWEST = 6  # with fewer pairs McNemar's exact test cannot reach p < 0.05: 2 / 2⁵ = 0.0625
+
+
+def minimum_detectable_difference(
+    n: int,
+    *,
+    discordance: float | None = DISCORDANCE,
+    sd: float | None = None,
+    power: float = 0.8,
+    alpha: float = 0.05,
+) -> float:
+    """Smallest true difference that a paired test of n examples finds with this power.
+
+    For proportions by Connor (1987, Biometrics 43:207-211): n = (z_α/2 √ψ + z_β √(ψ - d²))² / d², ψ being the share of
+    discordant pairs (at least d). For means (`sd` given: of the paired differences): d = (z_α/2 + z_β) sd / √n.
+
+    Returns:
+        In the metric's unit; 1.0 for proportions where no difference can be found.
+    """
+    if n < 1:
+        raise EvaluationError("With no test example no difference can be found.")
+    z_alpha, z_beta = _quantiles(power, alpha)
+    if sd is not None:
+        return (z_alpha + z_beta) * sd / math.sqrt(n)
+    share = _checked_share(discordance)
+    if n < _FEWEST:
+        return 1.0
+
+    def too_small(difference: float) -> bool:
+        return _connor(difference, share, z_alpha, z_beta) > n
+
+    return _smallest(too_small)
+
+
+def n_needed(
+    difference: float,
+    *,
+    discordance: float | None = DISCORDANCE,
+    sd: float | None = None,
+    power: float = 0.8,
+    alpha: float = 0.05,
+) -> int:
+    """How many test examples it takes to find a true difference with this power; the inverse of the above."""
+    if difference == 0 or not math.isfinite(difference):
+        raise EvaluationError(f"A difference of {difference} is not found with any number of examples.")
+    z_alpha, z_beta = _quantiles(power, alpha)
+    if sd is not None:
+        return max(2, math.ceil(((z_alpha + z_beta) * sd / difference) ** 2))
+    share = _checked_share(discordance)
+    if abs(difference) > 1:
+        raise EvaluationError(f"Two proportions cannot differ by {difference}; it must be between -1 and 1.")
+    return max(_FEWEST, math.ceil(_connor(abs(difference), share, z_alpha, z_beta)))
+
+
+def smoothed_discordance(discordance: float, n: int) -> float:
+    """An observed share of discordant pairs with one pair of each outcome added, so that it is never 0."""
+    return (discordance * n + 1) / (n + 2)
+
+
+def describe_power(n: int, metric_name: str, *, discordance: float = DISCORDANCE, sd: float | None = None) -> str:
+    """A sentence on what n test examples can show of this metric, before anything is measured."""
+    metric = metric_traits(metric_name)
+    examples = "1 test example" if n == 1 else f"{n:,} test examples"
+    if n < _FEWEST:
+        return f"With {examples} no difference can be found; take at least {_FEWEST}, better some hundred."
+    if metric.proportion:
+        smallest = minimum_detectable_difference(n, discordance=discordance)
+        return (
+            f"With {examples}, differences below about {100 * smallest:.1f} percentage points will not be found "
+            f"(80% power, if two approaches differ on {100 * discordance:.0f}% of the examples)."
+        )
+    if sd is None and not metric.bounded:
+        return (
+            f"How small a difference {examples} can show depends on how far the values spread: it is known after a run."
+        )
+    smallest = minimum_detectable_difference(n, sd=math.sqrt(discordance) if sd is None else sd)
+    how = (
+        "at worst, if they spread as much as right and wrong do"
+        if sd is None
+        else f"for a standard deviation of {sd:.3g}"
+    )
+    return f"With {examples}, differences below about {smallest:.2g} will not be found (80% power, {how})."
+
+
+def _quantiles(power: float, alpha: float) -> tuple[float, float]:
+    return NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
+
+
+def _checked_share(discordance: float | None) -> float:
+    if discordance is None or not 0 < discordance <= 1:
+        raise EvaluationError(f"discordance is {discordance}; it must be greater than 0 and at most 1.")
+    return discordance
+
+
+def _connor(difference: float, discordance: float, z_alpha: float, z_beta: float) -> float:
+    share = max(discordance, difference)  # the difference is made of discordant pairs
+    return float((z_alpha * math.sqrt(share) + z_beta * math.sqrt(share - difference**2)) ** 2 / difference**2)
+
+
+def _smallest(too_small: Callable[[float], bool]) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if too_small(middle) else (low, middle)
+    return high

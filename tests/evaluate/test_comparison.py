@@ -1,0 +1,331 @@
+"""The comparison: ranking, pairs, the recommendation and its words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from luthier.errors import EvaluationError
+from luthier.evaluate import Answer, ApproachResult, LogProb, compare
+from luthier.types import Cost, Score
+
+
+def cost(train_s: float, per_request_s: float) -> Cost:
+    return Cost(
+        train_s, 0.0, 0, None, 0, 0, 0.0, 0, 10.0, 0.1, per_request_s, per_request_s, 1 / per_request_s, per_request_s
+    )
+
+
+def approach(
+    name: str,
+    values: Sequence[float | None],
+    *,
+    train_s: float = 0.0,
+    per_request_s: float = 1.0,
+    metric: str = "accuracy",
+    forgotten: Sequence[Mapping[str, object]] = (),
+    answers: Sequence[Answer] = (),
+) -> ApproachResult:
+    scores = [
+        Score(str(number), metric, value, None if value is not None else "no number in the reference")
+        for number, value in enumerate(values)
+    ]
+    return ApproachResult(
+        name,
+        train_s > 0,
+        {"task": {metric: scores}},
+        {"task": metric},
+        cost(train_s, per_request_s),
+        {"task": answers} if answers else {},
+        forgotten,
+    )
+
+
+def right(first: int, n: int = 200) -> list[float]:
+    """The first so many of n answers are right."""
+    return [1.0] * first + [0.0] * (n - first)
+
+
+def compared(*approaches: ApproachResult, **settings: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "target": "task",
+        "requests": 1000,
+        "margin": 0.02,
+        "forgetting_limit": 0.05,
+        "seed": 0,
+        **settings,
+    }
+    result = compare(approaches, **given)
+    json.dumps(result, allow_nan=False)  # it is written as JSON
+    return result
+
+
+def loss_rise(after: float) -> dict[str, object]:
+    return {
+        "probe": "general_text",
+        "metric": "loss",
+        "higher_is_better": False,
+        "n": 40,
+        "before": 3.0,
+        "after": after,
+        "difference": after - 3.0,
+        "low": 0.0,
+        "high": 1.0,
+    }
+
+
+def test_result_has_the_keys_of_the_run_folder_page():
+    result = compared(approach("few-shot", right(120)), approach("lora", right(164), train_s=300, per_request_s=0.5))
+    assert set(result) == {
+        "target", "metric", "n", "requests", "margin", "forgetting_limit", "minimum_detectable", "approaches", "pairs",
+        "break_even", "recommended", "verdict", "reasons",
+    }  # fmt: skip
+    lora, few_shot = result["approaches"]
+    assert set(few_shot) == {
+        "name", "n", "metric", "mean", "low", "high", "interval", "scores", "unscored", "cost", "total_s",
+    }  # fmt: skip
+    assert set(lora) - set(few_shot) == {"forgotten"}
+    assert set(result["pairs"][0]) == {"a", "b", "difference", "low", "high", "p", "p_holm", "test"}
+    assert result["n"] == 200
+    assert lora["total_s"] == 300 + 1000 * 0.5
+
+
+def test_a_trained_approach_that_is_clearly_better_is_recommended_with_its_price():
+    result = compared(
+        approach("zero-shot", right(60), per_request_s=0.3),
+        approach("few-shot", right(120), per_request_s=0.9),
+        approach("lora", right(164), train_s=310, per_request_s=0.4),
+    )
+    assert [entry["name"] for entry in result["approaches"]] == ["lora", "few-shot", "zero-shot"]
+    assert result["recommended"] == "lora"
+    assert result["verdict"].startswith("Use lora: accuracy 82.0% (76.1–86.7) on 200 examples, 22.0 points (")
+    assert "better than the best untrained approach (few-shot, 60.0%), p < 0.001" in result["verdict"]
+    assert result["verdict"].endswith("it costs 5.2 min of training and 400 ms a request (few-shot: 900 ms).")
+
+
+def test_pairs_are_the_better_minus_the_worse_and_adjusted_for_their_number():
+    result = compared(approach("a", right(100)), approach("b", right(110)), approach("c", right(112)))
+    assert [(pair["a"], pair["b"]) for pair in result["pairs"]] == [("c", "b"), ("c", "a"), ("b", "a")]
+    by_name = {(pair["a"], pair["b"]): pair for pair in result["pairs"]}
+    assert by_name["c", "a"]["difference"] == pytest.approx(0.06)
+    assert by_name["c", "a"]["p"] == pytest.approx(2 / 2**12)
+    assert by_name["c", "a"]["p_holm"] == pytest.approx(3 * 2 / 2**12)
+    assert by_name["b", "a"]["p_holm"] == pytest.approx(2 * 2 / 2**10)
+    assert by_name["c", "b"]["p_holm"] == pytest.approx(2 / 2**2)
+
+
+def test_no_difference_found_recommends_the_cheapest_untrained_and_says_how_many_examples_it_takes():
+    few_shot = [1.0] * 100 + [1.0] * 20 + [0.0] * 24 + [0.0] * 56
+    lora = [1.0] * 100 + [0.0] * 20 + [1.0] * 24 + [0.0] * 56
+    result = compared(
+        approach("few-shot", few_shot, per_request_s=0.5), approach("lora", lora, train_s=100, per_request_s=0.5)
+    )
+    assert result["recommended"] == "few-shot"
+    assert result["verdict"].startswith("No difference found with n = 200 examples between lora and few-shot: lora is")
+    # Connor's formula for 0.02 with (44 + 1) / 202 discordant: about 4,400
+    assert "to see a difference of 2.0 points you would need about 4,400 examples" in result["verdict"]
+    assert "Use few-shot" in result["verdict"]
+
+
+def test_equal_scores_recommend_the_cheaper_trained_one_only_where_it_is_shown_to_be_as_good():
+    def study(n: int) -> dict[str, Any]:
+        return compared(
+            approach("few-shot", right(n // 2, n), per_request_s=0.9),
+            approach("lora", right(n // 2, n), train_s=100, per_request_s=0.4),
+        )
+
+    assert study(40)["recommended"] == "few-shot"
+    assert study(1000)["recommended"] == "lora"
+    assert "score the same" in study(1000)["verdict"]
+
+
+def test_an_untrained_approach_within_the_margin_is_recommended_where_it_is_cheaper():
+    result = compared(
+        approach("zero-shot", right(200, 2000), per_request_s=0.2),
+        approach("few-shot", right(1580, 2000), per_request_s=0.5),
+        approach("lora", right(1600, 2000), train_s=5000, per_request_s=0.5),
+    )
+    assert result["recommended"] == "few-shot"
+    assert result["verdict"].startswith("Do not train: few-shot has accuracy 79.0%")
+    assert "within the margin of 2.0 points of the best (lora, 80.0%; difference 0.6 to 1.5)" in result["verdict"]
+    assert result["verdict"].endswith("and cheaper: 8.3 min against 91.7 min for 1,000 requests.")
+
+
+def test_many_requests_make_the_trained_approach_the_cheaper_one():
+    approaches = [
+        approach("few-shot", right(1600, 2000), per_request_s=0.9),
+        approach("lora", right(1590, 2000), train_s=5000, per_request_s=0.2),
+    ]
+    assert compared(*approaches)["recommended"] == "few-shot"
+    result = compared(*approaches, requests=100_000)
+    assert result["recommended"] == "lora"
+    assert result["break_even"] == [{"trained": "lora", "untrained": "few-shot", "requests": 7143}]
+
+
+def test_training_that_makes_things_worse_is_not_recommended():
+    result = compared(
+        approach("few-shot", right(160)), approach("full", right(60), train_s=100, per_request_s=0.1), margin=0.0
+    )
+    assert result["recommended"] == "few-shot"
+    assert result["verdict"].startswith("Do not train: few-shot scores best, with accuracy 80.0%")
+    assert "the best trained approach, full (30.0%), is 50.0 points (" in result["verdict"]
+
+
+def test_a_trained_approach_that_was_not_found_to_be_better_is_said_not_to_be():
+    few_shot = [1.0] * 120 + [0.0] * 25 + [1.0] * 20 + [0.0] * 35
+    lora = [1.0] * 120 + [1.0] * 25 + [0.0] * 20 + [0.0] * 35
+    result = compared(
+        approach("zero-shot", right(20)), approach("few-shot", few_shot), approach("lora", lora, train_s=10)
+    )
+    assert result["recommended"] == "lora"  # some difference was found, and few-shot is not shown to be good enough
+    assert result["verdict"].startswith("No difference found with n = 200 examples between lora and the best untrained")
+    assert result["verdict"].endswith("few-shot is not shown to be within the margin of 2.0 points of the best.")
+
+
+def test_an_approach_that_forgets_too_much_is_left_out_and_named():
+    result = compared(
+        approach("few-shot", right(120)),
+        approach("lora", right(180), train_s=10, forgotten=[loss_rise(3.1)]),
+        approach("full", right(190), train_s=10, forgotten=[loss_rise(3.6)]),
+    )
+    assert result["recommended"] == "lora"
+    assert result["verdict"].endswith("full scores better but forgets more than the limit of 5%.")
+    assert "full is left out: loss on general_text rose by 20.0% (3 → 3.6); the limit is 5%." in result["reasons"]
+
+
+def test_nothing_is_recommended_where_every_approach_forgets_too_much():
+    result = compared(approach("full", right(190), train_s=10, forgotten=[loss_rise(3.6)]))
+    assert result["recommended"] is None
+    assert result["verdict"].startswith("No approach is recommended: every one forgets more than the limit of 5%")
+
+
+def test_a_trained_approach_that_was_not_probed_is_named():
+    result = compared(approach("full", right(190), train_s=10))
+    assert "full changed weights and was not probed, so what it forgot is not known." in result["reasons"]
+
+
+def test_without_a_limit_forgetting_excludes_nothing():
+    forgetful = approach("full", right(190), train_s=10, forgotten=[loss_rise(9.0)])
+    assert compared(forgetful, forgetting_limit=None)["recommended"] == "full"
+
+
+def test_lower_loss_ranks_first_and_is_worded_as_better():
+    high = [2.0 + 0.01 * (number % 7) for number in range(60)]
+    low = [value - 0.5 - 0.01 * (number % 3) for number, value in enumerate(high)]
+    result = compared(
+        approach("prompt", high, metric="loss"), approach("lora", low, metric="loss", train_s=60), margin=0.05
+    )
+    assert [entry["name"] for entry in result["approaches"]] == ["lora", "prompt"]
+    assert result["pairs"][0]["difference"] == pytest.approx(-0.51)
+    assert result["recommended"] == "lora"
+    assert "loss 1.5" in result["verdict"]
+    assert "0.510 (0.50" in result["verdict"]
+    assert "points" not in result["verdict"]
+
+
+def test_unscored_answers_are_counted_and_pairs_use_what_both_scored():
+    a: list[float | None] = [None, 1.0, 1.0, 0.0, 1.0, 1.0]
+    b: list[float | None] = [1.0, None, 0.0, 0.0, 0.0, 1.0]
+    result = compared(approach("a", a), approach("b", b))
+    first, second = result["approaches"]
+    assert (first["name"], first["n"], first["mean"], first["unscored"]) == ("a", 5, 0.8, 1)
+    assert (second["name"], second["n"], second["mean"], second["unscored"]) == ("b", 5, 0.4, 1)
+    assert result["n"] == 6
+    assert result["pairs"][0]["difference"] == pytest.approx(0.5)  # on examples 2 to 5
+    assert any(line.startswith("a: 1 of 6 answers could not be scored") for line in result["reasons"])
+
+
+def test_an_approach_without_any_score_has_no_mean():
+    with pytest.raises(EvaluationError, match="'b' has no example that accuracy could score"):
+        compared(approach("a", [1.0, 0.0]), approach("b", [None, None]))
+
+
+def test_a_metric_beside_the_deciding_one_may_have_no_score():
+    scores = {
+        "task": {
+            "rouge_l": [Score("0", "rouge_l", None, "why"), Score("1", "rouge_l", None, "why")],
+            "exact_match": [Score("0", "exact_match", 1.0), Score("1", "exact_match", 0.0)],
+        }
+    }
+    result = compared(ApproachResult("a", False, scores, {"task": "exact_match"}, cost(0, 1)))
+    listed = result["approaches"][0]["scores"]["task"]
+    assert [entry["metric"] for entry in listed] == ["exact_match", "rouge_l"]
+    assert listed[1] == {"metric": "rouge_l", "n": 0, "mean": None, "low": None, "high": None}
+
+
+def test_corpus_metrics_are_computed_from_all_answers_together():
+    labels = ("yes", "no")
+    wanted = ["yes"] * 30 + ["no"] * 10
+
+    def answered(name: str, texts: list[str], train_s: float = 0.0) -> ApproachResult:
+        answers = [Answer(text, (label,), label, labels) for text, label in zip(texts, wanted, strict=True)]
+        values = [float(text == label) for text, label in zip(texts, wanted, strict=True)]
+        return approach(name, values, metric="macro_f1", answers=answers, train_s=train_s)
+
+    result = compared(answered("always-yes", ["yes"] * 40), answered("lora", wanted, train_s=5))
+    lora, always = result["approaches"]
+    assert (lora["name"], lora["mean"]) == ("lora", 1.0)
+    assert always["mean"] == pytest.approx((2 * 30 / 70 + 0) / 2)
+    assert lora["interval"] == "no variation seen"
+    assert 0.9 < lora["low"] < 1
+    assert result["pairs"][0]["p"] < 0.05
+
+
+def test_perplexity_is_weighted_by_tokens():
+    answers = [Answer("", ("x",), logprob=LogProb(-6.0, 3)), Answer("", ("x",), logprob=LogProb(-1.0, 7))]
+    result = compared(approach("a", [7.39, 1.15], metric="perplexity", answers=answers))
+    assert result["approaches"][0]["mean"] == pytest.approx(2.01375, abs=1e-4)
+
+
+def test_a_corpus_metric_without_its_answers_is_an_error():
+    with pytest.raises(EvaluationError, match="computed from all answers together"):
+        compared(approach("a", [0.5, 0.5], metric="bleu"))
+
+
+def test_a_user_metric_of_zeros_and_ones_is_a_proportion():
+    yes_no = compared(approach("a", [1.0, 0.0, 1.0], metric="mine.py:judge"))
+    assert yes_no["approaches"][0]["interval"] == "Wilson"
+    graded = compared(approach("a", [1.0, 0.0, 0.7], metric="mine.py:judge"))
+    assert graded["approaches"][0]["interval"] == "bootstrap BCa"
+
+
+def test_one_example_of_an_unbounded_metric_has_no_interval_and_shows_nothing():
+    result = compared(approach("a", [2.0], metric="loss"), approach("b", [1.0], metric="loss", train_s=5))
+    assert (result["approaches"][0]["low"], result["pairs"][0]["low"]) == (None, None)
+    assert result["recommended"] == "a"
+    assert "inf" not in result["verdict"]
+
+
+def test_only_one_approach_is_reported_without_a_comparison():
+    result = compared(approach("prompt", right(120)))
+    assert (result["recommended"], result["pairs"]) == ("prompt", [])
+    assert result["verdict"].endswith("there is no other approach to compare it with.")
+
+
+def test_minimum_detectable_difference_comes_from_the_two_best():
+    result = compared(approach("a", right(100)), approach("b", right(150)), approach("c", right(10)))
+    # 50 of 200 discordant, (50 + 1) / 202 after smoothing: near the 9.8 points of a quarter
+    assert result["minimum_detectable"] == pytest.approx(0.099, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (approach("a", [1.0, 0.0]), "same name"),
+        (approach("b", [1.0]), "not scored on the same examples"),
+        (approach("b", [1.0, 0.0], metric="exact_match"), "other tasks or metrics"),
+    ],
+)
+def test_approaches_that_cannot_be_compared_are_refused(other: ApproachResult, message: str):
+    with pytest.raises(EvaluationError, match=message):
+        compared(approach("a", [1.0, 0.0]), other)
+
+
+def test_an_unknown_target_is_named():
+    with pytest.raises(EvaluationError, match="'other' was not scored"):
+        compared(approach("a", [1.0]), target="other")
+    with pytest.raises(EvaluationError, match="no approach"):
+        compare([], target="task", requests=1, margin=0, forgetting_limit=None, seed=0)
