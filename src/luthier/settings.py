@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,7 +24,7 @@ class Choose(Settings, Generic[T]):
     """The values to try, at least two."""
 
 
-Open = T | Choose[T]
+Open: TypeAlias = T | Choose[T]
 """A setting that may be given or left open: `rank: 16` or `rank: {choose: [8, 16]}`."""
 
 
@@ -34,7 +34,9 @@ def closed(settings: Settings) -> Iterator[Settings]:
     Settings without an open value give themselves, once.
     """
     open_fields: dict[str, tuple[Any, ...]] = {
-        name: value.choose for name in type(settings).model_fields if isinstance(value := getattr(settings, name), Choose)
+        name: value.choose
+        for name in type(settings).model_fields
+        if isinstance(value := getattr(settings, name), Choose)
     }
     for values in product(*open_fields.values()):
         given = settings.model_dump(exclude_unset=True) | dict(zip(open_fields, values, strict=True))

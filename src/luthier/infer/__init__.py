@@ -1,0 +1,1 @@
+"""Answering prompts and scoring sequences with a model."""

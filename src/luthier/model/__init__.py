@@ -1,0 +1,1 @@
+"""Models: finding, converting, loading, saving. Importing this package does not import torch."""

@@ -1,0 +1,15 @@
+"""The steps that an approach is made of. A new step is a module here and a member of `AnyStep`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from luthier.steps.few_shot import FewShotStep
+from luthier.steps.prompt import PromptStep
+from luthier.steps.sft import SftStep
+
+AnyStep = Annotated[PromptStep | FewShotStep | SftStep, Field(discriminator="step")]
+
+__all__ = ["AnyStep", "FewShotStep", "PromptStep", "SftStep"]

@@ -1,0 +1,103 @@
+"""Rows that are conversations (OpenAI `messages`, ShareGPT `conversations`) or Alpaca instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from luthier.data.templates import NoText, as_text
+from luthier.types import Message, Role
+
+CHAT_COLUMNS = ("messages", "conversations")
+ALPACA_COLUMNS = ("instruction", "output")
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A conversation up to the answer, the answer, and how many turns after it were left out."""
+
+    messages: tuple[Message, ...]
+    completion: str
+    left_out: int = 0
+
+
+def exchange_of_chat(row: Mapping[str, object]) -> Exchange:
+    """All up to the last assistant's turn as the prompt, and that turn as the completion.
+
+    Raises:
+        NoText: There is no user's turn or no answer, a turn is empty, has an unknown role or no text.
+    """
+    column = next(name for name in CHAT_COLUMNS if row.get(name) is not None or name == CHAT_COLUMNS[-1])
+    turns = row.get(column)
+    if not isinstance(turns, list) or not turns:
+        raise NoText(f"{column} is not a list of turns")
+    messages = [_message(turn, number) for number, turn in enumerate(turns, 1)]
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    if not answers:
+        raise NoText("the conversation has no assistant's answer")
+    prompt, answer = messages[: answers[-1]], messages[answers[-1]]
+    if not any(message.role == "user" for message in prompt):
+        raise NoText("the conversation has no user's turn before the answer")
+    if prompt[-1].role in ("assistant", "system"):
+        raise NoText(f"the last answer follows a turn of the {prompt[-1].role}, not of the user or a tool")
+    return Exchange(tuple(prompt), answer.content, len(messages) - answers[-1] - 1)
+
+
+def exchange_of_alpaca(row: Mapping[str, object]) -> Exchange:
+    """The instruction, with the input (where there is one) below it, and the output as the completion."""
+    instruction, output = (_filled(row, name) for name in ALPACA_COLUMNS)
+    given = row.get("input")
+    text = "" if given is None else as_text(given).strip()
+    content = f"{instruction}\n\n{text}" if text else instruction
+    return Exchange((Message("user", content),), output)
+
+
+def _filled(row: Mapping[str, object], name: str) -> str:
+    try:
+        text = as_text(row.get(name)).strip()
+    except NoText as error:
+        raise NoText(f"column {name!r}: {error}") from error
+    if not text:
+        raise NoText(f"column {name!r} is empty")
+    return text
+
+
+def _message(turn: object, number: int) -> Message:
+    if not isinstance(turn, dict):
+        raise NoText("a turn is not an object with role and content")
+    said = turn.get("role", turn.get("from"))
+    role = _ROLES.get(str(said))
+    if role is None:
+        raise NoText(f"unknown role {said!r} (known: {', '.join(_ROLES)})")
+    content = turn.get("content", turn.get("value"))
+    if isinstance(content, list):
+        content = _joined(content)
+    if content is None and (turn.get("tool_calls") or turn.get("function_call")):
+        raise NoText("a turn is a tool call without content")
+    if not isinstance(content, str):
+        raise NoText(f"a turn of the {role} has no text")
+    if not content.strip():
+        raise NoText(f"a turn of the {role} is empty")
+    return Message(role, content.strip())
+
+
+def _joined(parts: list[object]) -> str:
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise NoText("a turn has parts that are not text (an image, a sound)")
+    return "".join(text for text in texts if text is not None)

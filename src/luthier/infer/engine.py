@@ -1,0 +1,212 @@
+"""Answering and scoring with predictors: loads what a predictor names, keeps the last model at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from luthier.infer.choose import label_logprobs
+from luthier.infer.generate import generate
+from luthier.infer.logprobs import LogProb, sequence_logprobs
+from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, window_of
+from luthier.prompt.render import RenderedPrompt, Renderer
+from luthier.prompt.shots import Embed, ShotSelector
+from luthier.types import Completion, Example, ModelRef, Predictor, Prompt, Shots
+
+Advance = Callable[[int], None]
+
+
+class Engine:
+    """Runs predictors on one device in one precision.
+
+    Args:
+        device: `cpu`, `cuda` or `mps`.
+        precision: `bfloat16` or `float32`.
+        embed: Sentence embeddings, for predictors that choose shots by them.
+    """
+
+    def __init__(self, device: str, precision: str, embed: Embed | None = None) -> None:
+        self.device = device
+        self.precision = precision
+        self._embed = embed
+        self._loaded: tuple[ModelRef, Any] | None = None
+        self._renderers: dict[str, Renderer] = {}
+        self._selectors: dict[int, tuple[Shots, ShotSelector]] = {}
+
+    def renderer(self, ref: ModelRef) -> Renderer:
+        """The renderer for the model's tokenizer and window."""
+        if ref.base not in self._renderers:
+            self._renderers[ref.base] = Renderer(load_tokenizer(ref.base), window_of(load_config(ref.base)))
+        return self._renderers[ref.base]
+
+    def select_shots(self, predictor: Predictor, prompts: Sequence[Prompt]) -> list[tuple[Example, ...]]:
+        """The shots that the predictor shows before each prompt."""
+        if predictor.shots is None:
+            return [()] * len(prompts)
+        key = id(predictor.shots)
+        if key not in self._selectors:  # the record is kept beside its selector, so that its id stays its own
+            self._selectors[key] = (predictor.shots, ShotSelector(predictor.shots, self._embed))
+        return self._selectors[key][1].select(prompts)
+
+    def render(self, predictor: Predictor, prompts: Sequence[Prompt], reserve: int) -> list[RenderedPrompt]:
+        """The prompts as the model will get them, leaving `reserve` tokens for the answer."""
+        renderer = self.renderer(predictor.model)
+        shots = self.select_shots(predictor, prompts)
+        return [
+            renderer.prompt(prompt, predictor.wording, own, reserve) for prompt, own in zip(prompts, shots, strict=True)
+        ]
+
+    def answer(
+        self,
+        predictor: Predictor,
+        prompts: Sequence[Prompt],
+        labels: Sequence[str] = (),
+        *,
+        model: Any = None,
+        advance: Advance = lambda done: None,
+    ) -> list[Completion]:
+        """Answers to `prompts`, in their order.
+
+        Args:
+            labels: The task's labels, for predictors that choose among them.
+            model: A model in training to use in place of the predictor's own.
+            advance: Called with the number of prompts answered since the last call.
+        """
+        if not prompts:
+            return []
+        choosing = predictor.decoding.answer != "generate"
+        renderer = self.renderer(predictor.model)
+        if choosing:
+            label_ids = [renderer.completion(prompts[0].messages, label) for label in labels]
+            rendered = self.render(predictor, prompts, reserve=max(map(len, label_ids)))
+        else:
+            rendered = self.render(predictor, prompts, reserve=predictor.decoding.max_new_tokens)
+        ids = [r.ids for r in rendered]
+        with self._running(predictor.model, model) as running:
+            if not choosing:
+                answers = generate(
+                    running,
+                    ids,
+                    tokenizer=renderer.tokenizer,
+                    end_ids=renderer.end_ids,
+                    decoding=predictor.decoding,
+                    advance=advance,
+                )
+                return [
+                    Completion(r.id, a.text, r.messages, len(r.ids), a.tokens, a.stopped, r.dropped_shots)
+                    for r, a in zip(rendered, answers, strict=True)
+                ]
+            sums = label_logprobs(running, ids, label_ids, pad=renderer.tokenizer.pad_token_id, advance=advance)
+        return [
+            _chosen(r, row, labels, label_ids, normalised=predictor.decoding.answer == "choose-normalised")
+            for r, row in zip(rendered, sums, strict=True)
+        ]
+
+    def reference_logprobs(
+        self,
+        predictor: Predictor,
+        examples: Sequence[Example],
+        *,
+        model: Any = None,
+        advance: Advance = lambda done: None,
+    ) -> list[LogProb]:
+        """For each example the log-probability of its completion, end of turn included, given its prompt."""
+        if not examples:
+            return []
+        renderer = self.renderer(predictor.model)
+        shots = self.select_shots(predictor, [e.prompt for e in examples])
+        sequences = [renderer.training(e, predictor.wording, own) for e, own in zip(examples, shots, strict=True)]
+        with self._running(predictor.model, model) as running:
+            return sequence_logprobs(
+                running,
+                [s.ids for s in sequences],
+                [s.trained for s in sequences],
+                pad=renderer.tokenizer.pad_token_id,
+                advance=advance,
+            )
+
+    def text_logprobs(
+        self, ref: ModelRef, texts: Sequence[str], *, advance: Advance = lambda done: None
+    ) -> list[LogProb]:
+        """For each raw text the log-probability of its tokens but the first."""
+        renderer = self.renderer(ref)
+        ids = [
+            tuple(renderer.tokenizer(text, add_special_tokens=True)["input_ids"])[: renderer.window] for text in texts
+        ]
+        with self._running(ref, None) as running:
+            return sequence_logprobs(
+                running,
+                ids,
+                [[False] + [True] * (len(own) - 1) for own in ids],
+                pad=renderer.tokenizer.pad_token_id,
+                advance=advance,
+            )
+
+    def latencies(self, predictor: Predictor, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[float]:
+        """Seconds that each prompt takes when asked alone, nothing shared with other requests."""
+        seconds = []
+        for prompt in prompts:
+            start = time.perf_counter()
+            self.answer(predictor, [prompt], labels)
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    def load(self, ref: ModelRef) -> Any:
+        """The predictor's model, from memory where it is the last one used."""
+        if self._loaded is None or self._loaded[0] != ref:
+            self.release()
+            self._loaded = (ref, load_model(ref, device=self.device, precision=self.precision))
+        return self._loaded[1]
+
+    def release(self) -> None:
+        """Forget the loaded model, so that its memory can be used for something else."""
+        self._loaded = None
+        release_memory()
+
+    @contextlib.contextmanager
+    def _running(self, ref: ModelRef, model: Any) -> Iterator[Any]:
+        """The model in evaluation mode; one in training keeps its float32 weights and computes as it trains."""
+        import torch
+
+        if model is None:
+            with torch.inference_mode():
+                yield self.load(ref)
+            return
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad(), autocast(self.device, self.precision):
+                yield model
+        finally:
+            model.train(was_training)
+
+
+def autocast(device: str, precision: str) -> Any:
+    """Compute in bfloat16 where `precision` says so, whatever the weights are kept in."""
+    import torch
+
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _chosen(
+    rendered: RenderedPrompt,
+    sums: Sequence[float],
+    labels: Sequence[str],
+    label_ids: Sequence[Sequence[int]],
+    *,
+    normalised: bool,
+) -> Completion:
+    values = [s / len(ids) for s, ids in zip(sums, label_ids, strict=True)] if normalised else list(sums)
+    best = max(range(len(labels)), key=values.__getitem__)
+    return Completion(
+        rendered.id,
+        labels[best],
+        rendered.messages,
+        len(rendered.ids),
+        len(label_ids[best]),
+        "choice",
+        rendered.dropped_shots,
+        dict(zip(labels, sums, strict=True)),
+    )

@@ -1,0 +1,71 @@
+"""Where tensors live and in which precision they are computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from luthier.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+PrecisionName = Literal["auto", "bfloat16", "float32"]
+
+
+def resolve_device(name: DeviceName) -> str:
+    """`auto` becomes cuda, mps or cpu, in this order of preference.
+
+    Raises:
+        ModelError: The device asked for is not there.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if available[device])
+    if not available[name]:
+        have = ", ".join(device for device, there in available.items() if there)
+        raise ModelError(f"device '{name}' is not available to torch {torch.__version__} here (available: {have}).")
+    return name
+
+
+def resolve_precision(name: PrecisionName, device: str) -> Literal["bfloat16", "float32"]:
+    """`auto` becomes bfloat16 where the hardware multiplies it natively, float32 elsewhere.
+
+    Weights that are trained, and the optimizer's state, are float32 in either case.
+    """
+    import torch
+
+    if name != "auto":
+        return name
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device == "cpu":
+        # Emulated bfloat16 is slower than float32; only AVX512-BF16 and AMX are worth it (torch has no public query).
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bfloat16" if native else "float32"
+    return "float32"
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    import torch
+
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
+
+
+def peak_bytes(device: str) -> int:
+    """The device's peak memory since the last `reset_peak`; on CPU the process's resident memory now."""
+    import psutil
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return int(psutil.Process().memory_info().rss)
+
+
+def reset_peak(device: str) -> None:
+    import torch
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()

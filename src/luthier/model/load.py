@@ -1,0 +1,109 @@
+"""Loading tokenizers and models from folders."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import ModelError
+from luthier.model.device import torch_dtype
+from luthier.types import ModelRef
+
+log = logging.getLogger(__name__)
+
+# For base models that bring no chat template: turns apart by blank lines, the answer after the last.
+PLAIN_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}"
+)
+
+# Stands in for the windows of tokenizers and configurations that state none.
+_NO_WINDOW = 1 << 30
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of a model folder, with a chat template and a padding token in any case.
+
+    Raises:
+        ModelError: There is none, or it names no end token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} has no tokenizer that transformers can read: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer in {folder} names no end token (eos_token); set it in tokenizer_config.json.")
+    if tokenizer.chat_template is None:
+        log.info("%s has no chat template; using a plain one", folder)
+        tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_config(folder: str | Path) -> Any:
+    """The model's configuration (of its text part where it has several)."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder)).get_text_config()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: its config.json cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def window_of(config: Any) -> int:
+    """How many tokens the model can take, prompt and answer together."""
+    return int(getattr(config, "max_position_embeddings", None) or _NO_WINDOW)
+
+
+def load_model(ref: ModelRef, *, device: str, precision: str, attention: str = "sdpa") -> Any:
+    """The model with its adapters merged, in `precision`, in evaluation mode.
+
+    Adapters are merged in float32 before the weights are rounded, so that merging costs no precision of its own.
+
+    Raises:
+        ModelError: The folder holds no causal language model, or an adapter does not fit it.
+    """
+    import torch
+
+    load_as = torch.float32 if ref.adapters else torch_dtype(precision)
+    model = _load_base(ref.base, load_as, attention)
+    for folder in ref.adapters:
+        from peft import PeftModel
+
+        try:
+            model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"the adapter in {folder} does not fit {ref.base}: {error}") from error
+    return model.to(device=device, dtype=torch_dtype(precision)).eval()
+
+
+def _load_base(folder: str, dtype: Any, attention: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"{folder} cannot be loaded as a causal language model: {error}") from error
+    # Where padding and end of turn share a token, torch would give that token's embedding no gradient.
+    model.get_input_embeddings().padding_idx = None
+    model.generation_config.max_length = None
+    return model
+
+
+def release_memory() -> None:
+    """Give freed tensors back to the system before a large allocation."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def count_parameters(model: Any) -> int:
+    """Parameters of the model, tied ones once."""
+    return sum(parameter.numel() for parameter in {id(p): p for p in model.parameters()}.values())

@@ -1,0 +1,147 @@
+"""From messages to token ids, prompt and answer together with the mask of what is trained.
+
+A prompt is rendered by the model's chat template with its opening of the assistant's turn; the answer is what the
+template appends for it, up to and with the token that ends the turn. Prompt and answer are tokenised apart, so that
+the prompt's tokens are the same in training and in answering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from luthier.errors import DataError, ModelError
+from luthier.prompt.wording import worded
+from luthier.types import Example, Message, Prompt, Wording
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPrompt:
+    """A prompt as the model gets it."""
+
+    id: str
+    messages: tuple[Message, ...]
+    ids: tuple[int, ...]
+    dropped_shots: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSequence:
+    """Token ids with the mask of trained ones: `trained[i]` says whether the loss counts predicting `ids[i]`."""
+
+    id: str
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+
+
+class Renderer:
+    """Renders prompts and answers for one tokenizer and one window.
+
+    Args:
+        tokenizer: A transformers tokenizer with a chat template.
+        window: Tokens that prompt and answer may take together.
+    """
+
+    def __init__(self, tokenizer: Any, window: int) -> None:
+        self.tokenizer = tokenizer
+        self.window = window
+        self._end_ids = _end_of_turn_ids(tokenizer)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end the assistant's turn."""
+        return self._end_ids
+
+    def prompt(self, prompt: Prompt, wording: Wording, shots: Sequence[Example], reserve: int) -> RenderedPrompt:
+        """Render `prompt` with `shots` in front; those that leave no room for `reserve` tokens are dropped.
+
+        The first shots are dropped first (the most relevant stands last).
+
+        Raises:
+            DataError: The prompt does not fit even without shots.
+        """
+        own = worded(prompt, wording)
+        for dropped in range(len(shots) + 1):
+            messages = with_shots(own, shots[dropped:], wording)
+            ids = self._encode(self._text(messages, opening=True))
+            if len(ids) + reserve <= self.window:
+                return RenderedPrompt(prompt.id, messages, ids, dropped)
+        raise DataError(
+            f"{prompt.id}: the prompt takes {len(ids)} tokens and the answer up to {reserve}; the model's window is "
+            f"{self.window}. Shorten it, lower max_new_tokens, or use a model with a longer window."
+        )
+
+    def completion(self, messages: tuple[Message, ...], completion: str) -> tuple[int, ...]:
+        """Ids of the assistant's answer to `messages`, with the end of the turn."""
+        opened = self._text(messages, opening=True)
+        whole = self._text((*messages, Message("assistant", completion)), opening=False)
+        if whole.startswith(opened):
+            tail = whole[len(opened) :]
+        else:
+            # The template rewrites earlier turns once there is an answer; the plain answer is what will be generated.
+            tail = completion
+        ids = self._encode(tail)
+        end = next((i for i, token in enumerate(ids) if token in self._end_ids and i > 0), None)
+        return ids[: end + 1] if end is not None else (*ids, int(self.tokenizer.eos_token_id))
+
+    def training(
+        self, example: Example, wording: Wording, shots: Sequence[Example], *, loss_on: str = "completion"
+    ) -> TrainingSequence:
+        """Render an example with its answer. `loss_on` is `completion` or `all` (prompt and answer).
+
+        Raises:
+            DataError: It does not fit in the window, or nothing in it would be trained.
+        """
+        if not example.completion:
+            raise DataError(f"{example.place}: the completion is empty; there is nothing to train on.")
+        rendered = self.prompt(example.prompt, wording, shots, reserve=0)
+        answer = self.completion(rendered.messages, example.completion)
+        if len(rendered.ids) + len(answer) > self.window:
+            rendered = self.prompt(example.prompt, wording, shots, reserve=len(answer))
+            answer = self.completion(rendered.messages, example.completion)
+        prompt_trained = loss_on == "all"
+        trained = (False, *(prompt_trained,) * (len(rendered.ids) - 1), *(True,) * len(answer))
+        return TrainingSequence(example.id, rendered.ids + answer, trained)
+
+    def _text(self, messages: Sequence[Message], *, opening: bool) -> str:
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opening)
+        except (jinja2.TemplateError, ValueError) as error:
+            roles = ", ".join(m.role for m in messages)
+            raise ModelError(f"the model's chat template refuses turns in the order {roles}: {error}") from error
+        return str(text)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        # The template writes the special tokens itself.
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def with_shots(own: tuple[Message, ...], shots: Sequence[Example], wording: Wording) -> tuple[Message, ...]:
+    """The worked examples as earlier turns, behind the system text and before the question."""
+    system = tuple(m for m in own if m.role == "system")
+    turns: list[Message] = []
+    for shot in shots:
+        turns += [m for m in worded(shot.prompt, wording) if m.role != "system"]
+        turns.append(Message("assistant", shot.completion))
+    return (*system, *turns, *(m for m in own if m.role != "system"))
+
+
+def _end_of_turn_ids(tokenizer: Any) -> frozenset[int]:
+    """The end token, and the special token with which the template closes an assistant's turn."""
+    ends = {int(tokenizer.eos_token_id)}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (jinja2.TemplateError, ValueError):
+        return frozenset(ends)
+    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    content = tokenizer("b", add_special_tokens=False)["input_ids"][-1]
+    if content in ids:
+        after = ids[len(ids) - 1 - ids[::-1].index(content) + 1 :]
+        ends |= {int(token) for token in after[:1] if token in special}
+    return frozenset(ends)

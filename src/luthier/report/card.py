@@ -1,0 +1,274 @@
+"""A model card in Markdown, for one approach of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from luthier.report import units
+from luthier.report.comparing import difference_to_best, probe_unit, target_unit
+from luthier.report.folder import ApproachFolder, Record, RunFolder, read_run
+
+# a Hugging Face id, or the plain name of a model; not a folder on somebody's machine
+_MODEL_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def model_card(run_dir: Path, approach: str) -> str:
+    """The card of what `approach` produced: how good it is, beside what, and how to use and repeat it.
+
+    The license is left out: it follows from the base model and the data, which the author knows.
+
+    Raises:
+        RunError: The folder is not a finished run, or has no such approach.
+    """
+    folder = read_run(run_dir)
+    one = folder.approach(approach)
+    sections = [
+        _header(folder, one),
+        f"# {_line(folder.run['name'])}: {_line(approach)}",
+        _introduction(folder, one),
+        "## How it compares",
+        "\n".join(_comparison(folder, approach)),
+        "\n".join(_forgetting(folder.row(approach))),
+        "## Data",
+        "\n".join(_data(folder)),
+        "## How it was made",
+        "\n".join(_making(folder, one)),
+        "## How to use it",
+        _usage(folder, one),
+        "## Limits",
+        "\n".join(_limits(folder, approach)),
+        "## How to repeat it",
+        _repeating(folder),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _header(folder: RunFolder, one: ApproachFolder) -> str:
+    """The YAML that the Hugging Face hub reads; each value is written as JSON, which is YAML too."""
+    adapted = bool(one.predictor["model"].get("adapters"))
+    model = str(folder.run["model"])
+    fields: dict[str, object] = {}
+    if _MODEL_ID.fullmatch(model):
+        fields["base_model"] = model
+    fields |= {
+        "library_name": "peft" if adapted else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["luthier", *dict.fromkeys(one.kinds), *(["lora"] if _names_lora(one) else [])],
+    }
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _names_lora(one: ApproachFolder) -> bool:
+    return any((step.get("settings") or {}).get("adapter") == "lora" for step in one.approach["steps"])
+
+
+def _introduction(folder: RunFolder, one: ApproachFolder) -> str:
+    target, unit, row = folder.comparison["target"], target_unit(folder.comparison), folder.row(one.name)
+    steps = " → ".join(one.kinds)
+    made = (
+        f"made from {_line(folder.run['model'])} by {steps}" if steps else f"{_line(folder.run['model'])} as it comes"
+    )
+    return (
+        f"A model for the task *{_line(target)}*, {made}. On {units.plural(row['n'], 'test example')} it reaches "
+        f"**{unit.value(row['mean'])}** {_line(row['metric'])} (95% interval {unit.interval(row['low'], row['high'])})."
+        f"\n\n> {_line(folder.comparison['verdict'])}"
+    )
+
+
+def _comparison(folder: RunFolder, approach: str) -> Iterator[str]:
+    comparison = folder.comparison
+    unit = target_unit(comparison)
+    metric = _line(comparison["metric"])
+    yield f"All approaches answered the same {units.plural(comparison['n'], 'test example')}."
+    yield ""
+    head = ["approach", metric, "95% interval", "n", "to the best", "training", "a request", "prompt tokens", "stored"]
+    rows = []
+    for row in comparison["approaches"]:
+        cost, behind = row["cost"], difference_to_best(comparison, row["name"])
+        name = _cell(row["name"])
+        rows.append(
+            [
+                f"**{name}**" if row["name"] == approach else name,
+                unit.value(row["mean"]),
+                unit.interval(row["low"], row["high"]),
+                str(row["n"]) + (f" ({row['unscored']} unscored)" if row.get("unscored") else ""),
+                f"{unit.difference(behind['difference'])} {unit.points}".strip() if behind else "best",
+                units.seconds(cost["train_s"]) if cost["train_s"] else "none",
+                units.seconds(cost["seconds_per_request"]),
+                units.count(cost["prompt_tokens"]),
+                units.size(cost["stored_bytes"]),
+            ]
+        )
+    yield from _table(head, rows)
+    reasons = comparison.get("reasons") or ()
+    if reasons:
+        yield ""
+        yield from (f"- {_line(reason)}" for reason in reasons)
+
+
+def _forgetting(row: Record) -> Iterator[str]:
+    if row.get("forgotten"):
+        yield "### What it forgot"
+        yield ""
+        head = ["probe", "metric", "n", "before", "after", "change", "95% interval"]
+        rows = []
+        for probe in row["forgotten"]:
+            unit = probe_unit(probe)
+            rows.append(
+                [
+                    _cell(probe["probe"]),
+                    _cell(probe["metric"]) + ("" if probe.get("higher_is_better", True) else " (lower is better)"),
+                    str(probe["n"]),
+                    unit.value(probe["before"]),
+                    unit.value(probe["after"]),
+                    f"{unit.difference(probe['difference'])} {unit.points}".strip(),
+                    unit.difference_interval(probe.get("low"), probe.get("high")),
+                ]
+            )
+        yield from _table(head, rows)
+
+
+def _data(folder: RunFolder) -> Iterator[str]:
+    for task, about in folder.data.items():
+        run = folder.run["tasks"].get(task) or {}
+        splits = ", ".join(f"{split['n']:,} {name}" for name, split in about["splits"].items())
+        labels = f" {len(run['labels'])} labels." if run.get("labels") else ""
+        yield f"- *{_line(task)}*: {about['read']:,} rows read; {splits}.{labels}"
+        dropped = sum(drop["count"] for drop in about.get("dropped") or ())
+        if dropped:
+            reasons = "; ".join(f"{_line(drop['reason'])}: {drop['count']:,}" for drop in about["dropped"])
+            yield f"  - {units.plural(dropped, 'row')} dropped ({reasons})."
+        for pair in about.get("duplicates") or ():
+            first, second = pair["between"]
+            where = f"within {first}" if first == second else f"between {first} and {second}"
+            yield f"  - {units.plural(pair['count'], 'duplicate')} {where}: {_line(pair['done'])}."
+
+
+def _making(folder: RunFolder, one: ApproachFolder) -> Iterator[str]:
+    if not one.approach["steps"]:
+        yield "Nothing was done to the base model."
+    for number, step in enumerate(one.approach["steps"], start=1):
+        yield f"{number}. **{_line(step['step'])}**, {units.seconds(step['seconds'])}"
+        for key, value in (step.get("settings") or {}).items():
+            yield f"   - {_line(key)}: `{_line(units.setting(value)).replace('`', '')}`"
+    cost = folder.row(one.name)["cost"]
+    if cost["trainable_parameters"]:
+        yield ""
+        yield (
+            f"{units.large(cost['trainable_parameters'])} parameters were trained "
+            f"({units.percent(cost['trainable_share'])} of the model) on {units.large(cost['tokens_seen'])} tokens "
+            f"in {units.seconds(cost['train_s'])}, {units.seconds(cost['search_s'])} of it for settings not taken; "
+            f"peak memory {units.size(cost['peak_bytes'])}."
+        )
+
+
+def _usage(folder: RunFolder, one: ApproachFolder) -> str:
+    predictor = one.predictor
+    adapters: Sequence[str] = predictor["model"].get("adapters") or ()
+    where = str(folder.run["model"])
+    if _is_step_result(predictor["model"]["base"]):
+        where = "path/to/the/tuned/model" if adapters else "path/to/this/folder"
+    elif not _MODEL_ID.fullmatch(where):
+        where = "path/to/the/base/model"
+    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    if adapters:
+        lines.insert(0, "from peft import PeftModel")
+    lines += [
+        f"tokenizer = AutoTokenizer.from_pretrained({_python(where)})",
+        f"model = AutoModelForCausalLM.from_pretrained({_python(where)})",
+    ]
+    for number in range(len(adapters)):
+        place = "path/to/this/folder" if len(adapters) == 1 else f"path/to/adapter-{number + 1}"
+        lines.append(f"model = PeftModel.from_pretrained(model, {_python(place)}).merge_and_unload()")
+    system = (predictor.get("wording") or {}).get("system")
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": "…"})
+    limit = (predictor.get("decoding") or {}).get("max_new_tokens", 64)
+    lines += [
+        "",
+        f"messages = {_python(messages)}",
+        "inputs = tokenizer.apply_chat_template(",
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+        ")",
+        f"output = model.generate(**inputs, max_new_tokens={limit}, do_sample=False)",
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]
+    return "\n\n".join(["```python\n" + "\n".join(lines) + "\n```", *_prompt_notes(predictor)])
+
+
+def _is_step_result(base: str) -> bool:
+    """Whether a predictor's base is a model that a step of the run trained (`steps/HASH/model`)."""
+    parts = Path(base).parts
+    return len(parts) >= 3 and parts[-3] == "steps" and parts[-1] == "model"
+
+
+def _prompt_notes(predictor: Record) -> Iterator[str]:
+    """What has to stand around the question so that the figures above hold."""
+    template = (predictor.get("wording") or {}).get("template")
+    if template:
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", template)), default=0))
+        yield f"The question is put through this Jinja template:\n\n{fence}jinja\n{template}\n{fence}"
+    shots = predictor.get("shots")
+    if shots:
+        yield (
+            f"The figures hold with {units.plural(shots['count'], 'worked example')} in front of the question "
+            f"(chosen by {_line(shots['by'])}), as user and assistant turns; they are in `predictor.json`."
+        )
+    answer = (predictor.get("decoding") or {}).get("answer", "generate")
+    if answer != "generate":
+        yield (
+            "Answers were got by comparing the log-probabilities of the labels"
+            f"{' per token' if answer == 'choose-normalised' else ''}; generating, as above, can differ."
+        )
+
+
+def _limits(folder: RunFolder, approach: str) -> Iterator[str]:
+    row, run = folder.row(approach), folder.run
+    least, unit = folder.comparison.get("minimum_detectable"), target_unit(folder.comparison)
+    yield f"- Measured on one test set of {units.plural(row['n'], 'example')}, with one seed ({run['seed']})."
+    if least is not None:
+        size = f"{100 * least:.1f} points" if unit.share else units.plain(least)
+        yield f"- Differences smaller than {size} would probably not show with so many examples."
+    if row.get("unscored"):
+        yield f"- {units.plural(row['unscored'], 'answer')} could not be scored and stand in no mean."
+    if run["test_openings"] > 1:
+        yield f"- This test set had been opened {run['test_openings']} times, which makes the figures hopeful ones."
+    yield "- It says nothing about inputs unlike the examples, and nothing about safety."
+    yield from (f"- {_line(warning)}" for warning in run.get("warnings") or ())
+
+
+def _repeating(folder: RunFolder) -> str:
+    run, machine = folder.run, folder.run["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return (
+        "```\nluthier run STUDY --output DIR\n```\n\n"
+        "STUDY is the study file, kept as `study.yaml` in the run folder. "
+        f"It ran with luthier {run['luthier']} ({versions}) on {run['device']} in {run['precision']}, "
+        f"seed {run['seed']}, on {_line(machine['cpu'])} with {machine['cores']} cores and "
+        f"{units.size(machine['memory_bytes'])}, {_line(machine['platform'])}."
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "|".join(" --- " if index == 0 else " ---: " for index in range(len(head))) + "|"
+    yield from ("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _line(value: object) -> str:
+    """Text from the data in one line, without what Markdown or HTML would act on."""
+    text = " ".join(str(value).split())
+    return re.sub(r"([\\`*\[\]<>])", r"\\\1", text)
+
+
+def _cell(value: object) -> str:
+    return _line(value).replace("|", "\\|")
+
+
+def _python(value: object) -> str:
+    """A Python literal of strings, lists and dicts."""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,256 @@
+"""Pictures that compare approaches: dots with whiskers, gain against a cost, total cost by number of requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from luthier.report.svg import Look, Scale, join, line, mark, padded, picture, spread, tag, text, text_width, time_ticks
+from luthier.report.units import plain, seconds
+
+WIDE, NARROW = 760, 340
+
+
+def responsive(draw: Callable[[int], Markup]) -> Markup:
+    """The picture drawn for wide and for narrow screens; the style sheet shows one of them."""
+    return join(tag("div", draw(WIDE), class_="for-wide"), tag("div", draw(NARROW), class_="for-narrow"))
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis: what it measures, from where to where, and how its ticks are written."""
+
+    label: str
+    low: float
+    high: float
+    log: bool = False
+    ticks: Sequence[float] | None = None
+    write: Callable[[float], str] = plain
+    reverse: bool = False
+
+    def scale(self, start: float, end: float) -> Scale:
+        if self.reverse:
+            start, end = end, start
+        return Scale(self.low, self.high, start, end, self.log)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The area that data are drawn in, its scales and its drawn axes."""
+
+    x: Scale
+    y: Scale
+    left: float
+    right: float
+    top: float
+    bottom: float
+    axes: Markup
+
+
+def frame(width: float, height: float, x: Axis, y: Axis, right: float = 14) -> Frame:
+    """Axes with hairlines; the y label stands above the axis, so that nothing has to be read sideways."""
+    y_ticks = y.ticks if y.ticks is not None else Scale(y.low, y.high, 0, 1, y.log).ticks(5)
+    left = 12 + max((text_width(y.write(tick)) for tick in y_ticks), default=20)
+    top, bottom = 30.0, height - 42.0
+    end = width - right
+    x_scale, y_scale = x.scale(left, end), y.scale(bottom, top)
+    parts = [text(0, 14, y.label, class_="axis-label")]
+    for tick in y_ticks:
+        at = y_scale(tick)
+        parts += [line(left, at, end, at, "grid"), text(left - 8, at + 4, y.write(tick), "end", "tick")]
+    x_ticks = x.ticks if x.ticks is not None else x_scale.ticks(max(3, int((end - left) / 110)))
+    taken = -math.inf
+    for tick in sorted(x_ticks, key=x_scale):
+        at, label = x_scale(tick), x.write(tick)
+        half = text_width(label) / 2
+        parts.append(line(at, bottom, at, bottom + 5, "axis"))
+        if at - half > taken + 6 and at + half <= width + 2:
+            parts.append(text(at, bottom + 19, label, "middle", "tick"))
+            taken = at + half
+    parts += [line(left, bottom, end, bottom, "axis"), text(end, height - 4, x.label, "end", "axis-label")]
+    return Frame(x_scale, y_scale, left, end, top, bottom, join(*parts))
+
+
+def whisker(
+    scale: Scale,
+    ticks: Sequence[float],
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    look: Look,
+    title: str,
+    zero: bool = False,
+) -> Markup:
+    """One row of a dot-and-whisker picture, to stand in a table cell under `whisker_axis`; no dot without a value."""
+    height, middle = 30, 15.0
+    # the hairlines reach beyond the row, and the cell clips them: rows differ in height
+    kinds = ["zero" if zero and tick == 0 else "grid" for tick in ticks]
+    parts = [line(scale(tick), -60, scale(tick), height + 60, kind) for tick, kind in zip(ticks, kinds, strict=True)]
+    if low is not None and high is not None:
+        start, end = scale(low), scale(high)
+        parts.append(line(start, middle, end, middle, f"whisker {look.colour}"))
+        parts += [line(at, middle - 4, at, middle + 4, f"whisker {look.colour}") for at in (start, end)]
+    if value is not None:
+        parts.append(mark(look, scale(value), middle, 5))
+    return picture(max(scale.start, scale.end) + 14, height, title, *parts, class_="row-plot")
+
+
+def whisker_axis(scale: Scale, ticks: Sequence[float], write: Callable[[float], str]) -> Markup:
+    """Tick labels for a column of `whisker` rows."""
+    parts, taken = [], -math.inf
+    for tick in ticks:
+        half = text_width(write(tick), 11) / 2
+        if scale(tick) - half > taken + 4:
+            parts.append(text(scale(tick), 12, write(tick), "middle", "tick small"))
+            taken = scale(tick) + half
+    width = max(scale.start, scale.end) + 14
+    return tag(
+        "svg", *parts, class_="row-plot", viewBox=f"0 0 {width:g} 18", width=width, height=18, aria_hidden="true"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """An approach in a scatter plot; `low` and `high` bound y, `x_low` and `x_high` bound x."""
+
+    look: Look
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    title: str
+    x_low: float | None = None
+    x_high: float | None = None
+    hollow: bool = False
+
+
+def scatter(
+    width: int, title: str, points: Sequence[Point], x: Axis, y: Axis, rules: Sequence[tuple[float, str]] = ()
+) -> Markup:
+    """Marks with whiskers and their names beside them; `rules` are upright lines at an x, with a label."""
+    height = 380 if width > 500 else 340
+    area = frame(width, height, x, y)
+    parts = [area.axes]
+    taken: list[tuple[float, float, float, float]] = []
+    for at, label in rules:
+        px = area.x(at)
+        end = "end" if px > (area.left + area.right) / 2 else "start"
+        parts.append(line(px, area.top - 4, px, area.bottom, "rule"))
+        if label:
+            parts.append(text(px + (-6 if end == "end" else 6), area.bottom - 8, label, end, "tick"))
+            far = px + (-1 if end == "end" else 1) * (6 + text_width(label))
+            taken.append((min(px, far), area.bottom - 20, max(px, far), area.bottom - 4))
+    for point in points:
+        px, py = area.x(point.x), area.y(point.y)
+        taken.append((px - 7, py - 7, px + 7, py + 7))
+        if point.low is not None and point.high is not None:
+            top, bottom = area.y(point.high), area.y(point.low)
+            parts.append(line(px, bottom, px, top, f"whisker {point.look.colour}"))
+            taken.append((px - 2, top, px + 2, bottom))
+        if point.x_low is not None and point.x_high is not None:
+            start, end_x = sorted((area.x(point.x_low), area.x(point.x_high)))
+            parts.append(line(start, py, end_x, py, f"whisker {point.look.colour}"))
+            taken.append((start, py - 2, end_x, py + 2))
+    for point in points:
+        parts.append(mark(point.look, area.x(point.x), area.y(point.y), 6, point.hollow, point.title))
+    for point in points:
+        parts.append(_label(point, area, taken, width))
+    return picture(width, height, title, *parts)
+
+
+def _label(point: Point, area: Frame, taken: list[tuple[float, float, float, float]], width: int) -> Markup:
+    """The name where it overlaps the least with what is there already; `taken` grows by its box."""
+    px, py, wide = area.x(point.x), area.y(point.y), text_width(point.look.name, 13)
+    best: tuple[float, str, float, float, tuple[float, float, float, float]] | None = None
+    places = [(dx, dy) for dy in (0, -13, 13, -26, 26, -40, 40) for dx in (1, -1)] + [(0, -18), (0, 22)]
+    for order, (side, dy) in enumerate(places):
+        anchor = {1: "start", -1: "end", 0: "middle"}[side]
+        x = px + 11 * side
+        start = {1: x, -1: x - wide, 0: x - wide / 2}[side]
+        box = (start, py + dy - 8, start + wide, py + dy + 8)
+        outside = max(0.0, 2 - box[0]) + max(0.0, box[2] - width) + max(0.0, 18 - box[1], box[3] - area.bottom) * 3
+        overlap = sum(
+            max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
+            * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+            for other in taken
+        )
+        cost = overlap + 60 * outside + 2 * order
+        if best is None or cost < best[0]:
+            best = (cost, anchor, x, py + dy + 4, box)
+    assert best is not None
+    taken.append(best[4])
+    return text(best[2], best[3], point.look.name, best[1], f"name {point.look.colour}")
+
+
+@dataclass(frozen=True, slots=True)
+class CostLine:
+    """What an approach costs: once, and for each request, in seconds."""
+
+    look: Look
+    train_s: float
+    per_request_s: float
+
+    def total(self, requests: float) -> float:
+        return self.train_s + requests * self.per_request_s
+
+
+def cost_lines(
+    width: int, title: str, lines: Sequence[CostLine], requests: float, crossings: Sequence[tuple[Look, float]]
+) -> Markup:
+    """Total seconds by number of requests, both axes logarithmic; `crossings` are (trained, requests)."""
+    height = 420 if width > 500 else 380
+    top_requests = max([requests * 10, *(at * 4 for _, at in crossings if at < 1e9)])
+    high = 10.0 ** math.ceil(math.log10(max(top_requests, 100)))
+    totals = [cost.total(at) for cost in lines for at in (1, high)]
+    bottom, top = min(value for value in totals if value > 0) * 0.8, max(totals) * 1.4
+    gutter = 16 + max(text_width(cost.look.name, 13) for cost in lines) if width > 500 else 14
+    area = frame(
+        width,
+        height,
+        Axis("requests answered", 1, high, log=True, write=_power),
+        Axis("training and answering together", bottom, top, log=True, ticks=time_ticks(bottom, top), write=seconds),
+        right=gutter,
+    )
+    at = area.x(max(requests, 1))
+    parts = [area.axes, line(at, area.top - 4, at, area.bottom, "rule")]
+    near_end = at > (area.left + area.right) / 2
+    side, anchor = (-6, "end") if near_end else (6, "start")
+    parts.append(text(at + side, area.bottom - 8, f"this study: {requests:,.0f}", anchor, "tick"))
+    for index, cost in enumerate(lines):
+        steps = [10 ** (math.log10(high) * step / 60) for step in range(61)]
+        path = "M" + "L".join(f"{area.x(step):.1f} {area.y(cost.total(step)):.1f}" for step in steps)
+        parts.append(tag("path", tag("title", cost.look.name), d=path, class_=f"line {cost.look.colour} d{index % 4}"))
+    for look, crossing in crossings:
+        if 1 <= crossing <= high:
+            total = next(cost for cost in lines if cost.look == look).total(crossing)
+            ring = tag("title", f"{look.name} has paid for its training after {crossing:,.0f} requests")
+            parts.append(tag("circle", ring, cx=area.x(crossing), cy=area.y(total), r=5, class_=f"ring {look.colour}"))
+    ends = [area.y(cost.total(high)) for cost in lines]
+    if width > 500:
+        for cost, end, label in zip(lines, ends, spread(ends, 16, area.top, area.bottom), strict=True):
+            parts.append(line(area.right + 2, end, area.right + 10, label, f"leader {cost.look.colour}"))
+            parts.append(text(area.right + 13, label + 4, cost.look.name, class_=f"name {cost.look.colour}"))
+    else:  # no room beside the lines: the names stand in the legend below the picture
+        starts = [area.y(cost.total(1)) for cost in lines]
+        parts += [mark(cost.look, area.left, y, 4) for cost, y in zip(lines, starts, strict=True)]
+    return picture(width, height, title, *parts)
+
+
+def _power(value: float) -> str:
+    for size, name in ((1e9, "billion"), (1e6, "million")):
+        if value >= size:
+            return f"{value / size:g} {name}"
+    return f"{value:,.0f}"
+
+
+def share_axis(label: str, lows: Sequence[float], highs: Sequence[float], write: Callable[[float], str]) -> Axis:
+    """An axis for scores: padded, and for shares never beyond 0 and 1."""
+    low, high = padded(min(lows), max(highs), 0.08)
+    if min(lows) >= 0:
+        low = max(low, 0.0)
+    if max(highs) <= 1:
+        high = min(high, 1.0)
+    return Axis(label, low, high, write=write)

@@ -1,0 +1,204 @@
+"""Draw named results by their kind, and other pictures of one approach's data. Nothing here knows a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from luthier.report.pictures import Axis, frame, responsive
+from luthier.report.svg import Look, join, line, linear_ticks, padded, picture, spread, tag, text, text_width
+from luthier.report.units import MISSING, plain, setting
+
+_POINTS = 400  # a line is drawn from at most so many points; more cannot be seen
+
+
+def draw(content: Mapping[str, Any], look: Look, beside: Sequence[Mapping[str, Any]] = ()) -> Markup:
+    """A result of any kind; a kind that is not known is shown as its JSON would be read.
+
+    Args:
+        beside: Results that stand next to this one: lines are drawn smaller, and to a common scale.
+    """
+    kind = content.get("kind")
+    if kind == "series":
+        if beside:
+            return series(400, content, look, beside)
+        return responsive(lambda width: series(width, content, look))
+    if kind == "matrix":
+        return matrix(content)
+    if kind == "table":
+        return table(content["columns"], content["rows"])
+    return table(["", ""], [[key, setting(value)] for key, value in content.items() if key not in ("kind", "title")])
+
+
+def series(width: int, content: Mapping[str, Any], look: Look, beside: Sequence[Mapping[str, Any]] = ()) -> Markup:
+    """Lines over a common x axis, named at their ends. All have the approach's colour; dashes tell them apart."""
+    lines = [(str(one["name"]), _points(one["x"], one["y"])) for one in content["lines"]]
+    drawn = [point for _, points in lines for point in points if point[1] is not None]
+    title = str(content["title"])
+    if not drawn:
+        return tag("p", "This series has no values.", class_="note")
+    scaled = [*drawn, *(point for one in beside for other in one["lines"] for point in _points(other["x"], other["y"]))]
+    xs, ys = [x for x, _ in scaled], [y for _, y in scaled if y is not None]
+    x_low, x_high = min(xs), max(xs)
+    y_low, y_high = padded(min(ys), max(ys))
+    height = 300 if width > 500 else 260
+    gutter = 16 + max(text_width(name, 13) for name, _ in lines)
+    area = frame(
+        width,
+        height,
+        Axis(str(content.get("x_label", "")), x_low, x_high if x_high > x_low else x_low + 1),
+        Axis(str(content.get("y_label", "")), max(y_low, 0.0) if min(ys) >= 0 else y_low, y_high),
+        right=min(gutter, width * 0.34),
+    )
+    parts, ends = [area.axes], []
+    for index, (name, points) in enumerate(lines):
+        path, pen_up = "", True
+        for x, y in points:
+            if y is None:
+                pen_up = True
+                continue
+            path += f"{'M' if pen_up else 'L'}{area.x(x):.1f} {area.y(y):.1f}"
+            pen_up = False
+        parts.append(tag("path", tag("title", name), d=path, class_=f"line {look.colour} d{index % 4}"))
+        known = [(x, y) for x, y in points if y is not None]
+        if len(known) <= 12:
+            parts += [
+                tag("circle", tag("title", f"{name}: {plain(y)} at {plain(x)}"), cx=area.x(x), cy=area.y(y), r=3,
+                    class_=f"dot {look.colour}")
+                for x, y in known
+            ]  # fmt: skip
+        ends.append((name, area.x(known[-1][0]), area.y(known[-1][1])) if known else None)
+    named = [end for end in ends if end is not None]
+    labels = spread([y for _, _, y in named], 16, area.top, area.bottom)
+    for (name, x, y), label in zip(named, labels, strict=True):
+        parts.append(line(x + 2, y, area.right + 6, label, f"leader {look.colour}"))
+        parts.append(text(area.right + 9, label + 4, name, class_="name"))
+    return picture(width, height, title, *parts)
+
+
+def _points(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float, float | None]]:
+    points = [(x, y if y is not None and math.isfinite(y) else None) for x, y in zip(xs, ys, strict=True)]
+    if len(points) <= _POINTS:
+        return points
+    every = math.ceil(len(points) / _POINTS)
+    return [*points[::every], points[-1]]
+
+
+def matrix(content: Mapping[str, Any]) -> Markup:
+    """A heat map. Values of both signs get two hues with white at zero, others one hue from low to high."""
+    rows, columns = [str(row) for row in content["rows"]], [str(column) for column in content["columns"]]
+    values: list[list[float | None]] = [list(row) for row in content["values"]]
+    known = [value for row in values for value in row if value is not None and math.isfinite(value)]
+    title, label = str(content["title"]), str(content.get("value_label") or "")
+    if not known:
+        return tag("p", "This matrix has no values.", class_="note")
+    low, high = min(known), max(known)
+    both_signs = low < 0 < high
+    decimals = _decimals(known)
+    size = max(abs(low), abs(high))
+    cell = 66.0 if len(columns) <= 10 else 44.0 if len(columns) <= 16 else max(12.0, 700 / len(columns))
+    tall = 19.0 if len(rows) <= 40 else 13.0
+    left = 10 + max(text_width(row, 11) for row in rows)
+    steep = max(text_width(column, 11) for column in columns) > cell - 4
+    top = 8 + max(text_width(column, 11) for column in columns) if steep else 22.0
+    parts = []
+    for index, column in enumerate(columns):
+        x = left + (index + 0.5) * cell
+        turned = f"rotate(-90 {x + 4:g} {top - 6:g})" if steep else None
+        parts.append(
+            text(x + (4 if steep else 0), top - 6, column, "start" if steep else "middle", "tick small",
+                 transform=turned)
+        )  # fmt: skip
+    for down, row in enumerate(rows):
+        y = top + down * tall
+        if tall > 14 or down % 2 == 0:
+            parts.append(text(left - 7, y + tall * 0.72, row, "end", "tick small"))
+        for across, value in enumerate(values[down]):
+            x = left + across * cell
+            if value is None or not math.isfinite(value):
+                parts.append(tag("rect", tag("title", f"{row}, {columns[across]}: no value"), x=x, y=y,
+                                 width=cell - 1, height=tall - 1, class_="cell none"))  # fmt: skip
+                continue
+            share = abs(value) / size if both_signs else (value - low) / (high - low) if high > low else 0.5
+            hue = "cold" if both_signs and value < 0 else "heat"
+            told = tag("title", f"{row}, {columns[across]}: {plain(value)}")
+            parts.append(_cell(x, y, cell - 1, tall - 1, share, hue, told))
+            if cell >= 40 and tall > 14:
+                class_ = "cell-text strong" if share > 0.65 else "cell-text"
+                written = plain(value) if decimals is None else f"{value:.{decimals}f}".replace("-", "−")
+                parts.append(text(x + (cell - 1) / 2, y + tall * 0.7, written, "middle", class_))
+    width, height = left + len(columns) * cell + 2, top + len(rows) * tall + 2
+    drawing = picture(width, height, f"{title}: {label}" if label else title, *parts, class_="fixed")
+    return join(tag("div", drawing, class_="scroll", tabindex="0"), _legend(low, high, label, both_signs))
+
+
+def _decimals(known: Sequence[float]) -> int | None:
+    """So many that the largest value has three digits; None where that leaves too long a number."""
+    most = max(abs(value) for value in known)
+    decimals = 2 - math.floor(math.log10(most)) if most > 0 else 0
+    return max(decimals, 0) if decimals <= 5 and most < 1e5 else None
+
+
+def _cell(x: float, y: float, width: float, height: float, share: float, hue: str, inside: Markup) -> Markup:
+    return tag("rect", inside, x=x, y=y, width=width, height=height, class_=f"cell {hue}",
+               fill_opacity=round(0.05 + 0.95 * share, 3))  # fmt: skip
+
+
+def _legend(low: float, high: float, label: str, both_signs: bool) -> Markup:
+    steps = 9
+    shares = [abs(2 * i / (steps - 1) - 1) if both_signs else i / (steps - 1) for i in range(steps)]
+    hues = ["cold" if both_signs and i < (steps - 1) / 2 else "heat" for i in range(steps)]
+    bar = [
+        _cell(i * 16.0, 0, 16, 10, share, hue, Markup(""))
+        for i, (share, hue) in enumerate(zip(shares, hues, strict=True))
+    ]
+    size = max(abs(low), abs(high))
+    left, right = (plain(-size), plain(size)) if both_signs else (plain(low), plain(high))
+    swatch = tag("svg", *bar, viewBox="0 0 144 10", width=144, height=10, aria_hidden="true")
+    return tag("p", f"{left} ", swatch, f" {right}", f"  {label}" if label else "", class_="legend")
+
+
+def histogram(width: int, title: str, bins: Sequence[Sequence[float]], look: str) -> Markup:
+    """Counts by tokens; `bins` are (from, to, count)."""
+    if not bins:
+        return tag("p", "No histogram.", class_="note")
+    height = 150
+    most = max(count for _, _, count in bins) or 1
+    x = Axis("tokens", bins[0][0], max(bins[-1][1], bins[0][0] + 1))
+    area = frame(width, height, x, Axis(title, 0, most, ticks=linear_ticks(0, most, 2)))
+    bars = [
+        tag("rect", tag("title", f"{plain(start)} to {plain(end)} tokens: {count:,.0f}"), x=area.x(start) + 0.5,
+            y=area.y(count), width=max(area.x(end) - area.x(start) - 1, 0.5), height=area.bottom - area.y(count),
+            class_=look)
+        for start, end, count in bins
+    ]  # fmt: skip
+    return picture(width, height, title, area.axes, *bars)
+
+
+def table(columns: Sequence[object], rows: Sequence[Sequence[object]]) -> Markup:
+    """A table with numbers to the right, in its own scrolling box."""
+    numeric = [
+        bool(rows) and all(_is_number(row[index]) or row[index] is None for row in rows)
+        for index in range(len(columns))
+    ]
+    classes = ["num" if one else None for one in numeric]
+    head = [tag("th", str(column), scope="col", class_=class_) for column, class_ in zip(columns, classes, strict=True)]
+    body = [
+        tag("tr", *(tag("td", _written(value), class_=class_) for value, class_ in zip(row, classes, strict=True)))
+        for row in rows
+    ]
+    drawn = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body))
+    return tag("div", drawn, class_="scroll", tabindex="0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _written(value: object) -> str:
+    if value is None:
+        return MISSING
+    return plain(float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else setting(value)

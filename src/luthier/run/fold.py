@@ -1,0 +1,224 @@
+"""Folding an approach: from the base predictor through its steps, each computed once, open settings tried."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import RunError
+from luthier.evaluate.metrics import Metric
+from luthier.progress import Progress
+from luthier.record import predictor_from_json, predictor_to_json
+from luthier.run.folder import RunFolder, append_jsonl, bytes_below, free_bytes, read_json, write_json
+from luthier.run.keys import key_of
+from luthier.settings import closed
+from luthier.steps.base import Step, StepContext
+from luthier.steps.validate import score_of, validation_metrics
+from luthier.study import Approach
+from luthier.types import Predictor, Task
+
+if TYPE_CHECKING:
+    from luthier.infer.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What folding needs beside the approach: the task without its test split, the engine, the folder."""
+
+    task: Task
+    metric: Metric
+    engine: Engine
+    folder: RunFolder
+    seed: int
+    environment: Mapping[str, str]
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A predictor that came out of steps, with what it took.
+
+    Attributes:
+        key: Hash of all that determines the predictor.
+        train_s: Seconds of training and searching; what was reused counts as when it was computed.
+        search_s: The part spent on settings that were not taken, and on comparing them.
+        loop_s: Seconds of the training loops alone, of the settings taken.
+    """
+
+    predictor: Predictor
+    key: str
+    train_s: float = 0.0
+    search_s: float = 0.0
+    loop_s: float = 0.0
+    trained_tokens: int = 0
+    trainable_parameters: int = 0
+    trainable_share: float = 0.0
+    peak_bytes: int = 0
+    stored_bytes: int = 0
+    steps: tuple[Mapping[str, Any], ...] = ()
+    choices: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+def fold(approach: Approach, base: Fitted, shop: Workshop, name: str) -> Fitted:
+    """Apply the steps of an approach to the base, one after the other."""
+    fitted = base
+    for step in approach.steps:
+        candidates = [candidate for candidate in closed(step) if isinstance(candidate, Step)]
+        if len(candidates) == 1:
+            fitted = _apply(candidates[0], fitted, shop, name)
+        else:
+            fitted = _search(candidates, fitted, shop, name)
+    return fitted
+
+
+def _search(candidates: list[Step], before: Fitted, shop: Workshop, name: str) -> Fitted:
+    """Apply each candidate, compare them on validation, go on with the best (the first of equals)."""
+    tried = []
+    search_s = 0.0
+    for candidate in candidates:
+        after = _apply(candidate, before, shop, name)
+        metrics, seconds = _validated(after, shop, f"{name}: trying {_short(candidate)}")
+        search_s += seconds + (after.train_s - before.train_s)
+        tried.append((score_of(metrics, shop.metric), metrics, after, candidate, seconds))
+    _, _, best, chosen, _ = max(tried, key=lambda t: t[0])  # max gives the first of equals
+    choice = {
+        "step": chosen.model_dump()["step"],
+        "tried": [
+            {
+                "settings": candidate.model_dump(mode="json", exclude_unset=True),
+                "metric": shop.metric.name,
+                "score": metrics.get(shop.metric.name, metrics["loss"]),
+                "seconds": seconds + (after.train_s - before.train_s),
+                "taken": candidate is chosen,
+            }
+            for _, metrics, after, candidate, seconds in tried
+        ],
+    }
+    own = best.train_s - before.train_s
+    return replace(
+        best,
+        train_s=before.train_s + search_s,
+        search_s=before.search_s + search_s - own,
+        peak_bytes=max(after.peak_bytes for _, _, after, _, _ in tried),
+        choices=(*best.choices, choice),
+    )
+
+
+def _apply(step: Step, before: Fitted, shop: Workshop, name: str) -> Fitted:
+    """The step's result, from the folder where it is there already."""
+    settings = step.model_dump(mode="json")
+    key = key_of(before=before.key, settings=settings, seed=shop.seed)
+    folder = shop.folder.step(key)
+    record = folder / "step.json"
+    reused = record.is_file()
+    if not reused:
+        _fit(step, settings, before, shop, key, name)
+    row = read_json(record)
+    predictor = predictor_from_json(row["predictor"], shop.folder.path)
+    return replace(
+        before,
+        predictor=predictor,
+        key=key,
+        train_s=before.train_s + row["train_s"],
+        loop_s=before.loop_s + row["loop_s"],
+        trained_tokens=before.trained_tokens + row["trained_tokens"],
+        trainable_parameters=row["trainable_parameters"] or before.trainable_parameters,
+        trainable_share=row["trainable_share"] or before.trainable_share,
+        peak_bytes=max(before.peak_bytes, row["peak_bytes"]),
+        stored_bytes=before.stored_bytes + row["stored_bytes"],
+        steps=(
+            *before.steps,
+            {"hash": key, "step": settings["step"], "settings": settings, "reused": reused, "seconds": row["seconds"]},
+        ),
+    )
+
+
+def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, key: str, name: str) -> None:
+    folder = shop.folder.step(key)
+    folder.mkdir(parents=True, exist_ok=True)
+    if step.trains:
+        _check_room(folder, before)
+    metrics = folder / "metrics.jsonl"
+    if not (folder / "checkpoint").exists():
+        metrics.unlink(missing_ok=True)
+    started = time.perf_counter()
+    shop.progress.say(f"{name}: {_short(step)}")
+    outcome = step.fit(
+        before.predictor,
+        StepContext(
+            task=shop.task,
+            metric=shop.metric,
+            engine=shop.engine,
+            folder=folder,
+            seed=shop.seed,
+            progress=shop.progress,
+            log=lambda row: append_jsonl(metrics, row),
+        ),
+    )
+    for result, value in outcome.results.items():
+        write_json(folder / "results" / f"{result}.json", value)
+    weights = [folder / part for part in ("adapter", "model") if (folder / part).is_dir()]
+    write_json(
+        folder / "step.json",
+        {
+            "step": settings["step"],
+            "settings": settings,
+            "seed": shop.seed,
+            "before": before.key,
+            "environment": dict(shop.environment),
+            "seconds": time.perf_counter() - started,
+            "train_s": outcome.train_s,
+            "loop_s": outcome.loop_s,
+            "trained_tokens": outcome.trained_tokens,
+            "trainable_parameters": outcome.trainable_parameters,
+            "trainable_share": outcome.trainable_share,
+            "peak_bytes": outcome.peak_bytes,
+            "stored_bytes": sum(bytes_below(part) for part in weights),
+            "facts": dict(outcome.facts),
+            "predictor": predictor_to_json(outcome.predictor, shop.folder.path),
+        },
+    )
+
+
+def _validated(fitted: Fitted, shop: Workshop, description: str) -> tuple[dict[str, float], float]:
+    """Validation metrics of a predictor and the seconds they took, from the folder where they are there already."""
+    file = shop.folder.step(fitted.key) / "validation.json"
+    if not file.is_file():
+        started = time.perf_counter()
+        with shop.progress.track(description, len(shop.task.validation)) as advance:
+            metrics = validation_metrics(shop.engine, fitted.predictor, shop.task, shop.metric, advance=advance)
+        write_json(file, {"metrics": metrics, "seconds": time.perf_counter() - started})
+    row = read_json(file)
+    return row["metrics"], row["seconds"]
+
+
+def _check_room(folder: Any, before: Fitted) -> None:
+    # Weights, two optimizer moments and the best weights so far, each at most as large as the float32 model.
+    size = sum(f.stat().st_size for f in _weights(before.predictor.model.base))
+    free = free_bytes(folder)
+    if free < size:
+        raise RunError(
+            f"the disk of {folder} has {free / 1e6:.0f} MB free, and training may write {4 * size / 1e6:.0f} MB of "
+            "checkpoints. Free some space, or choose another disk with --output; what is computed is kept."
+        )
+
+
+def _weights(folder: str) -> Any:
+    from pathlib import Path
+
+    return Path(folder).glob("*.safetensors")
+
+
+def _short(step: Step) -> str:
+    row = step.model_dump(mode="json", exclude_unset=True)
+    kind = row.pop("step", step.model_dump()["step"])
+    settings = ", ".join(f"{k} {_clipped(v)}" for k, v in row.items())
+    return f"{kind} ({settings})" if settings else str(kind)
+
+
+def _clipped(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -1,0 +1,144 @@
+"""The run folder: where each file lies, and writing so that a file is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from luthier.errors import RunError
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths inside a run folder; docs/run-folder.md describes the files."""
+
+    path: Path
+
+    @property
+    def study(self) -> Path:
+        return self.path / "study.yaml"
+
+    @property
+    def resolved_study(self) -> Path:
+        return self.path / "study.json"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data.json"
+
+    @property
+    def comparison(self) -> Path:
+        return self.path / "comparison.json"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    def approach(self, name: str) -> Path:
+        return self.path / "approaches" / name
+
+    def step(self, key: str) -> Path:
+        return self.path / "steps" / key
+
+    def probe(self, key: str) -> Path:
+        return self.path / "probes" / f"{key}.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process.
+
+        Raises:
+            RunError: Another process works in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{self.path} is in use by another run. Wait for it, or write elsewhere with --output."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def settle_leftovers(self) -> None:
+        """Remove what an interrupted write left behind."""
+        for leftover in self.path.rglob("*.writing"):
+            leftover.unlink(missing_ok=True)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all. NaN and infinity are refused."""
+    _write(file, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def write_jsonl(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, whole or not at all."""
+    _write(file, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def write_text(file: Path, text: str) -> None:
+    _write(file, text)
+
+
+def read_json(file: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{file} is missing. Run the study again with the same --output to complete it.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{file} is damaged ({error}). Delete it and run the study again; the rest is kept.") from None
+
+
+def read_jsonl(file: Path) -> list[Any]:
+    """The rows of a JSONL file; none where there is no file."""
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+
+
+def append_jsonl(file: Path, row: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def bytes_below(folder: Path) -> int:
+    """Size of all files below a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk that holds `folder` or its nearest parent."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    work = file.with_name(file.name + ".writing")
+    with open(work, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(work, file)

@@ -1,0 +1,77 @@
+"""Hashes of all that determines a result, so that it is computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import luthier
+from luthier.types import Example, Task
+
+# Libraries whose version can change a number.
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "sentence-transformers", "bm25s")
+
+# Parts of Luthier that only show what was computed.
+_SHOW_ONLY = ("report", "cli.py", "cli")
+
+
+def key_of(**parts: Any) -> str:
+    """A short hash of named, JSON-like parts."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def examples_key(examples: Sequence[Example]) -> str:
+    """The hash of examples, in their order."""
+    return key_of(examples=[asdict(example) for example in examples])
+
+
+def training_key(task: Task) -> str:
+    """The hash of all of a task that a step can see: everything but the test split."""
+    return key_of(
+        train=examples_key(task.train),
+        validation=examples_key(task.validation),
+        labels=task.labels,
+        metric=task.metric,
+        options={name: dict(options) for name, options in task.metric_options.items()},
+        decoding=asdict(task.decoding),
+    )
+
+
+@lru_cache(maxsize=8)
+def model_key(folder: str) -> str:
+    """The hash of a model folder's files. Of large ones the size and both ends are taken."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(folder).iterdir() if p.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with open(file, "rb") as handle:
+            digest.update(handle.read(1 << 20))
+            if size > 1 << 20:
+                handle.seek(-(1 << 20), 2)
+                digest.update(handle.read())
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of Luthier and of the libraries that numbers depend on."""
+    return {"luthier": luthier.__version__} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+@lru_cache(maxsize=1)
+def source_key() -> str:
+    """The hash of Luthier's own source, what only shows results left out."""
+    top = Path(luthier.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(top.rglob("*.py")):
+        relative = file.relative_to(top)
+        if relative.parts[0] not in _SHOW_ONLY:
+            digest.update(f"{relative.as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,74 @@
+"""What every step is given and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.progress import Progress
+from luthier.settings import Settings
+from luthier.types import Predictor, Task
+
+if TYPE_CHECKING:
+    from luthier.evaluate.metrics import Metric
+    from luthier.infer.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What a step may use.
+
+    Attributes:
+        task: The task it learns from; its test split is empty.
+        metric: The task's deciding metric.
+        engine: Answers and scores with predictors.
+        folder: The step's own folder; named results go to `results/`.
+        seed: Decides everything that is drawn.
+        log: Takes a row of metrics.
+    """
+
+    task: Task
+    metric: Metric
+    engine: Engine
+    folder: Path
+    seed: int
+    progress: Progress
+    log: Callable[[Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """A better predictor, and what it took.
+
+    Attributes:
+        train_s: Seconds of training, its validations included; 0 where nothing is trained.
+        trained_tokens: Tokens that went through training.
+        loop_s: Seconds of training without validations.
+        results: Named results to be drawn, by kind (see docs/run-folder.md).
+        facts: Further values worth keeping in `step.json`.
+    """
+
+    predictor: Predictor
+    train_s: float = 0.0
+    loop_s: float = 0.0
+    trained_tokens: int = 0
+    trainable_parameters: int = 0
+    trainable_share: float = 0.0
+    peak_bytes: int = 0
+    results: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Step(Settings):
+    """A step's settings; `fit` does its work. Steps that change weights say so."""
+
+    trains: ClassVar[bool] = False
+
+    def check(self, task: Task) -> list[str]:
+        """What is wrong with these settings for this task, one sentence each. No model is loaded for it."""
+        return []
+
+    def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
+        raise NotImplementedError

@@ -1,0 +1,73 @@
+"""`few-shot`: worked examples in front of the question (in-context learning; Brown et al. 2020)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from luthier.prompt.shots import random_order, spread_order
+from luthier.settings import Choose, Open
+from luthier.steps.base import Step, StepContext, StepOutcome
+from luthier.types import Predictor, Shots, Task
+
+ShotCount = Annotated[int, Field(ge=0)]
+ShotChoice = Literal["random", "spread", "bm25", "embedding"]
+
+
+class FewShotStep(Step):
+    """Show training examples before the question.
+
+    A prompt never shows itself, a duplicate of itself, or a member of its group.
+    """
+
+    step: Literal["few-shot"] = "few-shot"
+    shots: Open[ShotCount] = 8
+    """Examples a prompt; those that leave no room in the model's window are left out and counted."""
+    by: Open[ShotChoice] = "random"
+    """`random`: drawn once for all prompts. `spread`: drawn once, every label before any comes twice.
+    `bm25`, `embedding`: the most similar to each prompt, the most similar last."""
+
+    def check(self, task: Task) -> list[str]:
+        """`spread` needs labels, and the pool must be large enough."""
+        problems = []
+        ways = self.by.choose if isinstance(self.by, Choose) else (self.by,)
+        counts = self.shots.choose if isinstance(self.shots, Choose) else (self.shots,)
+        if "spread" in ways and not task.labels:
+            problems.append(f"by: spread needs labels, and task '{task.name}' has none; use random, bm25 or embedding.")
+        if max(counts) >= len(task.train):
+            problems.append(f"{max(counts)} shots need more than {len(task.train)} training examples.")
+        return problems
+
+    def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
+        """The predictor with its pool of shots."""
+        assert not isinstance(self.shots, Choose)
+        assert not isinstance(self.by, Choose)
+        if self.shots == 0:
+            return StepOutcome(replace(predictor, shots=None))
+        train = context.task.train
+        if self.by in ("random", "spread"):
+            order = random_order if self.by == "random" else spread_order
+            pool = order(train, context.seed)[: _pool_size(self.shots, train_groups(context.task))]
+        else:
+            pool = train
+        shots = Shots(pool, self.shots, self.by)
+        shown = context.engine.select_shots(
+            replace(predictor, shots=shots), [e.prompt for e in context.task.validation]
+        )
+        return StepOutcome(
+            replace(predictor, shots=shots),
+            facts={"pool": len(pool), "shots_selected": dict(Counter(len(own) for own in shown))},
+        )
+
+
+def train_groups(task: Task) -> int:
+    """Size of the largest group among the training examples; 0 without groups."""
+    return max(Counter(e.prompt.group for e in task.train if e.prompt.group is not None).values(), default=0)
+
+
+def _pool_size(count: int, largest_group: int) -> int:
+    # Enough to replace shots that a prompt must not see: itself with its duplicates, and its whole group.
+    return 2 * count + 16 + largest_group

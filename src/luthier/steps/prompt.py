@@ -1,0 +1,54 @@
+"""`prompt`: how the question is worded and how the answer is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from luthier.errors import StudyError
+from luthier.prompt.wording import check_template
+from luthier.settings import Choose, Open
+from luthier.steps.base import Step, StepContext, StepOutcome
+from luthier.types import Predictor, Task, Wording
+
+
+class PromptStep(Step):
+    """Put the question in other words, or take the answer in another way."""
+
+    step: Literal["prompt"] = "prompt"
+    system: Open[str] | None = None
+    """System text. Default: the task's own; an empty text leaves it out."""
+    template: Open[str] | None = None
+    """Jinja template of the last user turn over the row's columns and `prompt`, the task's own wording."""
+    answer: Open[Literal["generate", "choose", "choose-normalised"]] | None = None
+    """Free text, or the most likely label (plain, or per token). Default: the task's."""
+    max_new_tokens: Open[int] | None = None
+    """Most tokens of a generated answer. Default: the task's."""
+
+    def check(self, task: Task) -> list[str]:
+        """Templates must name fields that the prompts have; choosing needs labels."""
+        problems = []
+        fields = tuple(task.train[0].prompt.fields) if task.train else ()
+        for template in _values(self.template):
+            try:
+                check_template(template, fields)
+            except StudyError as error:
+                problems.append(str(error))
+        if not task.labels and any(answer != "generate" for answer in _values(self.answer)):
+            problems.append(f"answer: {self.answer} needs labels, and task '{task.name}' has none; use generate.")
+        return problems
+
+    def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
+        """The predictor with this wording and decoding."""
+        given = self.model_dump(include={"answer", "max_new_tokens"}, exclude_none=True)
+        wording = Wording(
+            system=predictor.wording.system if self.system is None else str(self.system),
+            template=predictor.wording.template if self.template is None else str(self.template),
+        )
+        return StepOutcome(replace(predictor, wording=wording, decoding=replace(predictor.decoding, **given)))
+
+
+def _values(setting: object) -> tuple[str, ...]:
+    if setting is None:
+        return ()
+    return tuple(setting.choose) if isinstance(setting, Choose) else (str(setting),)

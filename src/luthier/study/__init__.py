@@ -1,0 +1,5 @@
+"""The study: what is to be compared, typed, from a file or from Python."""
+
+from luthier.study.schema import Approach, ForgettingSettings, Study, build_study, load_study, study_as_json
+
+__all__ = ["Approach", "ForgettingSettings", "Study", "build_study", "load_study", "study_as_json"]

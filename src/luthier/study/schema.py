@@ -1,0 +1,220 @@
+"""The study file: what is to be compared, typed and checked whole before anything loads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from luthier.data.settings import TaskSettings
+from luthier.errors import EvaluationError, StudyError
+from luthier.evaluate.metrics import check_metric_names, validate_metric
+from luthier.settings import Settings
+from luthier.steps import AnyStep
+from luthier.study.explain import explain
+from luthier.study.yaml_lines import Lines, load_yaml
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+_-]*")
+
+
+class Approach(Settings):
+    """A list of steps, folded over the base model from left to right."""
+
+    steps: tuple[AnyStep, ...] = ()
+    """The steps; none is the base model as it is."""
+    model: str | None = None
+    """A base model of its own. Default: the study's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        """An approach may be the bare list of its steps, and a step its bare name."""
+        if isinstance(value, list | tuple):
+            value = {"steps": value}
+        if isinstance(value, dict) and isinstance(value.get("steps"), list | tuple):
+            steps = tuple({"step": step} if isinstance(step, str) else step for step in value["steps"])
+            value = {**value, "steps": steps}
+        return value
+
+    @property
+    def trains(self) -> bool:
+        """Whether a step changes weights."""
+        return any(step.trains for step in self.steps)
+
+
+class ForgettingSettings(Settings):
+    """What is measured of what a model could do before."""
+
+    probe: bool = True
+    """Measure the loss on general text and the accuracy on minimal pairs before and after training."""
+    limit: float | None = Field(default=None, gt=0)
+    """An approach that got worse by more than this on any probe is not recommended: a fraction, of points for
+    accuracy (0.02 is two points) and relative for loss (0.02 is two per cent)."""
+
+
+class Study(Settings):
+    """One or more tasks, a base model, and the approaches that are compared."""
+
+    name: str = "study"
+    """Names the run."""
+    model: str
+    """A local folder or .gguf file, a built-in name (smollm2-135m-instruct), or a Hugging Face id."""
+    tasks: dict[str, TaskSettings] = Field(min_length=1)
+    """The tasks by name; `task:` gives the only one."""
+    target: str | None = None
+    """The task that the verdict concerns. Default: the only one."""
+    approaches: dict[str, Approach] = Field(min_length=1)
+    """What is compared, by name."""
+    requests: int = Field(default=100_000, ge=0)
+    """Requests that the cost of an approach is reckoned for."""
+    margin: float = Field(default=0.02, ge=0)
+    """How much worse than the best an approach may be, in the metric's own unit (0.02 is two points of accuracy)."""
+    forgetting: ForgettingSettings = ForgettingSettings()
+    """What is measured of what a model could do before."""
+    seed: int = 0
+    """Decides splits, shots, order and initialisation."""
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda|mps)$")
+    """auto, cpu, cuda or mps."""
+    precision: str = Field(default="auto", pattern="^(auto|bfloat16|float32)$")
+    """auto (bfloat16 where the hardware has it), bfloat16 or float32. Trained weights are float32 in any case."""
+    embedder: str = "minilm-l6"
+    """The sentence embedder for `by: embedding`: a folder, a built-in name (minilm-l6), or a Hugging Face id."""
+    latency_requests: int = Field(default=20, ge=1)
+    """Requests that are asked one by one to measure the latency."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_task(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "task" in value:
+            if "tasks" in value:
+                raise ValueError("both task and tasks are given; move the task into tasks, under a name")
+            value = {**value, "tasks": {"task": value["task"]}}
+            del value["task"]
+        return value
+
+    @field_validator("approaches")
+    @classmethod
+    def _names_make_folders(cls, approaches: dict[str, Approach]) -> dict[str, Approach]:
+        for name in approaches:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} cannot name a folder; use letters, digits, '+', '-' and '_'")
+        lower = [name.lower() for name in approaches]
+        if twice := sorted({name for name in lower if lower.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} stands twice if upper and lower case are not told apart")
+        return approaches
+
+    @field_validator("tasks")
+    @classmethod
+    def _metrics_exist(cls, tasks: dict[str, TaskSettings]) -> dict[str, TaskSettings]:
+        for name, task in tasks.items():
+            try:
+                check_metric_names(task.all_metrics())
+                # The labels themselves are known only when the data are read.
+                labels = () if task.labels is None else ("some", "labels")
+                for metric in task.all_metrics():
+                    validate_metric(metric, labels, task.metric_options.get(metric, {}))
+            except EvaluationError as error:
+                raise ValueError(f"task {name}: {error}") from error
+        return tasks
+
+    @model_validator(mode="after")
+    def _target_is_a_task(self) -> Study:
+        if self.target is None and len(self.tasks) > 1:
+            raise ValueError(f"with several tasks, target names the one that decides: {', '.join(self.tasks)}")
+        if self.target is not None and self.target not in self.tasks:
+            raise ValueError(f"target {self.target!r} is no task of this study (there are: {', '.join(self.tasks)})")
+        return self
+
+    @property
+    def target_task(self) -> str:
+        """Name of the task that the verdict concerns."""
+        return self.target or next(iter(self.tasks))
+
+
+def load_study(path: Path | str, overrides: tuple[str, ...] = ()) -> Study:
+    """Read a study file.
+
+    Args:
+        overrides: `key=value` texts such as `approaches.lora.0.rank=16`; the value is YAML.
+
+    Raises:
+        StudyError: The file or an override is wrong; all faults are named, with their lines.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = ", ".join(sorted(p.name for p in path.parent.glob("*.y*ml"))[:8]) if path.parent.is_dir() else ""
+        raise StudyError(
+            f"{path} does not exist" + (f" (in that folder: {near})." if near else ".") + "\n"
+            "Write one with `luthier init DATA_FILE`."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} cannot be read: {error}.") from error
+    raw, lines = load_yaml(text, path.name)
+    raw.setdefault("name", path.stem)
+    for override in overrides:
+        _override(raw, override, lines)
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        raise StudyError(explain(error, Study, raw, lines, path.name)) from None
+
+
+def build_study(**settings: Any) -> Study:
+    """A study built in Python, from the same keys as the file.
+
+    Raises:
+        StudyError: A setting is wrong.
+    """
+    try:
+        return Study.model_validate(settings)
+    except ValidationError as error:
+        raise StudyError(explain(error, Study, settings, Lines({}), "study")) from None
+
+
+def study_as_json(study: BaseModel) -> dict[str, Any]:
+    """The study resolved, every default filled in."""
+    return study.model_dump(mode="json")
+
+
+def _override(raw: dict[str, Any], override: str, lines: Lines) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise StudyError(f"--set {override}: expected key=value, such as approaches.lora.0.rank=16.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StudyError(f"--set {override}: the value is not YAML: {error}.") from error
+    at: Any = raw
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        here = ".".join(parts[:depth]) or "the study"
+        last = depth == len(parts) - 1
+        if isinstance(at, dict) and "steps" in at and part.isdigit():
+            at = at["steps"]
+        if isinstance(at, list):
+            if not part.isdigit() or int(part) >= len(at):
+                raise StudyError(f"--set {override}: {here} is a list of {len(at)}; expected 0 to {len(at) - 1}.")
+            index: Any = int(part)
+            if not last and isinstance(at[index], str):
+                at[index] = {"step": at[index]}
+        elif isinstance(at, dict):
+            index = part
+            if not last and part not in at:
+                if depth == 0 and part in Study.model_fields:
+                    at[part] = {}
+                else:
+                    have = ", ".join(map(str, at)) or "nothing"
+                    raise StudyError(f"--set {override}: {here} has no '{part}' (it has: {have}).")
+        else:
+            raise StudyError(f"--set {override}: {here} is the value {at!r} and has no '{part}'.")
+        if last:
+            at[index] = value
+            lines.note_override(tuple(parts), override)
+        else:
+            at = at[index]

@@ -1,0 +1,164 @@
+"""The training loop: batch, forward, loss, backward, clip, step, log; sometimes evaluate, sometimes save."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import TrainingError
+from luthier.model.device import peak_bytes
+from luthier.prompt.render import TrainingSequence
+from luthier.train.batches import epoch_steps, micro_batches
+from luthier.train.checkpoint import Checkpoint, Score, load_checkpoint, save_checkpoint
+from luthier.train.objective import supervised_loss
+from luthier.train.optimizer import Schedule, build_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """What the loop needs to know.
+
+    Attributes:
+        epochs: Passes over the training data; may be a fraction.
+        batch_size: Examples an optimizer step.
+        evaluations: How often, evenly spread, the validation metric is taken.
+        patience: Evaluations without a gain after which training stops; 0 never stops early.
+        micro_batch_tokens: Padded tokens in flight; a step's examples are split to stay below.
+    """
+
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    warmup: float
+    schedule: Schedule
+    weight_decay: float
+    max_grad_norm: float
+    evaluations: int
+    patience: int
+    seed: int
+    device: str
+    precision: str
+    micro_batch_tokens: int
+
+    def total_steps(self, examples: int) -> int:
+        """Optimizer steps over so many examples."""
+        return max(1, round(self.epochs * math.ceil(examples / self.batch_size)))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """What training took and gave.
+
+    Attributes:
+        seconds: Of training proper, without validation; earlier, interrupted parts included.
+        tokens: Tokens that went through, padding left out.
+        best_step: The step whose weights were kept.
+        best_score: Their validation score.
+        stopped_early: Whether patience ran out.
+    """
+
+    seconds: float
+    validation_s: float
+    tokens: int
+    steps: int
+    best_step: int
+    best_score: Score
+    stopped_early: bool
+    peak_bytes: int
+
+
+def train(
+    model: Any,
+    sequences: Sequence[TrainingSequence],
+    settings: LoopSettings,
+    *,
+    pad: int,
+    validate: Callable[[Any], dict[str, float]],
+    score_of: Callable[[dict[str, float]], Score],
+    log: Callable[[dict[str, float]], None],
+    folder: Path,
+    advance: Callable[[int, int], None] = lambda step, steps: None,
+) -> TrainingOutcome:
+    """Train the trainable weights of `model` in place and leave the best of them in it.
+
+    Args:
+        validate: Gives the validation metrics of the model as it is.
+        score_of: What is to be raised, from those metrics; compared from left to right.
+        log: Takes a row of metrics.
+        folder: Where checkpoints go; one that is there from an interrupted run is continued.
+        advance: Called with the step done and the number of steps.
+
+    Raises:
+        TrainingError: The loss is not finite; step and example ids are named.
+    """
+    import torch
+
+    total = settings.total_steps(len(sequences))
+    evaluate_at = {max(1, round(total * (k + 1) / settings.evaluations)) for k in range(settings.evaluations)}
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer, scheduler = build_optimizer(trainable, settings.learning_rate, settings, total)
+    state = load_checkpoint(folder, trainable, optimizer, scheduler) or Checkpoint()
+    model.train()
+    memory = peak_bytes(settings.device)
+    for step in range(state.step + 1, total + 1):
+        started = time.perf_counter()
+        batch = epoch_steps(len(sequences), settings.batch_size, settings.seed, step - 1)
+        examples = [sequences[i] for i in batch]
+        trained_tokens = sum(sum(s.trained) for s in examples)
+        loss_sum = 0.0
+        # Dropout and the like depend on the step alone, so that a resumed run goes on as if never interrupted.
+        torch.manual_seed(settings.seed * 1_000_003 + step)
+        for micro in micro_batches(examples, settings.micro_batch_tokens):
+            loss = supervised_loss(model, micro, pad, settings.device, settings.precision) / trained_tokens
+            loss.backward()
+            loss_sum += float(loss.detach())
+            memory = max(memory, peak_bytes(settings.device))
+        if not math.isfinite(loss_sum):
+            ids = ", ".join(s.id for s in examples)
+            raise TrainingError(
+                f"the loss is {loss_sum} at step {step} of {total} (examples {ids}).\n"
+                "Lower the learning rate, or look at these examples with `luthier show`."
+            )
+        grad_norm = torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        learning_rate = scheduler.get_last_lr()[0]
+        scheduler.step()
+        state.step = step
+        state.tokens += sum(len(s.ids) for s in examples)
+        state.seconds += time.perf_counter() - started
+        log(
+            {
+                "step": step,
+                "tokens": state.tokens,
+                "train/loss": loss_sum,
+                "train/grad_norm": float(grad_norm),
+                "train/learning_rate": learning_rate,
+            }
+        )
+        advance(step, total)
+        if step in evaluate_at:
+            started = time.perf_counter()
+            metrics = validate(model)
+            state.validation_s += time.perf_counter() - started
+            log({"step": step, "tokens": state.tokens, **{f"validation/{k}": v for k, v in metrics.items()}})
+            state.note(step, score_of(metrics), trainable)
+            save_checkpoint(folder, state, trainable, optimizer, scheduler)
+            if settings.patience and state.evaluations_since_best >= settings.patience:
+                break
+    state.restore_best(trainable)
+    model.eval()
+    return TrainingOutcome(
+        seconds=state.seconds,
+        validation_s=state.validation_s,
+        tokens=state.tokens,
+        steps=state.step,
+        best_step=state.best_step,
+        best_score=state.best_score,
+        stopped_early=state.step < total,
+        peak_bytes=memory,
+    )

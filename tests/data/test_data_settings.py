@@ -1,0 +1,75 @@
+import pytest
+from pydantic import ValidationError
+
+from luthier.data import TaskSettings
+from luthier.types import Decoding
+
+
+def rejected(**settings: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        TaskSettings.model_validate({"data": "a.csv"} | settings)
+    return str(caught.value)
+
+
+def test_defaults_generate_and_score_open_ended_answers():
+    settings = TaskSettings(data="a.csv")
+    assert settings.decoding() == Decoding("generate", 64, ())
+    assert settings.all_metrics() == ("token_f1", "exact_match_normalised")
+
+
+def test_defaults_with_labels_score_accuracy_and_never_imply_choosing():
+    settings = TaskSettings(data="a.csv", labels="auto")
+    assert settings.all_metrics() == ("accuracy", "macro_f1")
+    assert settings.decoding().answer == "generate"
+
+
+def test_the_deciding_metric_comes_first():
+    settings = TaskSettings(data="a.csv", metric="chrf", metrics=("bleu", "chrf"))
+    assert settings.all_metrics() == ("chrf", "bleu")
+
+
+def test_numbers_as_labels_become_text():
+    assert TaskSettings.model_validate({"data": "a.csv", "labels": [0, 1]}).labels == ("0", "1")
+
+
+def test_yaml_booleans_as_labels_are_refused_with_the_remedy():
+    assert "quote the labels: ['yes', 'no']" in rejected(labels=[True, False])
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"answer": "choose"}, "labels is null; set labels to auto or to a list"),
+        ({"answer": "choose", "labels": "auto", "stop": ["\n"]}, "stop and max_new_tokens have no meaning"),
+        ({"prompt": "{{ a }}"}, "prompt is given without completion"),
+        ({"completion": "{{ a }}"}, "completion is given without prompt"),
+        ({"prompt": "{{ a", "completion": "{{ b }}"}, "not a Jinja template"),
+        ({"references": "{{ a }} and {{ b }}"}, "not one expression"),
+        ({"format": "chat", "prompt": "{{ a }}", "completion": "{{ b }}"}, "fixes what prompt and completion are"),
+        ({"format": "csv", "rows": "data"}, "rows is a path in JSON"),
+        ({"format": "csv", "hub_config": "main"}, "are for the Hugging Face Hub"),
+        ({"format": "parquet", "columns": ["a"]}, "leave columns out"),
+        ({"format": "csv", "reader": "r.py:read"}, "reader reads the file"),
+        ({"reader": "r.py"}, "expected 'file.py:function'"),
+        ({"encoding": "utf-9"}, "no encoding 'utf-9'"),
+        ({"labels": ["a"]}, "at least two labels"),
+        ({"labels": ["a", "b", "a"]}, "a stands in it twice"),
+        ({"merge_references": True, "labels": "auto"}, "open-ended"),
+        ({"metric": "bleu", "metrics": ["chrf"]}, "bleu is not among metrics"),
+        ({"metric_options": {"regex": {"pattern": "x"}}}, "names regex, which is not computed"),
+        ({"split": {"test": 1.5}}, "a fraction between 0 and 1"),
+        ({"split": {"test": 0}}, "a count of at least 1"),
+        ({"data": {"train": "a", "test": "b"}, "split": {"test": 0.2}}, "one is given; leave one of them out"),
+        ({"data": {"train": "a"}, "rows": {"train": "x", "test": "y"}}, "data and rows disagree"),
+        ({"data": {"test": "b"}}, "train"),
+        ({"colums": ["a"]}, "colums"),
+    ],
+)
+def test_contradictions_are_refused(settings: dict[str, object], complaint: str):
+    assert complaint in rejected(**settings)
+
+
+def test_rows_by_split_give_every_split_the_same_file():
+    settings = TaskSettings.model_validate({"data": "a.json", "rows": {"train": "train", "test": "test"}})
+    assert settings.sources() == {"train": ("a.json",), "test": ("a.json",)}
+    assert settings.rows_of("test") == "test"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from synthetic_run import write_run
+
+from luthier.errors import RunError
+from luthier.report.card import model_card
+
+
+def _parts(card: str) -> tuple[dict[str, Any], str]:
+    _, header, body = card.split("---\n", 2)
+    return yaml.safe_load(header), body
+
+
+def test_card_begins_with_a_yaml_header(run_dir: Path) -> None:
+    header, _ = _parts(model_card(run_dir, "lora"))
+    assert header["base_model"] == "example/small-model"
+    assert header["library_name"] == "peft"
+    assert header["tags"] == ["luthier", "sft", "lora"]
+    assert "license" not in header
+
+
+def test_card_holds_the_comparison_with_intervals_and_n(run_dir: Path) -> None:
+    _, body = _parts(model_card(run_dir, "lora"))
+    comparison = json.loads((run_dir / "comparison.json").read_text())
+    assert comparison["verdict"] in body
+    for row in comparison["approaches"]:
+        assert f"{100 * row['mean']:.1f}%" in body
+        assert f"{100 * row['low']:.1f} to {100 * row['high']:.1f}%" in body
+    assert "200 test examples" in body
+    assert "What it forgot" in body
+    assert "one test set" in body
+
+
+@pytest.mark.parametrize("approach", ["zero-shot", "few-shot", "lora", "full", "few-shot+lora"])
+def test_card_code_is_python(run_dir: Path, approach: str) -> None:
+    card = model_card(run_dir, approach)
+    code = card.split("```python\n")[1].split("\n```")[0]
+    ast.parse(code)
+    assert ("PeftModel" in code) == ("lora" in approach)
+
+
+def test_card_of_a_fully_tuned_model_loads_the_tuned_model(run_dir: Path) -> None:
+    header, body = _parts(model_card(run_dir, "full"))
+    assert header["library_name"] == "transformers"
+    assert 'from_pretrained("path/to/this/folder")' in body
+
+
+def test_card_names_no_folder_of_the_machine_as_base_model(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples=10)
+    about = json.loads((run / "run.json").read_text()) | {"model": "/home/someone/models/small"}
+    (run / "run.json").write_text(json.dumps(about))
+    header, body = _parts(model_card(run, "lora"))
+    assert "base_model" not in header
+    assert 'from_pretrained("path/to/the/base/model")' in body
+
+
+def test_card_tables_survive_odd_names(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples=10)
+    comparison = json.loads((run / "comparison.json").read_text())
+    comparison["approaches"][0]["forgotten"][0]["probe"] = "a | b\n<script>"
+    (run / "comparison.json").write_text(json.dumps(comparison))
+    card = model_card(run, comparison["approaches"][0]["name"])
+    assert "| a \\| b \\<script\\> |" in card
+
+
+def test_card_of_an_unknown_approach_names_the_known_ones(run_dir: Path) -> None:
+    with pytest.raises(RunError, match=r"no approach 'sft'.*few-shot\+lora"):
+        model_card(run_dir, "sft")

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from luthier.report.console import comparison_table
+
+
+def _printed(comparison: dict[str, Any], width: int, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors="replace")
+    Console(file=file, width=width, force_terminal=False).print(comparison_table(comparison))
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+@pytest.fixture
+def comparison(run_dir: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((run_dir / "comparison.json").read_text())
+    return loaded
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 100, 120, 200])
+def test_table_stays_within_the_width(comparison: dict[str, Any], width: int) -> None:
+    printed = _printed(comparison, width)
+    assert max(len(line.rstrip()) for line in printed.splitlines()) <= width
+    assert all(row["name"] in printed for row in comparison["approaches"])
+
+
+def test_narrow_table_keeps_what_decides(comparison: dict[str, Any]) -> None:
+    printed = _printed(comparison, 80)
+    for text in ("★ lora", "●", "to best", "training", "request", "Use lora: it is as good"):
+        assert text in printed
+    assert "stored" not in printed
+
+
+def test_wide_table_shows_all_costs(comparison: dict[str, Any]) -> None:
+    printed = _printed(comparison, 120)
+    for text in ("prompt", "stored", "forgotten", "408 tok", "538 MB", "+11.7%"):
+        assert text in printed
+
+
+def test_unscored_answers_are_counted(comparison: dict[str, Any]) -> None:
+    assert "zero-shot: 1 answer could not be scored." in _printed(comparison, 80)
+
+
+def test_table_without_a_mean_says_so(comparison: dict[str, Any]) -> None:
+    comparison["approaches"][-1] |= {"mean": None, "low": None, "high": None}
+    assert "not scored" in _printed(comparison, 80)
+
+
+def test_table_prints_where_only_ascii_can_be_shown(comparison: dict[str, Any]) -> None:
+    printed = _printed(comparison, 80, encoding="ascii")
+    assert "* lora" in printed
+    assert "o" in printed
+
+
+def test_markup_in_names_is_printed_as_it_is(comparison: dict[str, Any]) -> None:
+    comparison["verdict"] = "Use [bold]this[/bold]."
+    assert "[bold]this[/bold]" in _printed(comparison, 80)
