@@ -42,11 +42,7 @@ def exchange_of_chat(row: Mapping[str, object]) -> Exchange:
     Raises:
         NoText: There is no user's turn or no answer, a turn is empty, has an unknown role or no text.
     """
-    column = next(name for name in CHAT_COLUMNS if row.get(name) is not None or name == CHAT_COLUMNS[-1])
-    turns = row.get(column)
-    if not isinstance(turns, list) or not turns:
-        raise NoText(f"{column} is not a list of turns")
-    messages = [_message(turn, number) for number, turn in enumerate(turns, 1)]
+    messages = _turns(row)
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
         raise NoText("the conversation has no assistant's answer")
@@ -56,6 +52,28 @@ def exchange_of_chat(row: Mapping[str, object]) -> Exchange:
     if prompt[-1].role in ("assistant", "system"):
         raise NoText(f"the last answer follows a turn of the {prompt[-1].role}, not of the user or a tool")
     return Exchange(tuple(prompt), answer.content, len(messages) - answers[-1] - 1)
+
+
+def messages_of_chat(row: Mapping[str, object]) -> tuple[Message, ...]:
+    """A conversation to be answered: all its turns, but for an assistant's answer at the end.
+
+    Raises:
+        NoText: It does not end with a turn to be answered, or a turn is not as it should be.
+    """
+    messages = _turns(row)
+    if messages[-1].role == "assistant":
+        messages = messages[:-1]
+    if not messages or messages[-1].role not in ("user", "tool"):
+        raise NoText("the conversation does not end with a turn of the user or a tool")
+    return tuple(messages)
+
+
+def _turns(row: Mapping[str, object]) -> list[Message]:
+    column = next(name for name in CHAT_COLUMNS if row.get(name) is not None or name == CHAT_COLUMNS[-1])
+    turns = row.get(column)
+    if not isinstance(turns, list) or not turns:
+        raise NoText(f"{column} is not a list of turns")
+    return [_message(turn, number) for number, turn in enumerate(turns, 1)]
 
 
 def exchange_of_alpaca(row: Mapping[str, object]) -> Exchange:

@@ -39,7 +39,7 @@ def generate(
     prefix = PrefixCache(model, prompts[0][:shared] if prompts else ())
     answers: dict[int, Generated] = {}
     lengths = [len(ids) - shared for ids in prompts]
-    for rows in by_length(lengths, model.device.type, extra=decoding.max_new_tokens):
+    for rows in by_length(lengths, model.device.type, extra=decoding.max_new_tokens, cached=shared):
         batch = [prompts[i][shared:] for i in rows]
         for i, tokens in zip(rows, _decode(model, batch, prefix, tokenizer, end_ids, decoding), strict=True):
             answers[i] = _finished(tokens, tokenizer, end_ids, decoding)

@@ -35,22 +35,16 @@ def _user_path(loc: Sequence[int | str], raw: Any, *, missing: bool) -> tuple[Pa
             part = "task"
         elif part == "task" and path == ["task"]:
             continue  # the name that the only task was given
-        if isinstance(at, Mapping) and part in at:
+        is_key = isinstance(at, Mapping) and part in at
+        is_index = isinstance(at, list | tuple) and isinstance(part, int) and part < len(at)
+        if is_key or is_index:
             at = at[part]
-        elif isinstance(at, list | tuple) and isinstance(part, int) and part < len(at):
-            at = at[part]
-        elif depth == len(loc) - 1 and isinstance(at, Mapping) and isinstance(part, str) and not _is_union_tag(part):
-            at = None  # a key that is missing
+        elif depth == len(loc) - 1 and missing:
+            at = None
         else:
             continue
         path.append(str(part))
     return tuple(path), at
-
-
-def _is_union_tag(part: str) -> bool:
-    return (
-        part in ("int", "float", "str", "bool", "steps") or any(c in part for c in "[(") or part.startswith("function")
-    )
 
 
 def _sentence(fault: dict[str, Any], path: Path, found: Any, root: type[BaseModel]) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import RunError
 from luthier.evaluate.metrics import Metric
 from luthier.progress import Progress
 from luthier.record import predictor_from_json, predictor_to_json
-from luthier.run.folder import RunFolder, append_jsonl, bytes_below, free_bytes, read_json, write_json
-from luthier.run.keys import key_of
+from luthier.runner.folder import RunFolder, append_jsonl, bytes_below, free_bytes, read_json, write_json
+from luthier.runner.keys import key_of
 from luthier.settings import closed
 from luthier.steps.base import Step, StepContext
 from luthier.steps.validate import score_of, validation_metrics
@@ -195,21 +195,15 @@ def _validated(fitted: Fitted, shop: Workshop, description: str) -> tuple[dict[s
     return row["metrics"], row["seconds"]
 
 
-def _check_room(folder: Any, before: Fitted) -> None:
+def _check_room(folder: Path, before: Fitted) -> None:
     # Weights, two optimizer moments and the best weights so far, each at most as large as the float32 model.
-    size = sum(f.stat().st_size for f in _weights(before.predictor.model.base))
+    size = sum(file.stat().st_size for file in Path(before.predictor.model.base).glob("*.safetensors"))
     free = free_bytes(folder)
     if free < size:
         raise RunError(
             f"the disk of {folder} has {free / 1e6:.0f} MB free, and training may write {4 * size / 1e6:.0f} MB of "
             "checkpoints. Free some space, or choose another disk with --output; what is computed is kept."
         )
-
-
-def _weights(folder: str) -> Any:
-    from pathlib import Path
-
-    return Path(folder).glob("*.safetensors")
 
 
 def _short(step: Step) -> str:

@@ -1,0 +1,296 @@
+"""The command line: parse, call, print. What it does, a few lines of Python can do (see `luthier.__init__`)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luthier.errors import LuthierError
+
+app = typer.Typer(
+    name="luthier",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Prompt it, show it examples, fine-tune it, or leave it: measured side by side on your own data.\n\n"
+    "Begin with `luthier init data.csv`, then `luthier check study.yaml` and `luthier run study.yaml`.",
+)
+
+StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).", show_default=False)]
+RunDir = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as approaches.lora.0.rank=16."),
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Let Python files that the study names (reader, metric) run.")
+]
+ApproachName = Annotated[
+    str | None, typer.Option("--approach", help="Name of an approach. Default: the recommended one.")
+]
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    output: Annotated[Path | None, typer.Option("--output", help="The run folder. Default: runs/STUDY.")] = None,
+    overrides: Overrides = None,
+    allow_code: AllowCode = False,
+    validation_only: Annotated[
+        bool, typer.Option("--validation-only", help="Compare on validation and leave the test split closed.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not print the forecast first.")] = False,
+) -> None:
+    """Run a study: fit every approach, measure all on the test split, recommend one.
+
+    Run it again to go on after an interruption, or after an edit: only what changed is computed.
+
+    Example: `luthier run studies/quickstart.yaml --output runs/quickstart`
+    """
+    from luthier.console import RichProgress, console
+    from luthier.report.console import comparison_table
+    from luthier.report.html import write_report
+    from luthier.runner import run as run_study
+    from luthier.study import load_study
+
+    settings = load_study(study, tuple(overrides or ()))
+    folder = output or Path("runs") / study.stem
+    if not yes:
+        _print_forecast(study, settings, allow_code, folder)
+    with RichProgress() as progress:
+        result = run_study(
+            settings,
+            folder,
+            root=study.parent,
+            study_text=study.read_text(encoding="utf-8"),
+            allow_code=allow_code,
+            validation_only=validation_only,
+            progress=progress,
+        )
+    console.print(comparison_table(result.comparison))
+    console.print(f"\nReport: {write_report(folder)}")
+
+
+@app.command()
+def check(study: StudyFile, overrides: Overrides = None, allow_code: AllowCode = False) -> None:
+    """Check a study without running it: examples, tokens, labels, and what it will take.
+
+    Example: `luthier check studies/quickstart.yaml`
+    """
+    from luthier.study import load_study
+
+    settings = load_study(study, tuple(overrides or ()))
+    _print_forecast(study, settings, allow_code, None, details=True)
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="A file of examples.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", help="The study file to write.")] = Path("study.yaml"),
+    model: Annotated[str, typer.Option("--model", help="The base model.")] = "smollm2-135m-instruct",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the study file.")] = False,
+) -> None:
+    """Look at a data file and write a study for it that runs.
+
+    Example: `luthier init studies/data/banking77/train.csv --output study.yaml`
+    """
+    from luthier.console import console
+    from luthier.study.initial import initial_study
+
+    if output.exists() and not force:
+        raise LuthierError(f"{output} exists. Write elsewhere with --output, or overwrite it with --force.")
+    text, notes = initial_study(data, output, model)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
+    for note in notes:
+        console.print(f"• {note}", highlight=False)
+    console.print(f"\nWrote {output}. Next: luthier check {output}", highlight=False)
+
+
+@app.command()
+def show(
+    study: StudyFile,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many examples.")] = 3,
+    approach: ApproachName = None,
+    overrides: Overrides = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Show examples exactly as the model gets them: trained tokens coloured, special tokens spelled out.
+
+    Example: `luthier show studies/quickstart.yaml -n 3 --approach few-shot+lora`
+    """
+    from luthier.console import console, print_sequences
+    from luthier.runner.show import training_examples
+    from luthier.study import load_study
+
+    _quiet()
+    settings = load_study(study, tuple(overrides or ()))
+    print_sequences(console, training_examples(settings, study.parent, n, approach, allow_code=allow_code))
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """Write a run's report anew from the files in its folder.
+
+    Example: `luthier report runs/quickstart`
+    """
+    from luthier.console import console
+    from luthier.report.console import comparison_table
+    from luthier.report.html import write_report
+    from luthier.runner.folder import RunFolder, read_json
+
+    path = write_report(run_dir)
+    console.print(comparison_table(read_json(RunFolder(run_dir).comparison)))
+    console.print(f"\nReport: {path}", highlight=False)
+
+
+@app.command()
+def predict(
+    run_dir: RunDir,
+    file: Annotated[Path, typer.Argument(help="Rows with the columns that the prompt names.", show_default=False)],
+    approach: ApproachName = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Write JSONL here instead of printing.")] = None,
+) -> None:
+    """Answer new rows with the recommended approach, one JSON object a line.
+
+    Example: `luthier predict runs/quickstart new.csv --output answers.jsonl`
+    """
+    import json
+
+    from luthier.console import RichProgress, console
+    from luthier.runner.folder import write_jsonl
+    from luthier.runner.open import open_run
+    from luthier.runner.predict import predict_file
+
+    _quiet()
+    opened = open_run(run_dir, approach)
+    with RichProgress() as progress:
+        rows: list[dict[str, Any]] = [
+            {**{k: v for k, v in row.items() if k != "completion"}, "completion": answer.text}
+            for row, answer in predict_file(opened, file, progress)
+        ]
+    if output is None:
+        for row in rows:
+            sys.stdout.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+    else:
+        write_jsonl(output, rows)
+        console.print(f"{len(rows)} answers by {opened.name} in {output}", highlight=False)
+
+
+@app.command()
+def chat(run_dir: RunDir, approach: ApproachName = None) -> None:
+    """Talk to the recommended approach; an empty line or Ctrl-D ends.
+
+    Example: `luthier chat runs/quickstart`
+    """
+    from luthier.console import console
+    from luthier.runner.open import open_run
+    from luthier.runner.predict import reply
+    from luthier.types import Message
+
+    _quiet()
+    opened = open_run(run_dir, approach)
+    console.print(f"[dim]{opened.name} on {opened.study.model}. An empty line ends.[/dim]")
+    turns: list[Message] = []
+    while True:
+        try:
+            text = console.input("[bold]› [/bold]").strip()
+        except EOFError:
+            break
+        if not text:
+            break
+        answer = reply(opened, [*turns, Message("user", text)])
+        console.print(answer.text, markup=False, highlight=False)
+        if not opened.labels:  # each question to a classifier stands for itself
+            turns += [Message("user", text), Message("assistant", answer.text)]
+
+
+@app.command()
+def export(
+    run_dir: RunDir,
+    to: Annotated[Path, typer.Option("--to", help="A new folder.", show_default=False)],
+    approach: ApproachName = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into a whole model.")] = False,
+    check: Annotated[int, typer.Option("--check", min=0, help="Test prompts to answer again.")] = 50,
+) -> None:
+    """Write the approach as a folder that plain transformers and PEFT load, and check that it answers alike.
+
+    Example: `luthier export runs/quickstart --to my-model --merge`
+    """
+    from luthier.console import RichProgress, console
+    from luthier.report.card import model_card
+    from luthier.runner.export import export as export_run
+    from luthier.runner.open import open_run
+
+    _quiet()
+    opened = open_run(run_dir, approach)
+    card = model_card(run_dir, opened.name)
+    with RichProgress() as progress:
+        done = export_run(opened, to, merge=merge, card=card, check=check, progress=progress)
+    console.print(
+        f"Wrote {opened.name} as {'an adapter' if done.kind == 'adapter' else 'a whole model'} to {done.folder}; "
+        f"loaded from there, it gave the same answer to {done.agreeing} of {done.checked} test prompts.",
+        highlight=False,
+    )
+    if opened.predictor.shots or opened.predictor.wording.template or opened.predictor.wording.system:
+        console.print(
+            "The approach also words its prompts; luthier.json in that folder says how to ask the model.",
+            highlight=False,
+        )
+
+
+def _print_forecast(
+    study: Path, settings: Any, allow_code: bool, folder: Path | None, *, details: bool = False
+) -> None:
+    from luthier.console import console, print_forecast
+    from luthier.runner.estimate import forecast
+
+    _quiet()
+    with console.status("reading the data and timing the model"):
+        found = forecast(settings, study.parent, allow_code=allow_code)
+    print_forecast(console, settings, found, folder, details=details)
+
+
+def _quiet() -> None:
+    """Leave the screen to us: libraries' bars and notices off, their errors kept."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on are printed without a traceback."""
+    from luthier.console import print_error
+
+    try:
+        app(standalone_mode=False)
+    except LuthierError as error:
+        print_error(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print_error("interrupted. What is computed is kept; run the same command again to go on.")
+        sys.exit(130)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print_error(f"{error.strerror or error}{where}. What is computed is kept; run the same command again to go on.")
+        sys.exit(1)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)
+        if usage is None:
+            raise
+        print_error(usage())
+        sys.exit(2)

@@ -1,0 +1,158 @@
+"""What the command line draws besides the report: progress, the forecast, rendered examples, errors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from luthier.evaluate.verdict import duration
+from luthier.progress import Advance
+
+if TYPE_CHECKING:
+    from luthier.runner.estimate import Forecast
+    from luthier.runner.show import ShownSequence
+
+console = Console()
+_errors = Console(stderr=True)
+
+
+def print_error(text: str) -> None:
+    """An error, without a traceback."""
+    _errors.print(Text("error: ", style="bold red") + Text(text), highlight=False, soft_wrap=True)
+
+
+class RichProgress:
+    """Draws bars on a terminal, and plain lines where there is none."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> RichProgress:
+        if console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    @contextlib.contextmanager
+    def track(self, description: str, total: int) -> Iterator[Advance]:
+        if not console.is_terminal:
+            console.print(f"  {description} ({total})", markup=False, highlight=False)
+            yield lambda done: None
+            return
+        task = self._bars.add_task(description, total=total)
+        try:
+            yield lambda done: self._bars.advance(task, done)
+        finally:
+            self._bars.remove_task(task)
+
+    def say(self, text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+
+def print_sequences(to: Console, sequences: Sequence[ShownSequence]) -> None:
+    """Rendered examples: trained tokens in green, special tokens spelled out."""
+    for sequence in sequences:
+        to.rule(f"{sequence.place} · {sequence.tokens} tokens, {sequence.trained} trained")
+        text = Text()
+        for piece, trained, special in sequence.pieces:
+            style = "bold green" if trained else "dim" if special else ""
+            text.append(piece, style=style)
+        to.print(text, soft_wrap=True)
+    to.print("\n[bold green]green[/]: trained, the loss counts predicting it   [dim]dim[/]: special tokens")
+
+
+def print_forecast(to: Console, settings: Any, found: Forecast, folder: Path | None, *, details: bool) -> None:
+    """What a study will take and can show."""
+    to.print(
+        f"[bold]{settings.name}[/bold]: {settings.model} ({found.parameters / 1e6:.0f} M parameters) on "
+        f"{found.device} in {found.precision}",
+        highlight=False,
+    )
+    for name, task in found.tasks.items():
+        labels = f", {len(task['labels'])} labels" if task["labels"] else ""
+        to.print(
+            f"{name}: {task['train']} training, {task['validation']} validation, {task['test']} test examples{labels}",
+            highlight=False,
+        )
+    to.print(found.power, highlight=False)
+    if details:
+        for name, report in found.reports.items():
+            _print_data(to, name, report)
+    table = Table(box=None, pad_edge=False)
+    for column in ("approach", "prompt tokens", "about"):
+        table.add_column(column, justify="left" if column == "approach" else "right")
+    for row in found.approaches:
+        table.add_row(row.name, f"{row.prompt_tokens:.0f}", duration(row.seconds))
+    to.print(table)
+    to.print(
+        f"In all about [bold]{duration(found.seconds)}[/bold] (from one short timing, good to a factor of "
+        f"about two), {found.peak_bytes / 1e9:.1f} GB of memory at the most, {found.stored_bytes / 1e6:.0f} MB on disk.",
+        highlight=False,
+    )
+    for warning in found.warnings:
+        to.print(f"[yellow]note[/yellow] {warning}", highlight=False)
+    if folder is not None:
+        to.print(f"Writing to {folder}\n", highlight=False)
+
+
+def _print_data(to: Console, name: str, report: dict[str, Any]) -> None:
+    for file in report["files"]:
+        to.print(f"  {file['file']}: {file['rows']} rows", highlight=False)
+    for row in report["dropped"]:
+        to.print(
+            f"  dropped {row['count']}: {row['reason']} ({', '.join(map(str, row['places'][:3]))})", highlight=False
+        )
+    for row in report["duplicates"]:
+        to.print(
+            f"  duplicates between {' and '.join(row['between'])}: {row['count']}, {row['done']} "
+            f"({', '.join(map(str, row['places'][:3]))})",
+            highlight=False,
+        )
+    table = Table(box=None, pad_edge=False, title=f"{name}: tokens, prompt and answer", title_justify="left")
+    for column in ("split", "min", "median", "p95", "max", "all", "histogram"):
+        table.add_column(column, justify="left" if column in ("split", "histogram") else "right")
+    for split, tokens in report["tokens"].items():
+        table.add_row(
+            split,
+            *(f"{tokens[key]:,.0f}" for key in ("min", "median", "p95", "max", "total")),
+            _bars([count for _, _, count in tokens["histogram"]]),
+        )
+    to.print(table)
+    to.print(f"  cut to fit: {report['truncated']}", highlight=False)
+    labels = report["splits"]["train"].get("labels") or {}
+    if labels:
+        counts = sorted(labels.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{label} {count}" for label, count in counts[:20]) + (", …" if len(counts) > 20 else "")
+        to.print(f"  labels in train: {shown}", highlight=False)
+
+
+def _bars(counts: Sequence[int]) -> str:
+    marks = " ▁▂▃▄▅▆▇█"
+    top = max(counts) or 1
+    return "".join(marks[-(-count * (len(marks) - 1) // top)] for count in counts)

@@ -1,0 +1,97 @@
+"""What ran, where and on what: the contents of `run.json` and `data.json`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import DataError
+from luthier.types import Example, Predictor, Task
+
+if TYPE_CHECKING:
+    from luthier.infer.engine import Engine
+
+_BARS = 20
+
+
+def machine() -> dict[str, Any]:
+    """The machine, as far as it matters for speed."""
+    import psutil
+
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def data_report(task: Task, engine: Engine, base: Predictor) -> dict[str, Any]:
+    """A task's own report with the token counts of its examples, prompt and answer, under the base's prompts.
+
+    Raises:
+        DataError: An example does not fit in the model's window.
+    """
+    tokens = {}
+    for split, examples in (("train", task.train), ("validation", task.validation), ("test", task.test)):
+        if examples:
+            tokens[split] = token_statistics(_lengths(examples, engine, base))
+    return {**task.report, "tokens": tokens}
+
+
+def token_statistics(lengths: Sequence[int]) -> dict[str, Any]:
+    """Minimum, median, 95th percentile, maximum, and a histogram of `[from, to, count]` (to excluded)."""
+    low, high = min(lengths), max(lengths)
+    width = max(1, -(-(high - low + 1) // _BARS))
+    bars = [[edge, edge + width, 0] for edge in range(low, high + 1, width)]
+    for length in lengths:
+        bars[(length - low) // width][2] += 1
+    p95 = quantiles(lengths, n=20, method="inclusive")[-1] if len(lengths) > 1 else lengths[0]
+    return {"min": low, "median": median(lengths), "p95": p95, "max": high, "total": sum(lengths), "histogram": bars}
+
+
+def example_counts(tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """Task name → sizes of the splits, labels, deciding metric, way of answering."""
+    return {
+        name: {
+            "train": len(task.train),
+            "validation": len(task.validation),
+            "test": len(task.test),
+            "labels": list(task.labels),
+            "metric": task.metric,
+            "answer": task.decoding.answer,
+        }
+        for name, task in tasks.items()
+    }
+
+
+def _lengths(examples: Sequence[Example], engine: Engine, base: Predictor) -> list[int]:
+    renderer = engine.renderer(base.model)
+    lengths, too_long = [], []
+    for example in examples:
+        try:
+            lengths.append(len(renderer.training(example, base.wording, ()).ids))
+        except DataError:
+            too_long.append(example)
+    if too_long:
+        places = ", ".join(str(example.place) for example in too_long[:5])
+        raise DataError(
+            f"{len(too_long)} of {len(examples)} examples do not fit in the model's window of {renderer.window} tokens "
+            f"({places}{', …' if len(too_long) > 5 else ''}).\n"
+            "Nothing is cut. Shorten them, set max_chars with on_bad_row: drop to leave them out (they are counted), "
+            "or use a model with a longer window."
+        )
+    return lengths
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as handle:
+            names = [line.split(":", 1)[1].strip() for line in handle if line.startswith("model name")]
+        return names[0] if names else platform.processor()
+    except OSError:
+        return platform.processor() or platform.machine()

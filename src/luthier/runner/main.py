@@ -1,0 +1,308 @@
+"""The main path: a study becomes a run folder.
+
+Data are read and checked, each approach is folded, and only when every choice has been made is the test split opened;
+then the approaches are compared and the result is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.data.task import load_task
+from luthier.errors import StudyError
+from luthier.evaluate.comparison import compare
+from luthier.evaluate.metrics import Metric, load_metric
+from luthier.evaluate.power import minimum_detectable_difference
+from luthier.model.device import resolve_device, resolve_precision
+from luthier.model.find import find_embedder, find_model
+from luthier.progress import Progress, Silent
+from luthier.record import predictor_to_json
+from luthier.runner.describe import data_report, example_counts, machine
+from luthier.runner.fold import Fitted, Workshop, fold
+from luthier.runner.folder import RunFolder, append_jsonl, read_jsonl, write_json, write_text
+from luthier.runner.keys import examples_key, key_of, model_key, source_key, training_key, versions
+from luthier.runner.measure import Bench, forgotten, is_measured, measure, probe, result_of
+from luthier.study import Study, study_as_json
+from luthier.types import ModelRef, Predictor, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from luthier.infer.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        folder: The run folder.
+        comparison: The contents of `comparison.json`.
+    """
+
+    folder: Path
+    comparison: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        return str(self.comparison["verdict"])
+
+    @property
+    def recommended(self) -> str | None:
+        return self.comparison["recommended"]  # type: ignore[no-any-return]
+
+    def frame(self) -> pd.DataFrame:
+        """The approaches as a data frame, best first, costs in columns."""
+        import pandas as pd
+
+        rows = [
+            {k: row[k] for k in ("name", "n", "metric", "mean", "low", "high", "unscored", "total_s")} | row["cost"]
+            for row in self.comparison["approaches"]
+        ]
+        return pd.DataFrame(rows).set_index("name")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A study with its data read and its model found, nothing fitted yet."""
+
+    study: Study
+    tasks: Mapping[str, Task]
+    metrics: Mapping[str, tuple[Metric, ...]]
+    models: Mapping[str, Path]
+    device: str
+    precision: str
+    engine: Engine
+
+    @property
+    def target(self) -> Task:
+        return self.tasks[self.study.target_task]
+
+    def base(self, model: str | None = None) -> Fitted:
+        """The base predictor of the study, or of an approach with a model of its own."""
+        folder = str(self.models[model or self.study.model])
+        predictor = Predictor(ModelRef(folder), self.target.decoding)
+        key = key_of(model=model_key(folder), task=training_key(self.target), environment=self.environment)
+        return Fitted(predictor, key)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What besides data, model and settings determines a number."""
+        return {**versions(), "source": source_key(), "device": self.device, "precision": self.precision}
+
+
+def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
+    """Read and check the data of a study, check its steps against them, and find its models.
+
+    Args:
+        root: Folder against which the study's paths resolve.
+        allow_code: Whether Python files that the study names may run.
+    """
+    tasks = {name: load_task(name, task, root, allow_code, study.seed) for name, task in study.tasks.items()}
+    target = tasks[study.target_task]
+    problems = [
+        f"approaches.{name}: {problem}"
+        for name, approach in study.approaches.items()
+        for step in approach.steps
+        for problem in step.check(target)
+    ]
+    if problems:
+        raise StudyError("\n".join(problems))
+    metrics = {
+        name: tuple(load_metric(metric, root, allow_code) for metric in task.metrics) for name, task in tasks.items()
+    }
+    device = resolve_device(study.device)  # type: ignore[arg-type]
+    precision = resolve_precision(study.precision, device)  # type: ignore[arg-type]
+    names = {study.model, *(a.model for a in study.approaches.values() if a.model is not None)}
+    models = {name: find_model(name, root) for name in sorted(names)}
+    return Prepared(study, tasks, metrics, models, device, precision, _engine(study, root, device, precision))
+
+
+def _engine(study: Study, root: Path, device: str, precision: str) -> Engine:
+    from luthier.infer.engine import Engine
+    from luthier.model.embed import embed_texts
+
+    return Engine(
+        device, precision, embed=lambda texts: embed_texts(texts, find_embedder(study.embedder, root), device)
+    )
+
+
+def run(
+    study: Study,
+    output: Path | str,
+    *,
+    root: Path | str = ".",
+    study_text: str | None = None,
+    allow_code: bool = False,
+    validation_only: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run a study into the folder `output`; what is there already and still valid is not computed again.
+
+    Args:
+        root: Folder against which the study's paths resolve.
+        study_text: The study file as it was given, to be kept.
+        validation_only: Compare on validation and leave the test split closed, for working on a study.
+    """
+    progress = progress or Silent()
+    folder = RunFolder(Path(output))
+    with folder.locked():
+        folder.settle_leftovers()
+        started = datetime.now(UTC)
+        prepared = prepare(study, Path(root), allow_code=allow_code)
+        write_json(folder.resolved_study, study_as_json(study))
+        if study_text is not None:
+            write_text(folder.study, study_text)
+        base = prepared.base()
+        reports: dict[str, dict[str, Any]] = {
+            name: data_report(task, prepared.engine, Predictor(base.predictor.model, task.decoding))
+            for name, task in prepared.tasks.items()
+        }
+        write_json(folder.data, reports)
+        fitted = _fit_all(prepared, folder, progress)
+        bench = _bench(prepared, folder, validation_only, progress)
+        comparison = _compare(prepared, fitted, bench, folder, validation_only, progress)
+        write_json(folder.run, _about(prepared, bench, folder, started, reports, validation_only))
+        write_json(folder.comparison, comparison)
+    return RunResult(folder.path, comparison)
+
+
+def _fit_all(prepared: Prepared, folder: RunFolder, progress: Progress) -> dict[str, Fitted]:
+    shop = Workshop(
+        task=replace(prepared.target, test=()),
+        metric=prepared.metrics[prepared.target.name][0],
+        engine=prepared.engine,
+        folder=folder,
+        seed=prepared.study.seed,
+        environment=prepared.environment,
+        progress=progress,
+    )
+    fitted = {}
+    for name, approach in prepared.study.approaches.items():
+        fitted[name] = fold(approach, prepared.base(approach.model), shop, name)
+        write_json(folder.approach(name) / "predictor.json", predictor_to_json(fitted[name].predictor, folder.path))
+    return fitted
+
+
+def _bench(prepared: Prepared, folder: RunFolder, validation_only: bool, progress: Progress) -> Bench:
+    return Bench(
+        tasks=prepared.tasks,
+        examples={name: t.validation if validation_only else t.test for name, t in prepared.tasks.items()},
+        metrics=prepared.metrics,
+        target=prepared.target.name,
+        engine=prepared.engine,
+        folder=folder,
+        latency_requests=prepared.study.latency_requests,
+        progress=progress,
+    )
+
+
+def _compare(
+    prepared: Prepared,
+    fitted: Mapping[str, Fitted],
+    bench: Bench,
+    folder: RunFolder,
+    validation_only: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    study = prepared.study
+    missing = [name for name in fitted if not is_measured(name, fitted[name], bench)]
+    if missing and not validation_only:
+        _enter_in_ledger(folder, bench, missing)
+    for name in missing:
+        measure(name, fitted[name], bench)
+    results = []
+    for name, own in fitted.items():
+        change = _forgotten(prepared, own, study.approaches[name].model, bench, name)
+        results.append(result_of(name, own, bench, change))
+    comparison = compare(
+        results,
+        target=prepared.target.name,
+        requests=study.requests,
+        margin=study.margin,
+        forgetting_limit=study.forgetting.limit,
+        seed=study.seed,
+    )
+    comparison["split"] = "validation" if validation_only else "test"
+    costs = {row["name"]: row["cost"] for row in comparison["approaches"]}
+    for name, own in fitted.items():
+        write_json(
+            folder.approach(name) / "approach.json",
+            {"name": name, "steps": list(own.steps), "choices": list(own.choices), "cost": costs[name]},
+        )
+    return comparison
+
+
+def _forgotten(
+    prepared: Prepared, fitted: Fitted, model: str | None, bench: Bench, name: str
+) -> list[dict[str, object]]:
+    """How the general probes changed from the approach's base; nothing where no weight changed."""
+    base = prepared.base(model)
+    if not prepared.study.forgetting.probe or fitted.predictor.model == base.predictor.model:
+        return []
+    before = probe(base, base.key, bench, "before training")
+    after = probe(fitted, fitted.key, bench, name)
+    return forgotten(before, after, prepared.study.seed)
+
+
+def _enter_in_ledger(folder: RunFolder, bench: Bench, approaches: list[str]) -> None:
+    for name, examples in bench.examples.items():
+        append_jsonl(
+            folder.ledger,
+            {
+                "opened": datetime.now(UTC).isoformat(timespec="seconds"),
+                "task": name,
+                "test": examples_key(examples),
+                "n": len(examples),
+                "approaches": approaches,
+            },
+        )
+
+
+def _about(
+    prepared: Prepared,
+    bench: Bench,
+    folder: RunFolder,
+    started: datetime,
+    reports: Mapping[str, dict[str, Any]],
+    validation_only: bool,
+) -> dict[str, Any]:
+    from luthier.model.load import count_parameters
+
+    study = prepared.study
+    finished = datetime.now(UTC)
+    examples = bench.examples[bench.target]
+    metric = bench.metrics[bench.target][0]
+    test = examples_key(examples)
+    warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
+    if validation_only:
+        warnings.append(
+            "Compared on validation; the test split was not opened. These figures choose, they do not prove."
+        )
+    return {
+        "name": study.name,
+        "luthier": versions()["luthier"],
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "seconds": (finished - started).total_seconds(),
+        "target": bench.target,
+        "model": study.model,
+        "model_parameters": count_parameters(prepared.engine.load(prepared.base().predictor.model)),
+        "device": prepared.device,
+        "precision": prepared.precision,
+        "seed": study.seed,
+        "machine": machine(),
+        "versions": versions(),
+        "requests": study.requests,
+        "margin": study.margin,
+        "tasks": example_counts(prepared.tasks),
+        "minimum_detectable": minimum_detectable_difference(len(examples)) if metric.proportion else None,
+        "warnings": warnings,
+        "test_openings": sum(row["test"] == test for row in read_jsonl(folder.ledger)),
+        "study_hash": hashlib.sha256(str(study_as_json(study)).encode()).hexdigest()[:16],
+    }

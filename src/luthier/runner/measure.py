@@ -1,0 +1,216 @@
+"""Measuring a fitted approach: answers and scores on the examples kept apart, latency, what the model forgot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from luthier.evaluate.answer import Answer, LogProb, answer_to
+from luthier.evaluate.comparison import ApproachResult
+from luthier.evaluate.cost import latency, throughput
+from luthier.evaluate.forgetting import ProbeResult, compare_probes, measure_probes
+from luthier.evaluate.metrics import Metric, score
+from luthier.model.device import peak_bytes, reset_peak
+from luthier.progress import Progress
+from luthier.runner.fold import Fitted
+from luthier.runner.folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
+from luthier.runner.keys import examples_key, key_of
+from luthier.types import Completion, Cost, Example, Predictor, Score, Task
+
+if TYPE_CHECKING:
+    from luthier.infer.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What measuring needs: the examples to be answered, by task, and how they are scored.
+
+    Attributes:
+        examples: Task name → the examples kept apart (test, or validation while working on a study).
+        metrics: Task name → its metrics, the deciding one first.
+        target: The task that the verdict concerns.
+    """
+
+    tasks: Mapping[str, Task]
+    examples: Mapping[str, Sequence[Example]]
+    metrics: Mapping[str, Sequence[Metric]]
+    target: str
+    engine: Engine
+    folder: RunFolder
+    latency_requests: int
+    progress: Progress
+
+
+def is_measured(name: str, fitted: Fitted, bench: Bench) -> bool:
+    """Whether the answers of this approach to these examples are in the folder already."""
+    file = bench.folder.approach(name) / "measured.json"
+    return file.is_file() and read_json(file)["key"] == _key(fitted, bench)
+
+
+def measure(name: str, fitted: Fitted, bench: Bench) -> None:
+    """Answer and score all examples with the approach; write `predictions.jsonl` and `measured.json`."""
+    engine, target = bench.engine, bench.tasks[bench.target]
+    prompts = [example.prompt for example in bench.examples[bench.target]]
+    engine.load(fitted.predictor.model)
+    engine.answer(fitted.predictor, prompts[:1], target.labels)  # the first call pays for warming up
+    reset_peak(engine.device)
+    rows: list[dict[str, Any]] = []
+    seconds = 0.0
+    for task_name, examples in bench.examples.items():
+        task = bench.tasks[task_name]
+        predictor = fitted.predictor if task is target else Predictor(fitted.predictor.model, task.decoding)
+        with bench.progress.track(f"{name}: answering {task_name}", len(examples)) as advance:
+            started = time.perf_counter()
+            answers = engine.answer(predictor, [e.prompt for e in examples], task.labels, advance=advance)
+            if task is target:
+                seconds = time.perf_counter() - started
+        rows += _scored(answers, examples, task, bench.metrics[task_name], engine, predictor)
+    peak = peak_bytes(engine.device)
+    alone = prompts[: bench.latency_requests]
+    with bench.progress.track(f"{name}: latency, one request at a time", len(alone)) as advance:
+        latencies = []
+        for prompt in alone:
+            latencies += engine.latencies(fitted.predictor, [prompt], target.labels)
+            advance(1)
+    write_jsonl(bench.folder.approach(name) / "predictions.jsonl", rows)
+    write_json(
+        bench.folder.approach(name) / "measured.json",
+        {
+            "key": _key(fitted, bench),
+            "requests": len(prompts),
+            "seconds": seconds,
+            "latencies": latencies,
+            "peak_bytes": peak,
+            "window": engine.renderer(fitted.predictor.model).window,
+        },
+    )
+
+
+def result_of(name: str, fitted: Fitted, bench: Bench, forgotten: Sequence[Mapping[str, object]]) -> ApproachResult:
+    """The approach as the comparison takes it, from the files that `measure` wrote."""
+    rows = read_jsonl(bench.folder.approach(name) / "predictions.jsonl")
+    scores: dict[str, dict[str, list[Score]]] = {}
+    answers: dict[str, list[Answer]] = {}
+    for task_name, examples in bench.examples.items():
+        own = {row["id"]: row for row in rows if row["task"] == task_name}
+        ordered = [own[example.id] for example in examples]
+        scores[task_name] = {
+            metric.name: [
+                Score(row["id"], metric.name, row["scores"][metric.name], row["unscored"].get(metric.name))
+                for row in ordered
+            ]
+            for metric in bench.metrics[task_name]
+        }
+        labels = bench.tasks[task_name].labels
+        answers[task_name] = [
+            answer_to(
+                example,
+                row["completion"],
+                labels,
+                None if row["reference_logprob"] is None else LogProb(**row["reference_logprob"]),
+            )
+            for row, example in zip(ordered, examples, strict=True)
+        ]
+    return ApproachResult(
+        name=name,
+        trains=fitted.trained_tokens > 0,
+        scores=scores,
+        deciding={task_name: metrics[0].name for task_name, metrics in bench.metrics.items()},
+        cost=cost_of(name, fitted, bench, rows),
+        answers=answers,
+        forgotten=forgotten,
+    )
+
+
+def cost_of(name: str, fitted: Fitted, bench: Bench, rows: Sequence[Mapping[str, Any]]) -> Cost:
+    """What the approach took, from the files."""
+    measured = read_json(bench.folder.approach(name) / "measured.json")
+    own = [row["prompt_tokens"] for row in rows if row["task"] == bench.target]
+    prompt_tokens = sum(own) / len(own)
+    speed = throughput(measured["requests"], measured["seconds"])
+    alone = latency(measured["latencies"])
+    return Cost(
+        train_s=fitted.train_s,
+        search_s=fitted.search_s,
+        tokens_seen=fitted.trained_tokens,
+        tokens_per_s=fitted.trained_tokens / fitted.loop_s if fitted.loop_s else None,
+        peak_bytes=max(fitted.peak_bytes, measured["peak_bytes"]),
+        trainable_parameters=fitted.trainable_parameters,
+        trainable_share=fitted.trainable_share,
+        stored_bytes=fitted.stored_bytes,
+        prompt_tokens=prompt_tokens,
+        window_share=prompt_tokens / measured["window"],
+        latency_p50_s=alone.latency_p50_s,
+        latency_p95_s=alone.latency_p95_s,
+        throughput_per_s=speed.throughput_per_s,
+        seconds_per_request=speed.seconds_per_request,
+    )
+
+
+def probe(fitted: Fitted, model_hash: str, bench: Bench, what: str) -> list[ProbeResult]:
+    """What the approach's model scores on the general probes, from the folder where it is there already."""
+    file = bench.folder.probe(model_hash)
+    if not file.is_file():
+        with bench.progress.track(f"{what}: general probes", 1) as advance:
+            results = measure_probes(lambda texts: bench.engine.text_logprobs(fitted.predictor.model, texts))
+            advance(1)
+        write_json(file, [asdict(result) for result in results])
+    return [ProbeResult(**{**row, "values": tuple(row["values"])}) for row in read_json(file)]
+
+
+def forgotten(before: Sequence[ProbeResult], after: Sequence[ProbeResult], seed: int) -> list[dict[str, object]]:
+    """How each probe changed, paired text by text."""
+    return compare_probes(before, after, seed)
+
+
+def _key(fitted: Fitted, bench: Bench) -> str:
+    return key_of(
+        fitted=fitted.key,
+        examples={name: examples_key(examples) for name, examples in bench.examples.items()},
+        metrics={name: [metric.name for metric in metrics] for name, metrics in bench.metrics.items()},
+        options={name: {k: dict(v) for k, v in task.metric_options.items()} for name, task in bench.tasks.items()},
+        decoding={name: asdict(task.decoding) for name, task in bench.tasks.items()},
+        latency_requests=bench.latency_requests,
+    )
+
+
+def _scored(
+    answers: Sequence[Completion],
+    examples: Sequence[Example],
+    task: Task,
+    metrics: Sequence[Metric],
+    engine: Engine,
+    predictor: Predictor,
+) -> list[dict[str, Any]]:
+    """The rows of `predictions.jsonl`."""
+    needs_logprobs = any(metric.needs_logprobs for metric in metrics)
+    logprobs = engine.reference_logprobs(predictor, examples) if needs_logprobs else None
+    rows = []
+    for index, (answer, example) in enumerate(zip(answers, examples, strict=True)):
+        own = None if logprobs is None else logprobs[index]
+        scores = [
+            score(metric, answer.text, example, task.labels, task.metric_options.get(metric.name, {}), own)
+            for metric in metrics
+        ]
+        rows.append(
+            {
+                "id": example.id,
+                "task": task.name,
+                "place": str(example.place),
+                "messages": [{"role": m.role, "content": m.content} for m in answer.messages],
+                "completion": answer.text,
+                "references": list(example.references),
+                "label": example.label,
+                "scores": {s.metric: s.value for s in scores},
+                "unscored": {s.metric: s.reason for s in scores if s.value is None},
+                "prompt_tokens": answer.prompt_tokens,
+                "completion_tokens": answer.completion_tokens,
+                "dropped_shots": answer.dropped_shots,
+                "stopped": answer.stopped,
+                "label_logprobs": None if answer.label_logprobs is None else dict(answer.label_logprobs),
+                "reference_logprob": None if own is None else {"nats": own.nats, "tokens": own.tokens},
+            }
+        )
+    return rows

@@ -1,0 +1,77 @@
+"""Opening a finished run: its study, its recommended approach, its predictors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import RunError
+from luthier.infer.engine import Engine
+from luthier.model.embed import embed_texts
+from luthier.model.find import find_embedder
+from luthier.record import load_predictor
+from luthier.runner.folder import RunFolder, read_json
+from luthier.study import Study
+from luthier.types import Predictor
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A finished run, ready to answer with one of its approaches.
+
+    Attributes:
+        name: The approach.
+        about: The contents of `run.json`.
+    """
+
+    folder: RunFolder
+    study: Study
+    name: str
+    predictor: Predictor
+    about: dict[str, Any]
+    engine: Engine
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The target task's labels."""
+        return tuple(self.about["tasks"][self.about["target"]]["labels"])
+
+
+def open_run(path: Path | str, approach: str | None = None) -> OpenRun:
+    """Open a run with the approach of this name, or the recommended one.
+
+    Raises:
+        RunError: The run is not finished, recommends nothing, or has no such approach.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.comparison.is_file():
+        what = "is not there" if not folder.path.is_dir() else "holds no finished run (comparison.json is missing)"
+        raise RunError(f"{folder.path} {what}. Run the study first: luthier run STUDY --output {folder.path}")
+    comparison = read_json(folder.comparison)
+    names = [row["name"] for row in comparison["approaches"]]
+    name = approach or comparison["recommended"]
+    if name is None:
+        raise RunError(f"{folder.path} recommends no approach; name one with --approach: {', '.join(names)}")
+    if name not in names:
+        raise RunError(f"{folder.path} has no approach '{name}' (there are: {', '.join(names)})")
+    study = Study.model_validate(read_json(folder.resolved_study))
+    about = read_json(folder.run)
+    predictor = load_predictor(folder.approach(name) / "predictor.json", folder.path)
+    _check_models(predictor, folder, study)
+    root = folder.path
+    engine = Engine(
+        about["device"],
+        about["precision"],
+        embed=lambda texts: embed_texts(texts, find_embedder(study.embedder, root), about["device"]),
+    )
+    return OpenRun(folder, study, name, predictor, about, engine)
+
+
+def _check_models(predictor: Predictor, folder: RunFolder, study: Study) -> None:
+    for place in (predictor.model.base, *predictor.model.adapters):
+        if not Path(place).is_dir():
+            raise RunError(
+                f"{place} is gone, which this approach needs. Run the study again "
+                f"(luthier run {folder.study} --output {folder.path}), or put the model '{study.model}' back."
+            )
