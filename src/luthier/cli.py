@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,9 @@ def run(
     validation_only: Annotated[
         bool, typer.Option("--validation-only", help="Compare on validation and leave the test split closed.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not print the forecast first.")] = False,
+    no_forecast: Annotated[
+        bool, typer.Option("--no-forecast", help="Begin at once, without saying first how long it will take.")
+    ] = False,
 ) -> None:
     """Run a study: fit every approach, measure all on the test split, recommend one.
 
@@ -61,7 +64,8 @@ def run(
 
     settings = load_study(study, tuple(overrides or ()))
     folder = output or Path("runs") / study.stem
-    if not yes:
+    _quiet()
+    if not no_forecast:
         _print_forecast(study, settings, allow_code, folder)
     with RichProgress() as progress:
         result = run_study(
@@ -85,6 +89,7 @@ def check(study: StudyFile, overrides: Overrides = None, allow_code: AllowCode =
     """
     from luthier.study import load_study
 
+    _quiet()
     settings = load_study(study, tuple(overrides or ()))
     _print_forecast(study, settings, allow_code, None, details=True)
 
@@ -191,7 +196,7 @@ def chat(run_dir: RunDir, approach: ApproachName = None) -> None:
     """
     from luthier.console import console
     from luthier.runner.open import open_run
-    from luthier.runner.predict import reply
+    from luthier.runner.predict import prompt_columns, reply
     from luthier.types import Message
 
     _quiet()
@@ -207,7 +212,7 @@ def chat(run_dir: RunDir, approach: ApproachName = None) -> None:
             break
         answer = reply(opened, [*turns, Message("user", text)])
         console.print(answer.text, markup=False, highlight=False)
-        if not opened.labels:  # each question to a classifier stands for itself
+        if not opened.labels and not prompt_columns(opened.task):  # else each question stands for itself
             turns += [Message("user", text), Message("assistant", answer.text)]
 
 
@@ -251,7 +256,6 @@ def _print_forecast(
     from luthier.console import console, print_forecast
     from luthier.runner.estimate import forecast
 
-    _quiet()
     with console.status("reading the data and timing the model"):
         found = forecast(settings, study.parent, allow_code=allow_code)
     print_forecast(console, settings, found, folder, details=details)
@@ -261,6 +265,7 @@ def _quiet() -> None:
     """Leave the screen to us: libraries' bars and notices off, their errors kept."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
     import transformers
 
     transformers.logging.set_verbosity_error()

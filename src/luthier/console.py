@@ -76,15 +76,21 @@ class RichProgress:
 
 
 def print_sequences(to: Console, sequences: Sequence[ShownSequence]) -> None:
-    """Rendered examples: trained tokens in green, special tokens spelled out."""
+    """Rendered examples: trained tokens in green (or, without colours, between ⟦ and ⟧), special tokens spelled out."""
+    plain = to.no_color or not to.is_terminal
     for sequence in sequences:
         to.rule(f"{sequence.place} · {sequence.tokens} tokens, {sequence.trained} trained")
         text = Text()
+        before = False
         for piece, trained, special in sequence.pieces:
-            style = "bold green" if trained else "dim" if special else ""
-            text.append(piece, style=style)
+            if plain and trained != before:
+                text.append("⟦" if trained else "⟧")
+            text.append(piece, style="bold green" if trained else "dim" if special else "")
+            before = trained
+        text.append("⟧" if plain and before else "")
         to.print(text, soft_wrap=True)
-    to.print("\n[bold green]green[/]: trained, the loss counts predicting it   [dim]dim[/]: special tokens")
+    legend = "⟦between these⟧" if plain else "[bold green]green[/bold green]"
+    to.print(f"\n{legend}: trained, the loss counts predicting it")
 
 
 def print_forecast(to: Console, settings: Any, found: Forecast, folder: Path | None, *, details: bool) -> None:
@@ -112,7 +118,8 @@ def print_forecast(to: Console, settings: Any, found: Forecast, folder: Path | N
     to.print(table)
     to.print(
         f"In all about [bold]{duration(found.seconds)}[/bold] (from one short timing, good to a factor of "
-        f"about two), {found.peak_bytes / 1e9:.1f} GB of memory at the most, {found.stored_bytes / 1e6:.0f} MB on disk.",
+        f"about two), {found.peak_bytes / 1e9:.1f} GB of memory at the most, "
+        f"{found.stored_bytes / 1e6:.0f} MB on disk.",
         highlight=False,
     )
     for warning in found.warnings:

@@ -21,7 +21,7 @@ def rows_of_reader(reader: str, path: Path, file: str, root: Path, allow_code: b
     if not allow_code:
         raise CodeRefused(
             f"{file}: reader {reader!r} is Python code, which is not run unless you allow it.\n"
-            "Read it, then allow code (allow_code), or convert the file to CSV or JSONL and leave reader out."
+            "Read it, then allow code (--allow-code), or convert the file to CSV or JSONL and leave reader out."
         )
     function = _function(reader, root)
     rows = []

@@ -13,6 +13,7 @@ from luthier.infer.logprobs import LogProb, sequence_logprobs
 from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, window_of
 from luthier.prompt.render import RenderedPrompt, Renderer
 from luthier.prompt.shots import Embed, ShotSelector
+from luthier.prompt.wording import worded
 from luthier.types import Completion, Example, ModelRef, Predictor, Prompt, Shots
 
 Advance = Callable[[int], None]
@@ -79,7 +80,8 @@ class Engine:
         choosing = predictor.decoding.answer != "generate"
         renderer = self.renderer(predictor.model)
         if choosing:
-            label_ids = [renderer.completion(prompts[0].messages, label) for label in labels]
+            own = worded(prompts[0], predictor.wording)
+            label_ids = [renderer.completion(own, label) for label in labels]
             rendered = self.render(predictor, prompts, reserve=max(map(len, label_ids)))
         else:
             rendered = self.render(predictor, prompts, reserve=predictor.decoding.max_new_tokens)

@@ -48,12 +48,12 @@ class Renderer:
     def __init__(self, tokenizer: Any, window: int) -> None:
         self.tokenizer = tokenizer
         self.window = window
-        self._end_ids = _end_of_turn_ids(tokenizer)
+        self._end_of_turn = _end_of_turn(tokenizer)
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Tokens that end the assistant's turn."""
-        return self._end_ids
+        """Tokens that end the assistant's turn: the template's own, and the end of the text."""
+        return frozenset({self._end_of_turn, int(self.tokenizer.eos_token_id)})
 
     def prompt(self, prompt: Prompt, wording: Wording, shots: Sequence[Example], reserve: int) -> RenderedPrompt:
         """Render `prompt` with `shots` in front; those that leave no room for `reserve` tokens are dropped.
@@ -84,8 +84,9 @@ class Renderer:
             # The template rewrites earlier turns once there is an answer; the plain answer is what will be generated.
             tail = completion
         ids = self._encode(tail)
-        end = next((i for i, token in enumerate(ids) if token in self._end_ids and i > 0), None)
-        return ids[: end + 1] if end is not None else (*ids, int(self.tokenizer.eos_token_id))
+        ends = self.end_ids
+        end = next((i for i, token in enumerate(ids) if token in ends and i > 0), None)
+        return ids[: end + 1] if end is not None else (*ids, self._end_of_turn)
 
     def training(
         self, example: Example, wording: Wording, shots: Sequence[Example], *, loss_on: str = "completion"
@@ -130,18 +131,13 @@ def with_shots(own: tuple[Message, ...], shots: Sequence[Example], wording: Word
     return (*system, *turns, *(m for m in own if m.role != "system"))
 
 
-def _end_of_turn_ids(tokenizer: Any) -> frozenset[int]:
-    """The end token, and the special token with which the template closes an assistant's turn."""
-    ends = {int(tokenizer.eos_token_id)}
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+def _end_of_turn(tokenizer: Any) -> int:
+    """The special token with which the template closes an assistant's turn; the end token where it has none."""
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
     except (jinja2.TemplateError, ValueError):
-        return frozenset(ends)
+        return int(tokenizer.eos_token_id)
     special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    content = tokenizer("b", add_special_tokens=False)["input_ids"][-1]
-    if content in ids:
-        after = ids[len(ids) - 1 - ids[::-1].index(content) + 1 :]
-        ends |= {int(token) for token in after[:1] if token in special}
-    return frozenset(ends)
+    behind = tokenizer(text.rpartition("answer")[2], add_special_tokens=False)["input_ids"]
+    return int(next((token for token in behind if token in special), tokenizer.eos_token_id))

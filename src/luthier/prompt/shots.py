@@ -96,11 +96,14 @@ def _bm25_ranker(pool: Sequence[Example]) -> Callable[[str], list[int]]:
 
     index = bm25s.BM25()
     tokens = bm25s.tokenize([_question(example.prompt) for example in pool], show_progress=False)
-    index.index(tokens, show_progress=False)
+    if tokens.vocab:
+        index.index(tokens, show_progress=False)
 
     def rank(question: str) -> list[int]:
-        query = bm25s.tokenize([question], show_progress=False, return_ids=False)
-        scores = index.get_scores(query[0])
+        (words,) = bm25s.tokenize([question], show_progress=False, return_ids=False)
+        if not (words and tokens.vocab):  # nothing to compare: numbers of one digit, signs, stop words alone
+            return list(range(len(pool)))
+        scores = index.get_scores(words)
         return [int(i) for i in (-scores).argsort(kind="stable")]
 
     return rank

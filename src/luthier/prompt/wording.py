@@ -42,7 +42,7 @@ def check_template(template: str, fields: tuple[str, ...]) -> None:
         names = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
     except jinja2.TemplateSyntaxError as error:
         raise StudyError(f"the wording {template!r} is no Jinja template: {error}.") from error
-    unknown = sorted(names - {"prompt", *fields})
+    unknown = sorted(names - {"prompt", *fields, *_ENVIRONMENT.globals})
     if unknown:
         raise StudyError(
             f"the wording {template!r} names {', '.join(unknown)}, which the task's prompts do not have "
@@ -58,5 +58,5 @@ def _compiled(template: str) -> jinja2.Template:
 def _rendered(template: str, prompt: Prompt) -> str:
     try:
         return _compiled(template).render({**prompt.fields, "prompt": prompt.messages[-1].content})
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError) as error:
         raise StudyError(f"the wording {template!r} cannot be rendered for {prompt.id}: {error}.") from error

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from luthier.errors import RunError
 from luthier.evaluate.metrics import Metric
 from luthier.progress import Progress
@@ -146,18 +148,22 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
         metrics.unlink(missing_ok=True)
     started = time.perf_counter()
     shop.progress.say(f"{name}: {_short(step)}")
-    outcome = step.fit(
-        before.predictor,
-        StepContext(
-            task=shop.task,
-            metric=shop.metric,
-            engine=shop.engine,
-            folder=folder,
-            seed=shop.seed,
-            progress=shop.progress,
-            log=lambda row: append_jsonl(metrics, row),
-        ),
+    context = StepContext(
+        task=shop.task,
+        metric=shop.metric,
+        engine=shop.engine,
+        folder=folder,
+        seed=shop.seed,
+        progress=shop.progress,
+        log=lambda row: append_jsonl(metrics, row),
     )
+    try:
+        outcome = step.fit(before.predictor, context)
+    except SafetensorError as error:  # how safetensors says that the disk is full
+        raise RunError(
+            f"{folder} cannot be written: {error}. Free some space, or choose another disk with --output; "
+            "what is computed is kept."
+        ) from error
     for result, value in outcome.results.items():
         write_json(folder / "results" / f"{result}.json", value)
     weights = [folder / part for part in ("adapter", "model") if (folder / part).is_dir()]

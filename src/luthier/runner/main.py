@@ -220,7 +220,7 @@ def _compare(
     for name, own in fitted.items():
         change = _forgotten(prepared, own, study.approaches[name].model, bench, name)
         results.append(result_of(name, own, bench, change))
-    comparison = compare(
+    comparison: dict[str, Any] = compare(
         results,
         target=prepared.target.name,
         requests=study.requests,

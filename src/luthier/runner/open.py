@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.data.settings import TaskSettings
 from luthier.errors import RunError
 from luthier.infer.engine import Engine
 from luthier.model.embed import embed_texts
@@ -31,6 +32,11 @@ class OpenRun:
     predictor: Predictor
     about: dict[str, Any]
     engine: Engine
+
+    @property
+    def task(self) -> TaskSettings:
+        """The target task's settings."""
+        return self.study.tasks[self.study.target_task]
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from jinja2 import meta
+
 from luthier.data.files import Row, table
+from luthier.data.normalise import fingerprint
 from luthier.data.read import file_format, read_file
 from luthier.data.settings import TaskSettings
+from luthier.data.templates import parse_template
 from luthier.data.unlabelled import build_prompts
 from luthier.progress import Progress, Silent
 from luthier.runner.open import OpenRun
@@ -17,7 +21,7 @@ from luthier.types import Completion, Message, Place, Prompt
 def predict_rows(run: OpenRun, rows: Sequence[Mapping[str, object]]) -> list[Completion]:
     """Answers to rows with the columns that the task's prompt names."""
     placed = [Row(dict(row), Place("rows", number)) for number, row in enumerate(rows, 1)]
-    return _answered(run, build_prompts(table("rows", placed), run.study.target_task, _task(run)), Silent())
+    return _answered(run, build_prompts(table("rows", placed), run.study.target_task, run.task), Silent())
 
 
 def predict_file(run: OpenRun, file: Path, progress: Progress) -> Iterator[tuple[Mapping[str, object], Completion]]:
@@ -26,25 +30,30 @@ def predict_file(run: OpenRun, file: Path, progress: Progress) -> Iterator[tuple
     Raises:
         DataError: The file cannot be read, or lacks a column that the prompt names.
     """
-    task = _task(run)
+    task = run.task
     read = read_file(file, str(file), file_format(file, str(file)), task.encoding)
     prompts = build_prompts(read, run.study.target_task, task)
     yield from zip((row.values for row in read.rows), _answered(run, prompts, progress), strict=True)
 
 
 def reply(run: OpenRun, conversation: Sequence[Message]) -> Completion:
-    """The approach's answer to a conversation."""
-    text = conversation[-1].content
-    task = _task(run)
+    """The approach's answer to a conversation; its last turn fills the task's prompt where that has one column."""
+    task = run.task
+    columns = prompt_columns(task)
+    if len(columns) == 1:
+        return predict_rows(run, [{columns[0]: conversation[-1].content}])[0]
     messages = tuple(conversation)
     if task.system is not None and messages[0].role != "system":
         messages = (Message("system", task.system), *messages)
-    prompt = Prompt("chat", run.study.target_task, messages, {}, fingerprint=f"chat {text}")
+    prompt = Prompt("chat", run.study.target_task, messages, {}, fingerprint=fingerprint(messages))
     return run.engine.answer(run.predictor, [prompt], run.labels)[0]
 
 
-def _task(run: OpenRun) -> TaskSettings:
-    return run.study.tasks[run.study.target_task]
+def prompt_columns(task: TaskSettings) -> tuple[str, ...]:
+    """The columns that the task's prompt template names; none where conversations are the prompts."""
+    if task.prompt is None:
+        return ()
+    return tuple(sorted(meta.find_undeclared_variables(parse_template(task.prompt)) - {"row"}))
 
 
 def _answered(run: OpenRun, prompts: Sequence[Prompt], progress: Progress) -> list[Completion]:

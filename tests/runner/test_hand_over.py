@@ -1,0 +1,123 @@
+"""Answering with a finished run, and exporting from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import tiny_study
+
+import luthier
+from luthier.errors import DataError, RunError
+from luthier.progress import Silent
+from luthier.report.card import model_card
+from luthier.runner import run
+from luthier.runner.export import export
+from luthier.runner.folder import read_json, read_jsonl, write_json
+from luthier.runner.open import open_run
+from luthier.runner.predict import predict_file, predict_rows, reply
+from luthier.types import Message
+
+
+@pytest.fixture
+def finished(root: Path, tiny_model_folder: Path) -> Path:
+    run(tiny_study(tiny_model_folder), root / "run", root=root)
+    return root / "run"
+
+
+def test_new_rows_are_answered_with_labels(finished: Path) -> None:
+    opened = open_run(finished, "lora")
+    answers = predict_rows(opened, [{"text": "a new apple"}, {"text": "a new saw", "kind": "unknown"}])
+    assert len(answers) == 2
+    assert all(answer.text in ("animal", "fruit", "tool") for answer in answers)
+
+
+def test_the_test_rows_are_answered_as_in_the_run(finished: Path, root: Path) -> None:
+    for name in ("few-shot", "full"):
+        opened = open_run(finished, name)
+        answers = [answer.text for _, answer in predict_file(opened, root / "test.csv", Silent())]
+        known = read_jsonl(finished / "approaches" / name / "predictions.jsonl")
+        assert answers == [row["completion"] for row in known]
+
+
+def test_a_row_without_the_column_of_the_prompt_is_named(finished: Path) -> None:
+    with pytest.raises(DataError, match="txt"):
+        predict_rows(open_run(finished, "lora"), [{"txt": "apple"}])
+
+
+def test_a_conversation_is_answered(finished: Path) -> None:
+    assert reply(open_run(finished, "zero-shot"), [Message("user", "apple")]).text in ("animal", "fruit", "tool")
+
+
+def test_without_a_recommendation_an_approach_must_be_named(finished: Path) -> None:
+    comparison = read_json(finished / "comparison.json")
+    write_json(finished / "comparison.json", {**comparison, "recommended": None})
+    with pytest.raises(RunError, match="--approach"):
+        open_run(finished)
+    assert open_run(finished, "lora").name == "lora"
+
+
+def test_an_unknown_approach_or_an_unfinished_run_is_named(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="zero-shot"):
+        open_run(finished, "lorra")
+    with pytest.raises(RunError, match="luthier run"):
+        open_run(tmp_path / "nothing")
+
+
+def test_a_moved_run_still_answers(finished: Path) -> None:
+    moved = finished.rename(finished.with_name("moved"))
+    assert predict_rows(open_run(moved, "full"), [{"text": "apple"}])
+
+
+@pytest.mark.parametrize(("name", "merge"), [("lora", False), ("lora", True), ("full", False), ("few-shot", False)])
+def test_an_export_loads_with_plain_libraries_and_answers_alike(finished: Path, name: str, merge: bool) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    opened = open_run(finished, name)
+    to = finished.parent / "exported"
+    done = export(opened, to, merge=merge, card=model_card(finished, name), check=24, progress=Silent())
+    assert (done.checked, done.agreeing) == (24, 24)
+    assert done.kind == ("adapter" if name == "lora" and not merge else "model")
+    assert (to / "README.md").read_text().startswith("---\n")
+    tokenizer = AutoTokenizer.from_pretrained(to)
+    assert tokenizer.chat_template
+    if done.kind == "adapter":
+        named = json.loads((to / "adapter_config.json").read_text())["base_model_name_or_path"]
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(named), to)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(to)
+    ids = torch.tensor([tokenizer("apple number 7")["input_ids"]])
+    ours = opened.engine.load(opened.predictor.model)
+    with torch.inference_mode():
+        assert torch.allclose(model.eval()(ids).logits, ours(ids).logits, atol=1e-4)
+
+
+def test_an_export_never_overwrites(finished: Path, tmp_path: Path) -> None:
+    to = tmp_path / "full-folder"
+    to.mkdir()
+    (to / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        export(open_run(finished, "lora"), to, merge=False, card="", check=1, progress=Silent())
+    assert (to / "mine.txt").read_text() == "mine"
+
+
+def test_an_export_that_answers_differently_is_refused(finished: Path, tmp_path: Path) -> None:
+    file = finished / "approaches" / "lora" / "predictions.jsonl"
+    rows = read_jsonl(file)
+    for row in rows:
+        row["completion"] = "something else"
+        row["label_logprobs"] = None
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RunError, match="another answer"):
+        export(open_run(finished, "lora"), tmp_path / "out", merge=True, card="", check=5, progress=Silent())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_is_three_lines_of_python(root: Path, tiny_model_folder: Path) -> None:
+    study = luthier.build_study(**tiny_study(tiny_model_folder).model_dump(mode="json", exclude_unset=True))
+    result = luthier.run(study, root / "run", root=root)
+    assert luthier.predict_rows(luthier.open_run(root / "run", "zero-shot"), [{"text": "apple"}])
+    assert result.frame().loc["lora", "n"] == 24

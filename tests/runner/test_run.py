@@ -1,0 +1,246 @@
+"""The main path, from a study to a finished run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import tiny_study, write_rows
+
+from luthier.errors import DataError, RunError, StudyError
+from luthier.report.html import write_report
+from luthier.runner import run
+from luthier.runner.folder import RunFolder, read_json, read_jsonl
+
+COSTS = {
+    "train_s",
+    "search_s",
+    "tokens_seen",
+    "tokens_per_s",
+    "peak_bytes",
+    "trainable_parameters",
+    "trainable_share",
+    "stored_bytes",
+    "prompt_tokens",
+    "window_share",
+    "latency_p50_s",
+    "latency_p95_s",
+    "throughput_per_s",
+    "seconds_per_request",
+}
+
+
+class Interrupting:
+    """Listens, and interrupts when a piece of work of this name begins."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def track(self, description: str, total: int):  # type: ignore[no-untyped-def]
+        from luthier.progress import Silent
+
+        if self.at in description:
+            raise KeyboardInterrupt
+        return Silent().track(description, total)
+
+    def say(self, text: str) -> None:
+        if self.at in text:
+            raise KeyboardInterrupt
+
+
+def written(folder: Path, pattern: str) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob(pattern)}
+
+
+def means(comparison: dict) -> dict[str, float]:  # type: ignore[type-arg]
+    return {row["name"]: row["mean"] for row in comparison["approaches"]}
+
+
+def test_a_run_leaves_everything_that_the_run_folder_promises(root: Path, tiny_model_folder: Path) -> None:
+    result = run(tiny_study(tiny_model_folder, forgetting={"probe": True}), root / "run", root=root)
+    folder = RunFolder(root / "run")
+    comparison = read_json(folder.comparison)
+    assert comparison == dict(result.comparison)
+    assert {row["name"] for row in comparison["approaches"]} == {"zero-shot", "few-shot", "lora", "full"}
+    for row in comparison["approaches"]:
+        assert row["n"] == 24
+        assert 0 <= row["low"] <= row["mean"] <= row["high"] <= 1
+        assert set(row["cost"]) == COSTS
+        assert ("forgotten" in row) == (row["name"] in ("lora", "full"))
+        predictions = read_jsonl(folder.approach(row["name"]) / "predictions.jsonl")
+        assert len(predictions) == 24
+        assert row["mean"] == pytest.approx(sum(p["scores"]["accuracy"] for p in predictions) / 24)
+    assert len(comparison["pairs"]) == 6
+    assert comparison["split"] == "test"
+    assert comparison["verdict"]
+    about = read_json(folder.run)
+    assert about["tasks"]["task"]["train"] == 30
+    assert about["test_openings"] == 1
+    assert read_json(folder.data)["task"]["tokens"]["train"]["max"] > 0
+    assert write_report(folder.path).is_file()
+    assert list(result.frame().index) == [row["name"] for row in comparison["approaches"]]
+
+
+def test_training_costs_are_measured_and_untrained_approaches_have_none(root: Path, tiny_model_folder: Path) -> None:
+    result = run(tiny_study(tiny_model_folder), root / "run", root=root)
+    cost = {row["name"]: row["cost"] for row in result.comparison["approaches"]}
+    assert cost["zero-shot"]["train_s"] == 0
+    assert cost["zero-shot"]["trainable_parameters"] == 0
+    assert cost["few-shot"]["search_s"] > 0
+    assert cost["lora"]["train_s"] > 0
+    assert 0 < cost["lora"]["trainable_share"] < cost["full"]["trainable_share"] == 1
+    assert cost["few-shot"]["prompt_tokens"] > cost["zero-shot"]["prompt_tokens"] == cost["lora"]["prompt_tokens"]
+    assert cost["full"]["stored_bytes"] > cost["lora"]["stored_bytes"] > 0
+
+
+def test_the_same_study_again_computes_nothing(root: Path, tiny_model_folder: Path) -> None:
+    study = tiny_study(tiny_model_folder)
+    first = run(study, root / "run", root=root)
+    before = written(root / "run", "**/*.json*") | written(root / "run", "**/*.safetensors")
+    second = run(study, root / "run", root=root)
+    after = written(root / "run", "**/*.json*") | written(root / "run", "**/*.safetensors")
+    rewritten = {name for name in before if before[name] != after[name]}
+    assert not {name for name in rewritten if name.startswith("steps/") or "predictions" in name}
+    assert dict(first.comparison) == dict(second.comparison)
+    assert len(read_jsonl(root / "run" / "ledger.jsonl")) == 1
+
+
+def test_an_edit_computes_only_what_it_changes(root: Path, tiny_model_folder: Path) -> None:
+    run(tiny_study(tiny_model_folder), root / "run", root=root)
+    before = written(root / "run", "approaches/*/predictions.jsonl")
+    approaches = {
+        "zero-shot": [],
+        "few-shot": [{"step": "few-shot", "shots": {"choose": [1, 2]}, "by": "bm25"}],
+        "lora": [{"step": "sft", "rank": 4, "epochs": 1, "evaluations": 2, "dropout": 0.1}],
+    }
+    run(tiny_study(tiny_model_folder, approaches=approaches), root / "run", root=root)
+    after = written(root / "run", "approaches/*/predictions.jsonl")
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert changed == {"approaches/lora/predictions.jsonl"}
+
+
+@pytest.mark.parametrize("at", ["few-shot: trying", "training", "full: answering", "lora: latency"])
+def test_an_interrupted_run_goes_on_and_ends_alike(root: Path, tiny_model_folder: Path, at: str) -> None:
+    study = tiny_study(tiny_model_folder)
+    whole = run(study, root / "whole", root=root)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, root / "cut", root=root, progress=Interrupting(at))
+    resumed = run(study, root / "cut", root=root)
+    assert means(resumed.comparison) == means(whole.comparison)
+    for name in ("zero-shot", "few-shot", "lora", "full"):
+        rows = [read_jsonl(root / kind / "approaches" / name / "predictions.jsonl") for kind in ("whole", "cut")]
+        assert [row["label_logprobs"] for row in rows[0]] == [row["label_logprobs"] for row in rows[1]]
+
+
+def test_two_approaches_that_begin_alike_share_their_steps(root: Path, tiny_model_folder: Path) -> None:
+    sft = {"step": "sft", "rank": 2, "epochs": 1, "evaluations": 1}
+    approaches = {"a": [sft], "b": [sft, {"step": "few-shot", "shots": 1, "by": "spread"}]}
+    run(tiny_study(tiny_model_folder, approaches=approaches), root / "run", root=root)
+    kinds = [read_json(p)["step"] for p in (root / "run").glob("steps/*/step.json")]
+    assert sorted(kinds) == ["few-shot", "sft"]
+    steps = read_json(root / "run" / "approaches" / "b" / "approach.json")["steps"]
+    assert [step["reused"] for step in steps] == [True, False]
+
+
+def test_validation_only_leaves_the_test_closed(root: Path, tiny_model_folder: Path) -> None:
+    result = run(
+        tiny_study(tiny_model_folder, approaches={"zero-shot": []}), root / "run", root=root, validation_only=True
+    )
+    assert not (root / "run" / "ledger.jsonl").exists()
+    assert result.comparison["split"] == "validation"
+    assert result.comparison["approaches"][0]["n"] == 6
+
+
+def test_each_opening_of_the_test_is_entered_and_shown(root: Path, tiny_model_folder: Path) -> None:
+    run(tiny_study(tiny_model_folder, approaches={"zero-shot": []}), root / "run", root=root)
+    shots = [{"step": "few-shot", "shots": 1}]
+    run(tiny_study(tiny_model_folder, approaches={"zero-shot": [], "one": shots}), root / "run", root=root)
+    assert [row["approaches"] for row in read_jsonl(root / "run" / "ledger.jsonl")] == [["zero-shot"], ["one"]]
+    assert read_json(root / "run" / "run.json")["test_openings"] == 2
+
+
+def test_settings_tried_are_recorded_with_what_was_taken(root: Path, tiny_model_folder: Path) -> None:
+    run(tiny_study(tiny_model_folder), root / "run", root=root)
+    (choice,) = read_json(root / "run" / "approaches" / "few-shot" / "approach.json")["choices"]
+    assert [tried["settings"]["shots"] for tried in choice["tried"]] == [1, 2]
+    taken = [tried for tried in choice["tried"] if tried["taken"]]
+    assert len(taken) == 1
+    assert taken[0]["score"] == max(tried["score"] for tried in choice["tried"])
+
+
+def test_a_folder_in_use_is_refused(root: Path, tiny_model_folder: Path) -> None:
+    with RunFolder(root / "run").locked(), pytest.raises(RunError, match="in use"):
+        run(tiny_study(tiny_model_folder), root / "run", root=root)
+
+
+def test_a_full_disk_is_noticed_before_training(
+    root: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.runner.fold.free_bytes", lambda folder: 1000)
+    with pytest.raises(RunError, match="MB free"):
+        run(tiny_study(tiny_model_folder), root / "run", root=root)
+
+
+def test_a_damaged_file_is_named_with_the_remedy(root: Path, tiny_model_folder: Path) -> None:
+    study = tiny_study(tiny_model_folder, approaches={"lora": [{"step": "sft", "rank": 2, "epochs": 1}]})
+    run(study, root / "run", root=root)
+    (record,) = (root / "run").glob("steps/*/step.json")
+    record.write_text("{")
+    with pytest.raises(RunError, match="damaged"):
+        run(study, root / "run", root=root)
+    record.unlink()
+    run(study, root / "run", root=root)
+
+
+def test_a_test_split_of_three_runs_with_a_warning(root: Path, tiny_model_folder: Path) -> None:
+    write_rows(root / "test.csv", 1, seed=3)
+    result = run(tiny_study(tiny_model_folder, approaches={"zero-shot": []}), root / "run", root=root)
+    assert result.comparison["approaches"][0]["n"] == 3
+    assert any("only 3 examples" in warning for warning in read_json(root / "run" / "run.json")["warnings"])
+
+
+def test_one_label_only_stops_before_any_model_loads(root: Path) -> None:
+    (root / "train.csv").write_text("text,kind\n" + "".join(f"apple {i},fruit\n" for i in range(30)))
+    (root / "test.csv").write_text("text,kind\n" + "".join(f"pear {i},fruit\n" for i in range(30)))
+    with pytest.raises(DataError, match="one label"):
+        run(tiny_study(Path("no-such-model")), root / "run", root=root)
+
+
+def test_steps_that_do_not_fit_the_task_are_named_before_any_model_loads(root: Path) -> None:
+    approaches = {"few-shot": [{"step": "few-shot", "shots": 99}], "worded": [{"step": "prompt", "template": "{{ x }}"}]}
+    with pytest.raises(StudyError, match=r"(?s)approaches\.few-shot: 99 shots.*approaches\.worded"):
+        run(tiny_study(Path("no-such-model"), approaches=approaches), root / "run", root=root)
+
+
+def test_a_prompt_longer_than_the_window_stops_the_run(root: Path, tiny_model_folder: Path) -> None:
+    with open(root / "train.csv", "a", encoding="utf-8") as handle:
+        handle.write("apple " * 20_000 + ",fruit\n")
+    with pytest.raises(DataError, match="window"):
+        run(tiny_study(tiny_model_folder), root / "run", root=root)
+
+
+def test_several_tasks_are_scored_and_the_target_decides(root: Path, tiny_model_folder: Path) -> None:
+    task = tiny_study(tiny_model_folder).tasks["task"].model_dump(exclude_unset=True)
+    study = tiny_study(tiny_model_folder, approaches={"zero-shot": []}).model_copy(
+        update={"tasks": {}, "target": None}
+    )
+    assert study.tasks == {}
+    settings = study.model_dump(exclude={"tasks", "target"}, exclude_unset=True)
+    from luthier.study import build_study
+
+    both = build_study(**settings, tasks={"first": task, "second": {**task, "metric": "accuracy"}}, target="second")
+    result = run(both, root / "run", root=root)
+    assert result.comparison["target"] == "second"
+    assert set(result.comparison["approaches"][0]["scores"]) == {"first", "second"}
+
+
+def test_the_resolved_study_is_kept(root: Path, tiny_model_folder: Path) -> None:
+    run(
+        tiny_study(tiny_model_folder, approaches={"zero-shot": []}),
+        root / "run",
+        root=root,
+        study_text="# mine\nmodel: x\n",
+    )
+    assert (root / "run" / "study.yaml").read_text() == "# mine\nmodel: x\n"
+    assert json.loads((root / "run" / "study.json").read_text())["margin"] == 0.02
