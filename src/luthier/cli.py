@@ -23,6 +23,9 @@ app = typer.Typer(
     "Begin with `luthier init data.csv`, then `luthier check study.yaml` and `luthier run study.yaml`.",
 )
 
+# What typer makes of Ctrl-C: 128 and the number of the signal, as shells do.
+_INTERRUPTED = 130
+
 StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 Overrides = Annotated[
@@ -278,24 +281,20 @@ def main() -> None:
     from luthier.console import print_error
 
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except LuthierError as error:
         print_error(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        print_error("interrupted. What is computed is kept; run the same command again to go on.")
-        sys.exit(130)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         print_error(f"{error.strerror or error}{where}. What is computed is kept; run the same command again to go on.")
         sys.exit(1)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
-    except typer.Abort:
-        sys.exit(130)
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if usage is None:
             raise
         print_error(usage())
         sys.exit(2)
+    if code == _INTERRUPTED:
+        print_error("interrupted. What is computed is kept; run the same command again to go on.")
+    sys.exit(code or 0)

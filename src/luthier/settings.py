@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    def is_changed(self, name: str) -> bool:
+        """Whether a setting differs from its default. Giving the default says nothing, as in a resolved study."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
 
 class Choose(Settings, Generic[T]):
     """A setting left open: the run tries the values on validation and counts the cost."""
@@ -24,8 +28,17 @@ class Choose(Settings, Generic[T]):
     """The values to try, at least two."""
 
 
-Open: TypeAlias = T | Choose[T]
-"""A setting that may be given or left open: `rank: 16` or `rank: {choose: [8, 16]}`."""
+if TYPE_CHECKING:
+    Open: TypeAlias = T | Choose[T]
+else:
+
+    class Open:
+        """A setting that may be given or left open: `rank: 16` or `rank: {choose: [8, 16]}`."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            # As a plain alias of a union, `Open[int]` would leave the values of Choose unchecked: typing does not
+            # substitute inside classes, which pydantic's generics are.
+            return Union[kind, Choose[kind]]  # noqa: UP007
 
 
 def closed(settings: Settings) -> Iterator[Settings]:

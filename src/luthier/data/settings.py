@@ -220,7 +220,7 @@ class TaskSettings(Settings):
             return "data and hub_split both name the splits; give hub_split one name, or data one id"
         given = self.sources()
         for split in ("test", "validation"):
-            if split in given and split in self.split.model_fields_set:
+            if split in given and self.split.is_changed(split):
                 return f"split.{split} cuts a {split} split from train, but one is given; leave one of them out"
         return None
 
@@ -245,7 +245,7 @@ class TaskSettings(Settings):
     def _contradiction_of_answers(self) -> str | None:
         if self.answer != "generate" and self.labels is None:
             return f"answer: {self.answer} chooses among labels, but labels is null; set labels to auto or to a list"
-        if self.answer != "generate" and ("stop" in self.model_fields_set or "max_new_tokens" in self.model_fields_set):
+        if self.answer != "generate" and (self.is_changed("stop") or self.is_changed("max_new_tokens")):
             return f"answer: {self.answer} writes no text, so stop and max_new_tokens have no meaning; leave them out"
         if self.merge_references and self.labels is not None:
             return "merge_references is for open-ended tasks: with labels, two answers to one prompt are a conflict"

@@ -131,7 +131,7 @@ def _cut_missing(given: Splits, settings: TaskSettings, seed: int, warnings: lis
     names: tuple[Split, ...] = ("test", "validation")
     for name in names:
         if name in given:
-            if name in settings.split.model_fields_set:
+            if settings.split.is_changed(name):
                 warnings.append(f"split.{name} has no effect: the data bring a {name} split")
             continue
         size = settings.split.test if name == "test" else settings.split.validation

@@ -36,14 +36,14 @@ def find_model(name: str, root: Path) -> Path:
     """
     tried = []
     for base in dict.fromkeys((root, Path.cwd())):
-        path = (base / name).expanduser()
+        path = base / Path(name).expanduser()
         if path.is_file() and path.suffix == ".gguf":
             from luthier.model.gguf import convert_gguf
 
             return convert_gguf(path, cache_dir() / "models")
         if path.is_dir():
             return _checked_folder(path)
-        tried.append(f"folder {path}: does not exist")
+        tried.append(f"{path}: a file, and not a .gguf one" if path.is_file() else f"folder {path}: does not exist")
     if name.lower() in BUILT_IN_MODELS:
         package, file, requirement = BUILT_IN_MODELS[name.lower()]
         folder = _package_folder(package)
@@ -63,7 +63,7 @@ def find_embedder(name: str, root: Path) -> Path:
     """The folder of the sentence-embedding model called `name`; the same search as `find_model`."""
     tried = []
     for base in dict.fromkeys((root, Path.cwd())):
-        path = (base / name).expanduser()
+        path = base / Path(name).expanduser()
         if path.is_dir():
             return path
         tried.append(f"folder {path}: does not exist")

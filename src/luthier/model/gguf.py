@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 
@@ -59,13 +60,21 @@ def _check_room(folder: Path, needed: int) -> None:
 
 def _convert(file: Path, folder: Path) -> None:
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # What transformers' reader raises on files that are cut off or damaged (tried with 150 of them).
+    damage = (ValueError, LookupError, RuntimeError, ArithmeticError, TypeError, struct.error, StrictDataclassError)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, *damage) as error:
         raise ModelError(f"{file} cannot be read as a GGUF model: {error}") from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would go on with random weights in their place
+        raise ModelError(f"{file} has no weights for {len(missing)} parts of the model ({', '.join(missing[:3])}).")
     # The loader leaves the quantisation's traces on a model that no longer has any, and then refuses to save it.
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config

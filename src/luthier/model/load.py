@@ -33,7 +33,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ModelError(f"{folder} has no tokenizer that transformers can read: {error}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer in {folder} names no end token (eos_token); set it in tokenizer_config.json.")
@@ -47,12 +47,13 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 def load_config(folder: str | Path) -> Any:
     """The model's configuration (of its text part where it has several)."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(str(folder)).get_text_config()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: its config.json cannot be used: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise ModelError(f"{folder}: its config.json cannot be used: {' '.join(str(error).split())}") from error
 
 
 def window_of(config: Any) -> int:
@@ -79,16 +80,27 @@ def load_model(ref: ModelRef, *, device: str, precision: str, attention: str = "
             model = PeftModel.from_pretrained(model, folder).merge_and_unload()
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"the adapter in {folder} does not fit {ref.base}: {error}") from error
-    return model.to(device=device, dtype=torch_dtype(precision)).eval()
+    # merging leaves the weights frozen
+    return model.to(device=device, dtype=torch_dtype(precision)).requires_grad_(True).eval()
 
 
 def _load_base(folder: str, dtype: Any, attention: str) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
-    except (OSError, ValueError, ImportError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"{folder} cannot be loaded as a causal language model: {error}") from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would go on with random weights in their place
+        raise ModelError(
+            f"{folder} has no weights for {len(missing)} parts of the model ({', '.join(missing[:3])}).\n"
+            "It is incomplete, or no causal language model (a classifier or an embedder, say)."
+        )
     # Where padding and end of turn share a token, torch would give that token's embedding no gradient.
     model.get_input_embeddings().padding_idx = None
     model.generation_config.max_length = None

@@ -42,7 +42,7 @@ def check_template(template: str, fields: tuple[str, ...]) -> None:
         names = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
     except jinja2.TemplateSyntaxError as error:
         raise StudyError(f"the wording {template!r} is no Jinja template: {error}.") from error
-    unknown = sorted(names - {"prompt", *fields, *_ENVIRONMENT.globals})
+    unknown = sorted(names - {"prompt", *fields})
     if unknown:
         raise StudyError(
             f"the wording {template!r} names {', '.join(unknown)}, which the task's prompts do not have "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from luthier.errors import StudyError
 from luthier.prompt.wording import check_template
@@ -22,8 +24,16 @@ class PromptStep(Step):
     """Jinja template of the last user turn over the row's columns and `prompt`, the task's own wording."""
     answer: Open[Literal["generate", "choose", "choose-normalised"]] | None = None
     """Free text, or the most likely label (plain, or per token). Default: the task's."""
-    max_new_tokens: Open[int] | None = None
+    max_new_tokens: Open[Annotated[int, Field(gt=0)]] | None = None
     """Most tokens of a generated answer. Default: the task's."""
+
+    @model_validator(mode="after")
+    def _no_length_where_nothing_is_written(self) -> PromptStep:
+        answers = _values(self.answer)
+        if answers and "generate" not in answers and self.max_new_tokens is not None:
+            ways = " and ".join(answers)
+            raise ValueError(f"answer: {ways} writes no text, so max_new_tokens has no meaning; leave one of them out")
+        return self
 
     def check(self, task: Task) -> list[str]:
         """Templates must name fields that the prompts have; choosing needs labels."""
@@ -34,8 +44,9 @@ class PromptStep(Step):
                 check_template(template, fields)
             except StudyError as error:
                 problems.append(str(error))
-        if not task.labels and any(answer != "generate" for answer in _values(self.answer)):
-            problems.append(f"answer: {self.answer} needs labels, and task '{task.name}' has none; use generate.")
+        choosing = [answer for answer in _values(self.answer) if answer != "generate"]
+        if choosing and not task.labels:
+            problems.append(f"answer: {choosing[0]} needs labels, and task '{task.name}' has none; use generate.")
         return problems
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:

@@ -16,7 +16,7 @@ from luthier.types import ModelRef, Predictor
 if TYPE_CHECKING:
     from luthier.prompt.render import TrainingSequence
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -46,13 +46,13 @@ class SftStep(Step):
     that of full fine-tuning; Schulman et al. 2025, "LoRA Without Regret")."""
     epochs: Open[Positive] = 3.0
     """Passes over the training examples; may be a fraction."""
-    batch_size: Open[Count] = 16
+    batch_size: Open[Count] = 8
     """Examples an optimizer step."""
     warmup: Share = 0.1
     """Share of the steps over which the learning rate rises."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls afterwards."""
-    weight_decay: Open[Annotated[float, Field(ge=0)]] = 0.01
+    weight_decay: Open[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = 0.01
     """AdamW's weight decay on matrices."""
     max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
@@ -65,11 +65,12 @@ class SftStep(Step):
 
     @model_validator(mode="after")
     def _no_lora_settings_without_lora(self) -> SftStep:
-        if self.adapter == "none":
-            given = [name for name in ("rank", "alpha") if getattr(self, name) is not None]
+        if "none" in (self.adapter.choose if isinstance(self.adapter, Choose) else (self.adapter,)):
+            given = [name for name in ("rank", "alpha", "dropout", "targets") if self.is_changed(name)]
             if given:
+                have = "has" if len(given) == 1 else "have"
                 raise ValueError(
-                    f"{' and '.join(given)} has no meaning with adapter: none, which trains every weight; "
+                    f"{' and '.join(given)} {have} no meaning with adapter: none, which trains every weight; "
                     "leave it out, or set adapter: lora"
                 )
         return self

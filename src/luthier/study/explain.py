@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -14,15 +15,21 @@ from luthier.study.yaml_lines import Lines, Path
 
 def explain(error: ValidationError, root: type[BaseModel], raw: Mapping[str, Any], lines: Lines, file: str) -> str:
     """One line for each fault, in the order of the file."""
-    faults: dict[Path, list[str]] = {}
+    found: dict[Path, Any] = {}
+    faults: dict[Path, list[dict[str, Any]]] = {}
     for fault in error.errors():
         path, leaf = _user_path(fault["loc"], raw, missing=fault["type"] == "missing")
-        faults.setdefault(path, []).append(_sentence(dict(fault), path, leaf, root))
+        found[path] = leaf
+        faults.setdefault(path, []).append(dict(fault))
+    meant = {(*path[:-1], near) for path, group in faults.items() if (near := _nearest(group[0], root))}
     said = []
-    for path, sentences in faults.items():
-        # A setting that may be left open fails twice, as a value and as {choose: …}; the first says what matters.
-        sentence = min(sentences, key=lambda s: ("Choose" in s, sentences.index(s)))
-        said.append(f"{lines.where(path, file)}: {sentence}")
+    for path, group in faults.items():
+        # Where a setting has several forms, each has failed; the form that was meant is the one that failed deepest.
+        deeper = any(len(other) > len(path) and other[: len(path)] == path for other in faults)
+        # A misspelt key is missing too.
+        misspelt = path in meant and group[0]["type"] == "missing"
+        if not deeper and not misspelt:
+            said.append(f"{lines.where(path, file)}: {_sentence(group, path, found[path], root)}")
     return "\n".join(said)
 
 
@@ -47,31 +54,52 @@ def _user_path(loc: Sequence[int | str], raw: Any, *, missing: bool) -> tuple[Pa
     return tuple(path), at
 
 
-def _sentence(fault: dict[str, Any], path: Path, found: Any, root: type[BaseModel]) -> str:
+def _sentence(group: Sequence[dict[str, Any]], path: Path, found: Any, root: type[BaseModel]) -> str:
+    """What is wrong at one place, where perhaps several forms of a setting have failed."""
     key = ".".join(path) or "the study"
-    kind, message = fault["type"], fault["msg"].removeprefix("Value error, ")
+    fault = group[0]
+    kind = fault["type"]
     if kind == "extra_forbidden":
-        known = sorted(_fields_at(root, fault["loc"]))
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        return f"{key}: unknown key; {hint}(known here: {', '.join(known)})."
+        near = _nearest(fault, root)
+        hint = f"did you mean '{near}'? " if near else ""
+        return f"{key}: unknown key; {hint}(known here: {', '.join(sorted(_fields_at(root, fault['loc'])))})."
     if kind == "missing":
         return f"{key}: missing; give it."
     if kind == "union_tag_invalid":
         return f"{key}: unknown step {fault['input'].get('step')!r}; the steps are {fault['ctx']['expected_tags']}."
     if kind == "union_tag_not_found":
         return f"{key}: a step is a mapping with the key 'step', such as {{step: sft, adapter: lora}}; found {found!r}."
-    choose = " (Choose)" if any("Choose" in str(part) for part in fault["loc"]) and not _chooses(fault) else ""
+    # That a value is no {choose: ...} either says nothing, unless it is meant to be one.
+    plain = [own for own in group if not _in_choose(own["loc"])] or group
+    message = ", or ".join(dict.fromkeys(_in_yaml_s_words(own["msg"]) for own in plain))
     shown = "" if kind in ("value_error", "assertion_error") else f"; found {fault['input']!r}"
-    return f"{key}: {message[:1].lower()}{message[1:]}{shown}.{choose}"
+    return f"{key}: {message}{shown}."
 
 
-def _chooses(fault: dict[str, Any]) -> bool:
-    return isinstance(fault["input"], Mapping) and "choose" in fault["input"]
+def _in_yaml_s_words(message: str) -> str:
+    message = message.removeprefix("Value error, ").removesuffix(".")
+    message = re.sub(r"a valid dictionary or instance of [\w\[\]]+", "a mapping", message)
+    message = re.sub(r"^Tuple should have at least (\d+) items? after validation.*", r"give at least \1", message)
+    message = message.replace("a valid tuple", "a list")
+    return message[:1].lower() + message[1:]
+
+
+def _in_choose(loc: Sequence[int | str]) -> bool:
+    return any(str(part).startswith("Choose") for part in loc)
+
+
+def _nearest(fault: Mapping[str, Any], root: type[BaseModel]) -> str | None:
+    """The known key that an unknown one was probably meant to be."""
+    if fault["type"] != "extra_forbidden":
+        return None
+    near = difflib.get_close_matches(str(fault["loc"][-1]), sorted(_fields_at(root, fault["loc"])), n=1)
+    return near[0] if near else None
 
 
 def _fields_at(root: type[BaseModel], loc: Sequence[int | str]) -> set[str]:
     """Names of the fields that would have been known where an unknown key was found."""
+    if _in_choose(loc):
+        return set(Choose.model_fields)
     candidates: list[type[BaseModel]] = [root]
     for part in loc[:-1]:
         named = [c for c in candidates if isinstance(part, str) and part in c.model_fields]

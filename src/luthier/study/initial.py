@@ -26,7 +26,7 @@ def initial_study(data: Path, output: Path, model: str) -> tuple[str, list[str]]
         DataError: The file cannot be read, or its columns do not tell what is asked and what is answered.
     """
     found = recognise(data)
-    task: dict[str, Any] = {"data": os.path.relpath(str(data), str(output.parent)), **found.settings}
+    task: dict[str, Any] = {**found.settings, "data": os.path.relpath(str(data), str(output.parent))}
     labelled = bool(task.get("labels"))
     if labelled:
         task.setdefault("answer", "choose")

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from luthier.data.settings import TaskSettings
 from luthier.errors import EvaluationError, StudyError
@@ -34,6 +42,8 @@ class Approach(Settings):
         """An approach may be the bare list of its steps, and a step its bare name."""
         if isinstance(value, list | tuple):
             value = {"steps": value}
+        if not isinstance(value, dict | Approach):
+            raise ValueError(f"an approach is a list of steps ([] is the base model as it is); found {value!r}")
         if isinstance(value, dict) and isinstance(value.get("steps"), list | tuple):
             steps = tuple({"step": step} if isinstance(step, str) else step for step in value["steps"])
             value = {**value, "steps": steps}
@@ -55,6 +65,18 @@ class ForgettingSettings(Settings):
     accuracy (0.02 is two points) and relative for loss (0.02 is two per cent)."""
 
 
+def _metrics_exist(task: TaskSettings) -> TaskSettings:
+    try:
+        check_metric_names(task.all_metrics())
+        # The labels themselves are known only when the data are read.
+        labels = () if task.labels is None else ("some", "labels")
+        for metric in task.all_metrics():
+            validate_metric(metric, labels, task.metric_options.get(metric, {}))
+    except EvaluationError as error:
+        raise ValueError(str(error)) from error
+    return task
+
+
 class Study(Settings):
     """One or more tasks, a base model, and the approaches that are compared."""
 
@@ -62,7 +84,7 @@ class Study(Settings):
     """Names the run."""
     model: str
     """A local folder or .gguf file, a built-in name (smollm2-135m-instruct), or a Hugging Face id."""
-    tasks: dict[str, TaskSettings] = Field(min_length=1)
+    tasks: dict[str, Annotated[TaskSettings, AfterValidator(_metrics_exist)]] = Field(min_length=1)
     """The tasks by name; `task:` gives the only one."""
     target: str | None = None
     """The task that the verdict concerns. Default: the only one."""
@@ -106,26 +128,18 @@ class Study(Settings):
             raise ValueError(f"{', '.join(twice)} stands twice if upper and lower case are not told apart")
         return approaches
 
-    @field_validator("tasks")
+    @field_validator("target")
     @classmethod
-    def _metrics_exist(cls, tasks: dict[str, TaskSettings]) -> dict[str, TaskSettings]:
-        for name, task in tasks.items():
-            try:
-                check_metric_names(task.all_metrics())
-                # The labels themselves are known only when the data are read.
-                labels = () if task.labels is None else ("some", "labels")
-                for metric in task.all_metrics():
-                    validate_metric(metric, labels, task.metric_options.get(metric, {}))
-            except EvaluationError as error:
-                raise ValueError(f"task {name}: {error}") from error
-        return tasks
+    def _target_is_a_task(cls, target: str | None, info: ValidationInfo) -> str | None:
+        tasks = info.data.get("tasks")
+        if target is not None and tasks is not None and target not in tasks:
+            raise ValueError(f"{target!r} is no task of this study (there are: {', '.join(tasks)})")
+        return target
 
     @model_validator(mode="after")
-    def _target_is_a_task(self) -> Study:
+    def _several_tasks_have_a_target(self) -> Study:
         if self.target is None and len(self.tasks) > 1:
             raise ValueError(f"with several tasks, target names the one that decides: {', '.join(self.tasks)}")
-        if self.target is not None and self.target not in self.tasks:
-            raise ValueError(f"target {self.target!r} is no task of this study (there are: {', '.join(self.tasks)})")
         return self
 
     @property
@@ -187,34 +201,39 @@ def _override(raw: dict[str, Any], override: str, lines: Lines) -> None:
     if not equals or not key:
         raise StudyError(f"--set {override}: expected key=value, such as approaches.lora.0.rank=16.")
     try:
-        value = yaml.safe_load(text)
+        # To YAML a Jinja template begins a mapping; nobody means that.
+        value = text if text.lstrip().startswith(("{{", "{%")) else yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise StudyError(f"--set {override}: the value is not YAML: {error}.") from error
+        problem = getattr(error, "problem", None) or error
+        raise StudyError(f"--set {override}: the value is not YAML: {problem}.") from error
     at: Any = raw
     parts = key.split(".")
+    path: list[str] = []  # the parts, with the `steps` that may be left out
     for depth, part in enumerate(parts):
         here = ".".join(parts[:depth]) or "the study"
         last = depth == len(parts) - 1
         if isinstance(at, dict) and "steps" in at and part.isdigit():
             at = at["steps"]
+            path.append("steps")
+        path.append(part)
         if isinstance(at, list):
             if not part.isdigit() or int(part) >= len(at):
-                raise StudyError(f"--set {override}: {here} is a list of {len(at)}; expected 0 to {len(at) - 1}.")
+                raise StudyError(f"--set {override}: {here} is a list of {len(at)} and has no '{part}'.")
             index: Any = int(part)
             if not last and isinstance(at[index], str):
                 at[index] = {"step": at[index]}
         elif isinstance(at, dict):
             index = part
             if not last and part not in at:
-                if depth == 0 and part in Study.model_fields:
-                    at[part] = {}
-                else:
+                if parts[0] == "approaches":
                     have = ", ".join(map(str, at)) or "nothing"
                     raise StudyError(f"--set {override}: {here} has no '{part}' (it has: {have}).")
+                at[part] = {}  # a group of settings that the file left at their defaults
+                lines.note_override(tuple(path), override)
         else:
             raise StudyError(f"--set {override}: {here} is the value {at!r} and has no '{part}'.")
         if last:
             at[index] = value
-            lines.note_override(tuple(parts), override)
+            lines.note_override(tuple(path), override)
         else:
             at = at[index]

@@ -50,9 +50,21 @@ def load_yaml(text: str, file: str) -> tuple[dict[str, Any], Lines]:
     if node is None or not isinstance(value, Mapping):
         found = "nothing" if node is None else f"a {type(value).__name__}"
         raise StudyError(f"{file}: expected a mapping of keys such as model, task and approaches; found {found}.")
+    value = _unshared(value, file)
     lines: dict[Path, int] = {}
     _collect(node, (), lines, file)
     return dict(value), Lines(lines)
+
+
+def _unshared(value: Any, file: str, above: tuple[Any, ...] = ()) -> Any:
+    """The value with copies where YAML's aliases share, so that overriding one setting leaves its twins alone."""
+    if any(value is own for own in above):
+        raise StudyError(f"{file}: a list or mapping contains itself, by an alias. Write it out.")
+    if isinstance(value, dict):
+        return {key: _unshared(own, file, (*above, value)) for key, own in value.items()}
+    if isinstance(value, list):
+        return [_unshared(own, file, (*above, value)) for own in value]
+    return value
 
 
 def _collect(node: yaml.Node, path: Path, lines: dict[Path, int], file: str) -> None:

@@ -98,7 +98,7 @@ def load_checkpoint(folder: Path, trainable: Mapping[str, Any], optimizer: Any, 
         for name, parameter in trainable.items():
             parameter.copy_(weights[name])
             optimizer.state[parameter] = {
-                "step": torch.tensor(row["optimizer_steps"][name]),
+                "step": torch.tensor(row["optimizer_steps"][name], device=parameter.device),
                 "exp_avg": moments[f"exp_avg/{name}"].to(parameter.device),
                 "exp_avg_sq": moments[f"exp_avg_sq/{name}"].to(parameter.device),
             }

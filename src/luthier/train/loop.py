@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import TrainingError
-from luthier.model.device import peak_bytes
+from luthier.model.device import peak_bytes, reset_peak
 from luthier.prompt.render import TrainingSequence
 from luthier.train.batches import epoch_steps, micro_batches
 from luthier.train.checkpoint import Checkpoint, Score, load_checkpoint, save_checkpoint
@@ -93,7 +93,7 @@ def train(
         advance: Called with the step done and the number of steps.
 
     Raises:
-        TrainingError: The loss is not finite; step and example ids are named.
+        TrainingError: The loss or its gradient is not finite; step and example ids are named.
     """
     import torch
 
@@ -103,8 +103,11 @@ def train(
     optimizer, scheduler = build_optimizer(trainable, settings.learning_rate, settings, total)
     state = load_checkpoint(folder, trainable, optimizer, scheduler) or Checkpoint()
     model.train()
+    reset_peak(settings.device)
     memory = peak_bytes(settings.device)
     for step in range(state.step + 1, total + 1):
+        if settings.patience and state.evaluations_since_best >= settings.patience:
+            break
         started = time.perf_counter()
         batch = epoch_steps(len(sequences), settings.batch_size, settings.seed, step - 1)
         examples = [sequences[i] for i in batch]
@@ -117,13 +120,9 @@ def train(
             loss.backward()
             loss_sum += float(loss.detach())
             memory = max(memory, peak_bytes(settings.device))
-        if not math.isfinite(loss_sum):
-            ids = ", ".join(s.id for s in examples)
-            raise TrainingError(
-                f"the loss is {loss_sum} at step {step} of {total} (examples {ids}).\n"
-                "Lower the learning rate, or look at these examples with `luthier show`."
-            )
-        grad_norm = torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm)
+        _check_finite("loss", loss_sum, step, total, examples)
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm))
+        _check_finite("norm of the gradient", grad_norm, step, total, examples)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         learning_rate = scheduler.get_last_lr()[0]
@@ -136,7 +135,7 @@ def train(
                 "step": step,
                 "tokens": state.tokens,
                 "train/loss": loss_sum,
-                "train/grad_norm": float(grad_norm),
+                "train/grad_norm": grad_norm,
                 "train/learning_rate": learning_rate,
             }
         )
@@ -148,8 +147,6 @@ def train(
             log({"step": step, "tokens": state.tokens, **{f"validation/{k}": v for k, v in metrics.items()}})
             state.note(step, score_of(metrics), trainable)
             save_checkpoint(folder, state, trainable, optimizer, scheduler)
-            if settings.patience and state.evaluations_since_best >= settings.patience:
-                break
     state.restore_best(trainable)
     model.eval()
     return TrainingOutcome(
@@ -162,3 +159,12 @@ def train(
         stopped_early=state.step < total,
         peak_bytes=memory,
     )
+
+
+def _check_finite(what: str, value: float, step: int, total: int, examples: Sequence[TrainingSequence]) -> None:
+    if not math.isfinite(value):
+        ids = ", ".join(s.id for s in examples)
+        raise TrainingError(
+            f"the {what} is {value} at step {step} of {total} (examples {ids}).\n"
+            "Lower the learning rate, or look at these examples with `luthier show`."
+        )

@@ -1,0 +1,115 @@
+"""Fixtures that several parts share: tiny random models, a tiny task, the small real model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colours import make_task
+from luthier.types import Task
+
+
+@pytest.fixture
+def tiny_task() -> Task:
+    return make_task()
+
+
+@pytest.fixture
+def open_task() -> Task:
+    """The same without labels: answers are generated."""
+    return make_task(labelled=False)
+
+
+@pytest.fixture
+def without_test(tiny_task: Task) -> Task:
+    """The tiny task as a step sees it."""
+    return replace(tiny_task, test=())
+
+
+@pytest.fixture(scope="session")
+def real_model_folder() -> Path:
+    """SmolLM2-135M-Instruct, converted into the user's cache when first used."""
+    from luthier.model.find import find_model
+
+    return find_model("smollm2-135m-instruct", Path())
+
+
+@pytest.fixture(scope="session")
+def tokenizer(real_model_folder: Path) -> Any:
+    from luthier.model.load import load_tokenizer
+
+    return load_tokenizer(real_model_folder)
+
+
+@pytest.fixture(scope="session")
+def save_tiny(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a model folder of a family with random weights, large enough that its answers are not all alike."""
+    made: dict[str, Path] = {}
+
+    def save(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(f"tiny-{family}")
+            model = _tiny_model(family, len(tokenizer))
+            model.save_pretrained(made[family])
+            tokenizer.save_pretrained(made[family])
+        return made[family]
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(save_tiny: Callable[[str], Path]) -> Path:
+    return save_tiny("llama")
+
+
+@pytest.fixture
+def load_tiny(save_tiny: Callable[[str], Path]) -> Callable[..., Any]:
+    """A tiny model of a family, loaded anew in float32."""
+
+    def load(family: str = "llama", attention: str = "sdpa") -> Any:
+        from luthier.model.load import load_model
+        from luthier.types import ModelRef
+
+        return load_model(ModelRef(str(save_tiny(family))), device="cpu", precision="float32", attention=attention)
+
+    return load
+
+
+def _tiny_model(family: str, vocabulary: int) -> Any:
+    import torch
+    import transformers
+
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+    }
+    own: dict[str, dict[str, Any]] = {
+        "Llama": {},
+        "Qwen3": {},
+        "Mistral": {"sliding_window": 8},
+        "Gemma3Text": {
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 8,
+        },
+    }
+    name = {"llama": "Llama", "qwen3": "Qwen3", "mistral": "Mistral", "gemma3": "Gemma3Text"}[family]
+    config = getattr(transformers, f"{name}Config")(**sizes, **own[name])
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config)
+    return model.float().eval()

@@ -1,0 +1,50 @@
+"""Predictors as JSON and back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from colours import make_example
+from luthier.errors import RunError
+from luthier.record import load_predictor, predictor_from_json, predictor_to_json
+from luthier.types import Decoding, ModelRef, Predictor, Shots, Wording
+
+
+def predictor(run: Path) -> Predictor:
+    pool = (make_example(1, "sky?", "blue", label="blue", group="g"), make_example(2, "moss?", "green"))
+    return Predictor(
+        model=ModelRef("/models/base", (str(run / "steps" / "a" / "adapter"), str(run / "steps" / "b" / "adapter"))),
+        decoding=Decoding("generate", 12, ("\n", "stop")),
+        wording=Wording("System.", "{{ text }}"),
+        shots=Shots(pool, 2, "bm25"),
+    )
+
+
+def test_a_predictor_comes_back_as_it_was(tmp_path: Path):
+    given = predictor(tmp_path)
+    text = json.dumps(predictor_to_json(given, tmp_path))
+    assert predictor_from_json(json.loads(text), tmp_path) == given
+    bare = Predictor(ModelRef("/models/base"), Decoding())
+    assert predictor_from_json(json.loads(json.dumps(predictor_to_json(bare, tmp_path))), tmp_path) == bare
+
+
+def test_folders_inside_the_run_are_written_relative_to_it(tmp_path: Path):
+    row = predictor_to_json(predictor(tmp_path), tmp_path)
+    assert row["model"] == {"base": "/models/base", "adapters": ["steps/a/adapter", "steps/b/adapter"]}
+
+
+def test_a_run_can_be_moved(tmp_path: Path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / "predictor.json").write_text(json.dumps(predictor_to_json(predictor(old), old)))
+    shutil.move(old, new)
+    assert load_predictor(new / "predictor.json", new) == predictor(new)
+
+
+def test_a_predictor_that_is_not_there_says_so(tmp_path: Path):
+    with pytest.raises(RunError, match=r"predictor.json is missing: .* has not been fitted yet"):
+        load_predictor(tmp_path / "predictor.json", tmp_path)

@@ -1,0 +1,189 @@
+"""The command line as a user meets it: each command once, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from luthier.cli import main
+
+BANKING = Path(__file__).parents[1] / "studies" / "data" / "banking77"
+
+
+@pytest.fixture
+def luthier(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Call the command line in a folder of its own; gives exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["luthier", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+        out, err = capsys.readouterr()
+        return code, " ".join(out.split()), " ".join(err.split())
+
+    return call
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_model_folder: Path) -> Path:
+    """A study of three intents of Banking77 with a tiny random model."""
+    keep = {"card_arrival", "exchange_rate", "top_up_failed"}
+    for split in ("train", "test"):
+        with open(BANKING / f"{split}.csv", encoding="utf-8") as source:
+            rows = [row for row in csv.DictReader(source) if row["category"] in keep]
+        with open(tmp_path / f"{split}.csv", "w", newline="", encoding="utf-8") as to:
+            writer = csv.DictWriter(to, ["text", "category"])
+            writer.writeheader()
+            writer.writerows(rows)
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "model": str(tiny_model_folder),
+                "device": "cpu",
+                "latency_requests": 2,
+                "forgetting": {"probe": False},
+                "task": {
+                    "data": {"train": "train.csv", "test": "test.csv"},
+                    "split": {"validation": 9},
+                    "prompt": "{{ text }}",
+                    "completion": "{{ category }}",
+                    "labels": "auto",
+                    "answer": "choose",
+                },
+                "approaches": {"zero-shot": [], "lora": [{"step": "sft", "rank": 2, "epochs": 0.5, "evaluations": 1}]},
+            }
+        )
+    )
+    return file
+
+
+def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = luthier("check", str(study))
+    assert code == 0
+    assert "75 training, 9 validation, 60 test examples, 3 labels" in out
+    assert "percentage points" in out
+    assert "GB of memory" in out
+
+    code, out, _ = luthier("show", str(study), "-n", "2")
+    assert code == 0
+    assert out.count("tokens,") == 2
+    assert "<|im_start|>" in out
+    assert "card_arrival<|im_end|>" in out
+
+    code, out, err = luthier("run", str(study), "--output", "out", "--set", "approaches.lora.0.rank=4")
+    assert (code, err) == (0, "")
+    assert "zero-shot" in out
+    assert "out/report.html" in out
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert json.loads((tmp_path / "out" / "study.json").read_text())["approaches"]["lora"]["steps"][0]["rank"] == 4
+
+    assert luthier("report", "out")[0] == 0
+
+    code, out, _ = luthier("predict", "out", "test.csv", "--approach", "lora", "--output", "answers.jsonl")
+    assert code == 0
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 60
+    assert set(answers[0]) == {"text", "category", "completion"}
+
+    code, out, _ = luthier("export", "out", "--to", "model", "--approach", "lora", "--merge", "--check", "10")
+    assert code == 0
+    assert "same answer to 10 of 10" in out
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_init_writes_a_study_that_checks(luthier, tmp_path: Path, tiny_model_folder: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = luthier("init", str(BANKING / "train.csv"), "--model", str(tiny_model_folder))
+    assert code == 0
+    assert "luthier check study.yaml" in out
+    assert luthier("check", "study.yaml")[0] == 0
+    code, _, err = luthier("init", str(BANKING / "train.csv"))
+    assert code == 1
+    assert "--force" in err
+
+
+def test_chat_answers_until_an_empty_line(luthier, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    luthier("run", str(study), "--output", "out", "--no-forecast")
+    lines = iter(["Where is my card?", ""])
+    monkeypatch.setattr("luthier.console.console.input", lambda *_: next(lines))
+    code, out, _ = luthier("chat", "out", "--approach", "zero-shot")
+    assert code == 0
+    assert any(label in out for label in ("card_arrival", "exchange_rate", "top_up_failed"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "nothing.yaml"], "nothing.yaml does not exist"),
+        (["run", "study.yaml", "--set", "approaches.lora.0.rnk=3"], "did you mean 'rank'"),
+        (["run", "study.yaml", "--set", "model=no/such-model"], "Tried:"),
+        (["run", "study.yaml", "--set", "model=."], "no model folder"),
+        (["run", "study.yaml", "--set", "task.prompt={{ txt }}"], "text"),
+        (["run", "study.yaml", "--set", "task.data=nothing.csv"], "nothing.csv"),
+        (["run", "study.yaml", "--set", "device=tpu"], "device"),
+        (["predict", "nothing", "test.csv"], "luthier run"),
+        (["report", "nothing"], "nothing"),
+        (["run", "study.yaml", "--colour"], "No such option"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_traceback(luthier, study: Path, words: list[str], said: str) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = luthier(*words)
+    assert code in (1, 2)
+    assert err.startswith("error:")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_says_how_to_go_on(luthier, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("luthier.runner.main._fit_all", interrupt)
+    code, _, err = luthier("run", str(study), "--no-forecast")
+    assert code == 130
+    assert "go on" in err
+
+
+def test_a_full_disk_is_said_and_what_is_computed_is_kept(luthier, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    import errno
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/predictions.jsonl")
+
+    monkeypatch.setattr("luthier.runner.measure.write_jsonl", full)
+    code, _, err = luthier("run", str(study), "--output", "out", "--no-forecast")
+    assert code == 1
+    assert "No space left" in err
+    assert "kept" in err
+    monkeypatch.undo()
+    os.chdir(study.parent)
+    assert subprocess.run([sys.executable, "-m", "luthier", "--help"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["run", "check", "init", "show", "report", "predict", "chat", "export"])
+def test_each_command_explains_itself_with_an_example(luthier, command: str) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = luthier(command, "--help")
+    assert code == 0
+    assert f"luthier {command}" in out
+
+
+def test_damaged_and_odd_files_never_end_in_a_traceback(luthier) -> None:  # type: ignore[no-untyped-def]
+    data = os.environ.get("LUTHIER_DATA")
+    if not data:
+        pytest.skip("LUTHIER_DATA is not set")
+    files = [p for p in sorted(Path(data).glob("fmt_*/**/*")) if p.is_file()]
+    assert len(files) > 150
+    for number, file in enumerate(files):
+        code, _, err = luthier("init", str(file), "--output", f"{number}.yaml")
+        assert code == 0 or (code == 1 and err.startswith("error:")), f"{file}: {err}"
