@@ -155,7 +155,7 @@ def test_ctrl_c_says_how_to_go_on(luthier, study: Path, monkeypatch: pytest.Monk
     assert "go on" in err
 
 
-def test_a_full_disk_is_said_and_what_is_computed_is_kept(luthier, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_full_disk_is_said_and_nothing_is_lost(luthier, study: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     import errno
 
     def full(*_: object, **__: object) -> None:

@@ -11,11 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from luthier import __version__ as luthier_version
 from luthier.errors import LuthierError
 
 app = typer.Typer(
     name="luthier",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -38,6 +40,15 @@ AllowCode = Annotated[
 ApproachName = Annotated[
     str | None, typer.Option("--approach", help="Name of an approach. Default: the recommended one.")
 ]
+
+
+@app.callback()
+def luthier(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"luthier {luthier_version}")
+        raise typer.Exit
 
 
 @app.command()

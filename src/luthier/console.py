@@ -137,7 +137,7 @@ def _print_data(to: Console, name: str, report: dict[str, Any]) -> None:
         )
     for row in report["duplicates"]:
         to.print(
-            f"  duplicates between {' and '.join(row['between'])}: {row['count']}, {row['done']} "
+            f"  duplicates {_where(row['between'])}: {row['count']}, {row['done']} "
             f"({', '.join(map(str, row['places'][:3]))})",
             highlight=False,
         )
@@ -157,6 +157,10 @@ def _print_data(to: Console, name: str, report: dict[str, Any]) -> None:
         counts = sorted(labels.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{label} {count}" for label, count in counts[:20]) + (", …" if len(counts) > 20 else "")
         to.print(f"  labels in train: {shown}", highlight=False)
+
+
+def _where(between: Sequence[str]) -> str:
+    return f"within {between[0]}" if len(set(between)) == 1 else f"between {' and '.join(between)}"
 
 
 def _bars(counts: Sequence[int]) -> str:

@@ -31,7 +31,9 @@ def predictor_from_json(row: Mapping[str, Any], run_dir: Path) -> Predictor:
         ),
         decoding=Decoding(decoding["answer"], decoding["max_new_tokens"], tuple(decoding["stop"])),
         wording=Wording(**row["wording"]),
-        shots=None if shots is None else Shots(tuple(_example(e) for e in shots["pool"]), shots["count"], shots["by"]),
+        shots=None
+        if shots is None
+        else Shots(tuple(_example(e) for e in shots["pool"]), shots["count"], shots["by"], shots["embedder"]),
     )
 
 

@@ -151,11 +151,13 @@ class Shots:
             the prompt itself, its duplicate or of its group is passed over.
         count: Shots a prompt.
         by: How they are chosen.
+        embedder: For `embedding`: the sentence embedder, as the study names it.
     """
 
     pool: tuple[Example, ...]
     count: int
     by: Literal["random", "spread", "bm25", "embedding"]
+    embedder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

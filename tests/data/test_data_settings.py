@@ -59,7 +59,7 @@ def test_yaml_booleans_as_labels_are_refused_with_the_remedy():
         ({"metric_options": {"regex": {"pattern": "x"}}}, "names regex, which is not computed"),
         ({"split": {"test": 1.5}}, "a fraction between 0 and 1"),
         ({"split": {"test": 0}}, "a count of at least 1"),
-        ({"data": {"train": "a", "test": "b"}, "split": {"test": 0.2}}, "one is given; leave one of them out"),
+        ({"data": {"train": "a", "test": "b"}, "split": {"test": 0.3}}, "one is given; leave one of them out"),
         ({"data": {"train": "a"}, "rows": {"train": "x", "test": "y"}}, "data and rows disagree"),
         ({"data": {"test": "b"}}, "train"),
         ({"colums": ["a"]}, "colums"),

@@ -208,7 +208,10 @@ def test_one_label_only_stops_before_any_model_loads(root: Path) -> None:
 
 
 def test_steps_that_do_not_fit_the_task_are_named_before_any_model_loads(root: Path) -> None:
-    approaches = {"few-shot": [{"step": "few-shot", "shots": 99}], "worded": [{"step": "prompt", "template": "{{ x }}"}]}
+    approaches = {
+        "few-shot": [{"step": "few-shot", "shots": 99}],
+        "worded": [{"step": "prompt", "template": "{{ x }}"}],
+    }
     with pytest.raises(StudyError, match=r"(?s)approaches\.few-shot: 99 shots.*approaches\.worded"):
         run(tiny_study(Path("no-such-model"), approaches=approaches), root / "run", root=root)
 
@@ -222,9 +225,7 @@ def test_a_prompt_longer_than_the_window_stops_the_run(root: Path, tiny_model_fo
 
 def test_several_tasks_are_scored_and_the_target_decides(root: Path, tiny_model_folder: Path) -> None:
     task = tiny_study(tiny_model_folder).tasks["task"].model_dump(exclude_unset=True)
-    study = tiny_study(tiny_model_folder, approaches={"zero-shot": []}).model_copy(
-        update={"tasks": {}, "target": None}
-    )
+    study = tiny_study(tiny_model_folder, approaches={"zero-shot": []}).model_copy(update={"tasks": {}, "target": None})
     assert study.tasks == {}
     settings = study.model_dump(exclude={"tasks", "target"}, exclude_unset=True)
     from luthier.study import build_study
@@ -244,3 +245,26 @@ def test_the_resolved_study_is_kept(root: Path, tiny_model_folder: Path) -> None
     )
     assert (root / "run" / "study.yaml").read_text() == "# mine\nmodel: x\n"
     assert json.loads((root / "run" / "study.json").read_text())["margin"] == 0.02
+
+
+def test_a_resumed_training_logs_every_step_once(root: Path, tiny_model_folder: Path) -> None:
+    lora = [{"step": "sft", "rank": 2, "epochs": 2, "evaluations": 4}]
+    study = tiny_study(tiny_model_folder, approaches={"lora": lora})
+    steps = iter(range(100))
+
+    def cut(*_: object, **__: object) -> float:
+        if next(steps) == 5:
+            raise KeyboardInterrupt
+        return float("inf")
+
+    import torch
+
+    original = torch.nn.utils.clip_grad_norm_
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a, **k: (cut(), original(*a, **k))[1])
+        with pytest.raises(KeyboardInterrupt):
+            run(study, root / "run", root=root)
+    run(study, root / "run", root=root)
+    (file,) = (root / "run").glob("steps/*/metrics.jsonl")
+    trained = [row["step"] for row in read_jsonl(file) if "train/loss" in row]
+    assert trained == list(range(1, 9))

@@ -91,7 +91,7 @@ def test_a_study_built_in_python_is_the_one_of_the_file(load: Load):
 def test_the_resolved_form_is_a_study_again(load: Load):
     study = load("labels: auto", "labels: auto\n  answer: choose")
     row = study_as_json(study)
-    assert row["approaches"]["few-shot+lora"]["steps"][1]["batch_size"] == 16
+    assert row["approaches"]["few-shot+lora"]["steps"][1]["batch_size"] == SftStep().batch_size
     assert build_study(**row) == study
 
 

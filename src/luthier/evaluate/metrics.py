@@ -105,6 +105,27 @@ def score(
     return Score(example.id, chosen.name, value)
 
 
+def metric_value(metric: Metric, scores: Sequence[Score], answers: Sequence[Answer]) -> float:
+    """The metric of all scored answers together: their mean, or what a corpus metric makes of them.
+
+    Args:
+        answers: The answers that `scores` are of, in the same order.
+
+    Raises:
+        EvaluationError: None of them could be scored; the first reason is given.
+    """
+    kept = [(s.value, answer) for s, answer in zip(scores, answers, strict=True) if s.value is not None]
+    if not kept:
+        reason = scores[0].reason if scores else "there are none"
+        raise EvaluationError(
+            f"None of {len(scores)} answers could be scored by {metric.name} ({reason}). "
+            "Correct the metric or its options, or choose another."
+        )
+    if metric.corpus is not None:
+        return corpus.corpus_value(metric.corpus, [answer for _, answer in kept])
+    return sum(value for value, _ in kept) / len(kept)
+
+
 def load_metric(name: str, folder: Path | None = None, allow_code: bool = False) -> Metric:
     """The metric of this name; a user's own (`file.py:function`) is read from the study's `folder`.
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from luthier.infer.choose import label_logprobs
 from luthier.infer.generate import generate
 from luthier.infer.logprobs import LogProb, sequence_logprobs
 from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, window_of
 from luthier.prompt.render import RenderedPrompt, Renderer
-from luthier.prompt.shots import Embed, ShotSelector
+from luthier.prompt.shots import ShotSelector
 from luthier.prompt.wording import worded
 from luthier.types import Completion, Example, ModelRef, Predictor, Prompt, Shots
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Advance = Callable[[int], None]
 
@@ -25,10 +29,12 @@ class Engine:
     Args:
         device: `cpu`, `cuda` or `mps`.
         precision: `bfloat16` or `float32`.
-        embed: Sentence embeddings, for predictors that choose shots by them.
+        embed: Sentence embeddings of texts by the embedder of a name, for predictors that choose shots by them.
     """
 
-    def __init__(self, device: str, precision: str, embed: Embed | None = None) -> None:
+    def __init__(
+        self, device: str, precision: str, embed: Callable[[str, Sequence[str]], np.ndarray] | None = None
+    ) -> None:
         self.device = device
         self.precision = precision
         self._embed = embed
@@ -48,7 +54,10 @@ class Engine:
             return [()] * len(prompts)
         key = id(predictor.shots)
         if key not in self._selectors:  # the record is kept beside its selector, so that its id stays its own
-            self._selectors[key] = (predictor.shots, ShotSelector(predictor.shots, self._embed))
+            shots, embed = predictor.shots, None
+            if self._embed is not None and shots.embedder is not None:
+                embed = partial(self._embed, shots.embedder)
+            self._selectors[key] = (shots, ShotSelector(shots, embed))
         return self._selectors[key][1].select(prompts)
 
     def render(self, predictor: Predictor, prompts: Sequence[Prompt], reserve: int) -> list[RenderedPrompt]:

@@ -23,6 +23,8 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 def can_share(model: Any) -> bool:
     """Whether the model's cache holds every past token, as copying it for many branches requires."""
+    if getattr(model, "_is_stateful", False):  # state-space models keep a summary of the past, not its tokens
+        return False
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None

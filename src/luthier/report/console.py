@@ -65,7 +65,8 @@ class ComparisonTable:
 
 def _caption(comparison: Mapping[str, Any]) -> str:
     metric = str(comparison["metric"]).replace("_", " ")
-    text = f"{comparison['target']}: {metric} on {units.plural(comparison['n'], 'test example')}, with 95% intervals"
+    n = units.plural(comparison["n"], f"{comparison.get('split', 'test')} example")
+    text = f"{comparison['target']}: {metric} on {n}, with 95% intervals"
     least, unit = comparison.get("minimum_detectable"), target_unit(comparison)
     if least is not None:
         size = f"{100 * least:.1f} points" if unit.share else units.plain(least)

@@ -72,6 +72,7 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         run=folder.run,
         data=folder.data,
         comparison=folder.comparison,
+        split=folder.comparison.get("split", "test"),
         looks=known,
         ranking=comparing.ranking(folder, known),
         lower_is_better=comparing.lower_is_better(folder.comparison),

@@ -40,7 +40,56 @@ def data_report(task: Task, engine: Engine, base: Predictor) -> dict[str, Any]:
     for split, examples in (("train", task.train), ("validation", task.validation), ("test", task.test)):
         if examples:
             tokens[split] = token_statistics(_lengths(examples, engine, base))
-    return {**task.report, "tokens": tokens}
+    return {
+        **task.report,
+        "tokens": tokens,
+        "warnings": [*_warnings(task), *_too_short(task, engine, base), *_special(task, engine, base)],
+    }
+
+
+def _warnings(task: Task) -> list[str]:
+    warnings = task.report["warnings"]
+    assert isinstance(warnings, list)
+    return warnings
+
+
+def _too_short(task: Task, engine: Engine, base: Predictor) -> list[str]:
+    """A warning where wanted answers are longer than answers may be: no approach could write them."""
+    if task.decoding.answer != "generate":
+        return []
+    renderer = engine.renderer(base.model)
+    examples = (*task.validation, *task.test)
+    lengths = [len(renderer.completion(example.prompt.messages, example.completion)) for example in examples]
+    over = sum(length > task.decoding.max_new_tokens for length in lengths)
+    if not over:
+        return []
+    return [
+        f"{over} of {len(examples)} wanted answers in validation and test are longer than max_new_tokens "
+        f"({task.decoding.max_new_tokens}; the longest takes {max(lengths)}), so no approach can write them whole"
+    ]
+
+
+def _special(task: Task, engine: Engine, base: Predictor) -> list[str]:
+    """A warning where texts spell out the model's control tokens, which the tokenizer takes for the real ones."""
+    tokenizer = engine.renderer(base.model).tokenizer
+    control = [token for token in tokenizer.all_special_tokens if len(token) > 1]
+    examples = (*task.train, *task.validation, *task.test)
+    found = [
+        example
+        for example in examples
+        if any(token in text for token in control for text in (example.completion, *_contents(example)))
+    ]
+    if not found:
+        return []
+    places = ", ".join(str(example.place) for example in found[:3])
+    return [
+        f"{len(found)} examples spell out control tokens of the model ({', '.join(control[:4])}), which it will take "
+        f"for the end of a turn or the like: {places}{', …' if len(found) > 3 else ''}"
+    ]
+
+
+def _contents(example: Example) -> list[str]:
+    return [message.content for message in example.prompt.messages]
 
 
 def token_statistics(lengths: Sequence[int]) -> dict[str, Any]:

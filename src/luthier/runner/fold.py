@@ -14,12 +14,23 @@ from luthier.errors import RunError
 from luthier.evaluate.metrics import Metric
 from luthier.progress import Progress
 from luthier.record import predictor_from_json, predictor_to_json
-from luthier.runner.folder import RunFolder, append_jsonl, bytes_below, free_bytes, read_json, write_json
+from luthier.runner.curves import curves
+from luthier.runner.folder import (
+    RunFolder,
+    append_jsonl,
+    bytes_below,
+    free_bytes,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from luthier.runner.keys import key_of
 from luthier.settings import closed
 from luthier.steps.base import Step, StepContext
 from luthier.steps.validate import score_of, validation_metrics
 from luthier.study import Approach
+from luthier.train.checkpoint import checkpoint_step
 from luthier.types import Predictor, Task
 
 if TYPE_CHECKING:
@@ -92,7 +103,7 @@ def _search(candidates: list[Step], before: Fitted, shop: Workshop, name: str) -
             {
                 "settings": candidate.model_dump(mode="json", exclude_unset=True),
                 "metric": shop.metric.name,
-                "score": metrics.get(shop.metric.name, metrics["loss"]),
+                "score": metrics[shop.metric.name],
                 "seconds": seconds + (after.train_s - before.train_s),
                 "taken": candidate is chosen,
             }
@@ -144,8 +155,8 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
     if step.trains:
         _check_room(folder, before)
     metrics = folder / "metrics.jsonl"
-    if not (folder / "checkpoint").exists():
-        metrics.unlink(missing_ok=True)
+    done = checkpoint_step(folder)  # rows behind the checkpoint will be written again
+    write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done])
     started = time.perf_counter()
     shop.progress.say(f"{name}: {_short(step)}")
     context = StepContext(
@@ -164,7 +175,7 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
             f"{folder} cannot be written: {error}. Free some space, or choose another disk with --output; "
             "what is computed is kept."
         ) from error
-    for result, value in outcome.results.items():
+    for result, value in {**outcome.results, **curves(read_jsonl(metrics))}.items():
         write_json(folder / "results" / f"{result}.json", value)
     weights = [folder / part for part in ("adapter", "model") if (folder / part).is_dir()]
     write_json(

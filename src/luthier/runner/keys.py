@@ -11,14 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import luthier
 from luthier.types import Example, Task
 
 # Libraries whose version can change a number.
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "sentence-transformers", "bm25s")
 
 # Parts of Luthier that only show what was computed.
-_SHOW_ONLY = ("report", "cli.py", "cli")
+_SHOW_ONLY = ("report", "cli.py", "console.py", "__main__.py")
 
 
 def key_of(**parts: Any) -> str:
@@ -46,31 +45,26 @@ def training_key(task: Task) -> str:
 
 @lru_cache(maxsize=8)
 def model_key(folder: str) -> str:
-    """The hash of a model folder's files. Of large ones the size and both ends are taken."""
+    """The hash of all files of a model folder, read whole: merged models may differ in the middle alone."""
     digest = hashlib.sha256()
     for file in sorted(p for p in Path(folder).iterdir() if p.is_file()):
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
         with open(file, "rb") as handle:
-            digest.update(handle.read(1 << 20))
-            if size > 1 << 20:
-                handle.seek(-(1 << 20), 2)
-                digest.update(handle.read())
+            digest.update(f"{file.name}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Versions of Luthier and of the libraries that numbers depend on."""
-    return {"luthier": luthier.__version__} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {name: importlib.metadata.version(name) for name in ("luthier", *LIBRARIES)}
 
 
 @lru_cache(maxsize=1)
 def source_key() -> str:
-    """The hash of Luthier's own source, what only shows results left out."""
-    top = Path(luthier.__file__).parent
+    """The hash of Luthier's own source and the texts it ships, what only shows results left out."""
+    top = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for file in sorted(top.rglob("*.py")):
+    for file in sorted(p for p in top.rglob("*") if p.is_file() and p.suffix != ".pyc"):
         relative = file.relative_to(top)
         if relative.parts[0] not in _SHOW_ONLY:
             digest.update(f"{relative.as_posix()}\0".encode() + file.read_bytes())

@@ -18,6 +18,7 @@ from luthier.errors import StudyError
 from luthier.evaluate.comparison import compare
 from luthier.evaluate.metrics import Metric, load_metric
 from luthier.evaluate.power import minimum_detectable_difference
+from luthier.evaluate.user_metric import is_user_metric
 from luthier.model.device import resolve_device, resolve_precision
 from luthier.model.find import find_embedder, find_model
 from luthier.progress import Progress, Silent
@@ -69,7 +70,11 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A study with its data read and its model found, nothing fitted yet."""
+    """A study with its data read and its models found, nothing fitted yet.
+
+    Attributes:
+        metric_code: The text of the user's own metrics, which scores depend on, by name.
+    """
 
     study: Study
     tasks: Mapping[str, Task]
@@ -77,6 +82,7 @@ class Prepared:
     models: Mapping[str, Path]
     device: str
     precision: str
+    metric_code: Mapping[str, str]
     engine: Engine
 
     @property
@@ -93,7 +99,13 @@ class Prepared:
     @property
     def environment(self) -> dict[str, str]:
         """What besides data, model and settings determines a number."""
-        return {**versions(), "source": source_key(), "device": self.device, "precision": self.precision}
+        return {
+            **versions(),
+            "source": source_key(),
+            "metrics": key_of(code=self.metric_code),
+            "device": self.device,
+            "precision": self.precision,
+        }
 
 
 def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
@@ -120,16 +132,20 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
     precision = resolve_precision(study.precision, device)  # type: ignore[arg-type]
     names = {study.model, *(a.model for a in study.approaches.values() if a.model is not None)}
     models = {name: find_model(name, root) for name in sorted(names)}
-    return Prepared(study, tasks, metrics, models, device, precision, _engine(study, root, device, precision))
+    code = {
+        metric: (root / metric.rpartition(":")[0]).read_text(encoding="utf-8")
+        for task in tasks.values()
+        for metric in task.metrics
+        if is_user_metric(metric)
+    }
+    return Prepared(study, tasks, metrics, models, device, precision, code, _engine(root, device, precision))
 
 
-def _engine(study: Study, root: Path, device: str, precision: str) -> Engine:
+def _engine(root: Path, device: str, precision: str) -> Engine:
     from luthier.infer.engine import Engine
     from luthier.model.embed import embed_texts
 
-    return Engine(
-        device, precision, embed=lambda texts: embed_texts(texts, find_embedder(study.embedder, root), device)
-    )
+    return Engine(device, precision, lambda name, texts: embed_texts(texts, find_embedder(name, root), device))
 
 
 def run(
@@ -278,7 +294,7 @@ def _about(
     finished = datetime.now(UTC)
     examples = bench.examples[bench.target]
     metric = bench.metrics[bench.target][0]
-    test = examples_key(examples)
+    test = examples_key(prepared.target.test)
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
     if validation_only:
         warnings.append(

@@ -69,7 +69,7 @@ def open_run(path: Path | str, approach: str | None = None) -> OpenRun:
     engine = Engine(
         about["device"],
         about["precision"],
-        embed=lambda texts: embed_texts(texts, find_embedder(study.embedder, root), about["device"]),
+        lambda name, texts: embed_texts(texts, find_embedder(name, root), about["device"]),
     )
     return OpenRun(folder, study, name, predictor, about, engine)
 

@@ -29,6 +29,8 @@ class FewShotStep(Step):
     by: Open[ShotChoice] = "random"
     """`random`: drawn once for all prompts. `spread`: drawn once, every label before any comes twice.
     `bm25`, `embedding`: the most similar to each prompt, the most similar last."""
+    embedder: str = "minilm-l6"
+    """For `by: embedding`: a folder, a built-in name (minilm-l6), or the Hugging Face id of a sentence embedder."""
 
     def check(self, task: Task) -> list[str]:
         """`spread` needs labels, and the pool must be large enough."""
@@ -53,7 +55,7 @@ class FewShotStep(Step):
             pool = order(train, context.seed)[: _pool_size(self.shots, train_groups(context.task))]
         else:
             pool = train
-        shots = Shots(pool, self.shots, self.by)
+        shots = Shots(pool, self.shots, self.by, self.embedder if self.by == "embedding" else None)
         shown = context.engine.select_shots(
             replace(predictor, shots=shots), [e.prompt for e in context.task.validation]
         )

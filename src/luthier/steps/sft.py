@@ -107,7 +107,7 @@ class SftStep(Step):
                 score_of=lambda metrics: score_of(metrics, context.metric),
                 log=context.log,
                 folder=context.folder,
-                advance=lambda step, total: advance(1),
+                advance=advance,
             )
         if self.adapter == "lora":
             moved = adapter_movement(model)

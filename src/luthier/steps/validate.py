@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.errors import EvaluationError
-from luthier.evaluate.metrics import Metric, score
+from luthier.evaluate.answer import answer_to
+from luthier.evaluate.metrics import Metric, metric_value, score
+from luthier.infer.logprobs import LogProb
 from luthier.progress import Advance
 from luthier.types import Completion, Example, Predictor, Task
 
@@ -23,56 +24,50 @@ def validation_metrics(
     model: Any = None,
     advance: Advance = lambda done: None,
 ) -> dict[str, float]:
-    """The task's deciding metric and the loss of the references, on the validation split.
+    """The task's deciding metric and the loss of the references (nats a token), on the validation split.
 
     Args:
         model: A model in training to use in place of the predictor's own.
     """
     examples = task.validation
     if metric.needs_logprobs:
-        metrics = {"loss": _loss(engine, predictor, examples, model)}
+        logprobs = engine.reference_logprobs(predictor, examples, model=model)
+        texts = [example.completion for example in examples]
         advance(len(examples))
-        return metrics
-    answers = engine.answer(predictor, [e.prompt for e in examples], task.labels, model=model, advance=advance)
+    else:
+        answers = engine.answer(predictor, [e.prompt for e in examples], task.labels, model=model, advance=advance)
+        texts = [answer.text for answer in answers]
+        if all(answer.label_logprobs is not None for answer in answers):
+            logprobs = _reference_choices(engine, predictor, examples, answers)
+        else:
+            logprobs = engine.reference_logprobs(predictor, examples, model=model)
     options = task.metric_options.get(metric.name, {})
     scores = [
-        score(metric, answer.text, example, task.labels, options)
-        for answer, example in zip(answers, examples, strict=True)
+        score(metric, text, example, task.labels, options, logprob)
+        for text, example, logprob in zip(texts, examples, logprobs, strict=True)
     ]
-    values = [s.value for s in scores if s.value is not None]
-    if not values:
-        raise EvaluationError(
-            f"none of the {len(scores)} validation answers could be scored by {metric.name} ({scores[0].reason}). "
-            "Correct the metric or its options, or choose another."
-        )
-    mean = sum(values) / len(values)
-    if all(answer.label_logprobs is not None for answer in answers):
-        loss = _loss_of_choices(engine, predictor, examples, answers)
-    else:
-        loss = _loss(engine, predictor, examples, model)
-    return {metric.name: mean, "loss": loss}
+    judged = [
+        answer_to(example, text, task.labels, logprob)
+        for text, example, logprob in zip(texts, examples, logprobs, strict=True)
+    ]
+    loss = -sum(own.nats for own in logprobs) / sum(own.tokens for own in logprobs)
+    return {"loss": loss, metric.name: metric_value(metric, scores, judged)}
 
 
-def _loss(engine: Engine, predictor: Predictor, examples: Sequence[Example], model: Any) -> float:
-    """Mean nats a token of the references."""
-    logprobs = engine.reference_logprobs(predictor, examples, model=model)
-    return -sum(own.nats for own in logprobs) / sum(own.tokens for own in logprobs)
-
-
-def _loss_of_choices(
+def _reference_choices(
     engine: Engine, predictor: Predictor, examples: Sequence[Example], answers: Sequence[Completion]
-) -> float:
-    """The same, from the log-probabilities that choosing has computed already."""
+) -> list[LogProb]:
+    """The log-probabilities of the references, which choosing among labels has computed already."""
     renderer = engine.renderer(predictor.model)
-    nats, tokens = 0.0, 0
+    found = []
     for example, answer in zip(examples, answers, strict=True):
         assert answer.label_logprobs is not None
-        nats -= answer.label_logprobs[example.completion]
-        tokens += len(renderer.completion(answer.messages, example.completion))
-    return nats / tokens
+        tokens = len(renderer.completion(answer.messages, example.completion))
+        found.append(LogProb(answer.label_logprobs[example.completion], tokens))
+    return found
 
 
 def score_of(metrics: dict[str, float], metric: Metric) -> tuple[float, float]:
     """What is to be raised: the deciding metric, and between equals the lower loss."""
-    value = metrics["loss"] if metric.needs_logprobs else metrics[metric.name]
+    value = metrics[metric.name]
     return (value if metric.higher_is_better else -value, -metrics["loss"])

@@ -9,7 +9,10 @@ from typing import Any
 import yaml
 
 from luthier.data.recognise import recognise
+from luthier.errors import DataError
 from luthier.study.schema import Study
+
+_FEWEST_ROWS = 30
 
 _HEAD = """\
 # Written by `luthier init` for {file}. Read it, change it, then:
@@ -27,6 +30,12 @@ def initial_study(data: Path, output: Path, model: str) -> tuple[str, list[str]]
     """
     found = recognise(data)
     task: dict[str, Any] = {**found.settings, "data": os.path.relpath(str(data), str(output.parent))}
+    rows = found.rows
+    if rows < _FEWEST_ROWS:
+        raise DataError(
+            f"{data} has {rows} rows. A study needs some to learn from, some to choose by and some to judge by: at "
+            f"least {_FEWEST_ROWS}, and some hundreds before differences can show."
+        )
     labelled = bool(task.get("labels"))
     if labelled:
         task.setdefault("answer", "choose")

@@ -102,8 +102,6 @@ class Study(Settings):
     """auto, cpu, cuda or mps."""
     precision: str = Field(default="auto", pattern="^(auto|bfloat16|float32)$")
     """auto (bfloat16 where the hardware has it), bfloat16 or float32. Trained weights are float32 in any case."""
-    embedder: str = "minilm-l6"
-    """The sentence embedder for `by: embedding`: a folder, a built-in name (minilm-l6), or a Hugging Face id."""
     latency_requests: int = Field(default=20, ge=1)
     """Requests that are asked one by one to measure the latency."""
 

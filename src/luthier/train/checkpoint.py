@@ -81,16 +81,26 @@ def save_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
 
 
+def checkpoint_step(folder: Path) -> int:
+    """The step at which an interrupted training will go on; 0 where there is no checkpoint."""
+    place = _place(folder)
+    return 0 if place is None else int(json.loads((place / "state.json").read_text(encoding="utf-8"))["step"])
+
+
+def _place(folder: Path) -> Path | None:
+    # The second, where the process ended between the two renames of saving.
+    places = (folder / _NAME, folder / f".{_NAME}-old")
+    return next((place for place in places if (place / "state.json").is_file()), None)
+
+
 def load_checkpoint(folder: Path, trainable: Mapping[str, Any], optimizer: Any, scheduler: Any) -> Checkpoint | None:
     """Put the checkpoint's weights and optimizer state in place; None where there is no checkpoint."""
     import torch
     from safetensors.torch import load_file
 
-    place = folder / _NAME
-    if not (place / "state.json").is_file():
-        place = folder / f".{_NAME}-old"  # interrupted between the two renames
-        if not (place / "state.json").is_file():
-            return None
+    place = _place(folder)
+    if place is None:
+        return None
     row = json.loads((place / "state.json").read_text(encoding="utf-8"))
     weights = load_file(place / "weights.safetensors")
     moments = load_file(place / "optimizer.safetensors")

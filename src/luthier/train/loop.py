@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.errors import TrainingError
 from luthier.model.device import peak_bytes, reset_peak
+from luthier.progress import Advance
 from luthier.prompt.render import TrainingSequence
 from luthier.train.batches import epoch_steps, micro_batches
 from luthier.train.checkpoint import Checkpoint, Score, load_checkpoint, save_checkpoint
@@ -81,7 +82,7 @@ def train(
     score_of: Callable[[dict[str, float]], Score],
     log: Callable[[dict[str, float]], None],
     folder: Path,
-    advance: Callable[[int, int], None] = lambda step, steps: None,
+    advance: Advance = lambda done: None,
 ) -> TrainingOutcome:
     """Train the trainable weights of `model` in place and leave the best of them in it.
 
@@ -90,7 +91,7 @@ def train(
         score_of: What is to be raised, from those metrics; compared from left to right.
         log: Takes a row of metrics.
         folder: Where checkpoints go; one that is there from an interrupted run is continued.
-        advance: Called with the step done and the number of steps.
+        advance: Called with the steps done since the last call.
 
     Raises:
         TrainingError: The loss or its gradient is not finite; step and example ids are named.
@@ -102,6 +103,7 @@ def train(
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer, scheduler = build_optimizer(trainable, settings.learning_rate, settings, total)
     state = load_checkpoint(folder, trainable, optimizer, scheduler) or Checkpoint()
+    advance(state.step)
     model.train()
     reset_peak(settings.device)
     memory = peak_bytes(settings.device)
@@ -139,7 +141,7 @@ def train(
                 "train/learning_rate": learning_rate,
             }
         )
-        advance(step, total)
+        advance(1)
         if step in evaluate_at:
             started = time.perf_counter()
             metrics = validate(model)
