@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from luthier.errors import ModelError
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "bfloat16", "float32"]
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 def resolve_device(name: DeviceName) -> str:
@@ -55,17 +59,28 @@ def torch_dtype(precision: str) -> torch.dtype:
 
 
 def peak_bytes(device: str) -> int:
-    """The device's peak memory since the last `reset_peak`; on CPU the process's resident memory now."""
+    """The highest memory in use since the last `reset_peak`.
+
+    On CUDA what torch had allocated; elsewhere the process's resident memory, libraries and all. Where the system keeps
+    no such mark (it is Linux that does), the resident memory now.
+    """
     import psutil
     import torch
 
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
+    if _STATUS.is_file():
+        marks = [line.split()[1] for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+        if marks:
+            return int(marks[0]) * 1024
     return int(psutil.Process().memory_info().rss)
 
 
 def reset_peak(device: str) -> None:
+    """Measure the peak from now on."""
     import torch
 
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    elif _CLEAR.exists():
+        _CLEAR.write_text("5")  # proc(5): resets the high-water mark of the resident memory

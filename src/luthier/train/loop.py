@@ -106,7 +106,6 @@ def train(
     advance(state.step)
     model.train()
     reset_peak(settings.device)
-    memory = peak_bytes(settings.device)
     for step in range(state.step + 1, total + 1):
         if settings.patience and state.evaluations_since_best >= settings.patience:
             break
@@ -121,7 +120,6 @@ def train(
             loss = supervised_loss(model, micro, pad, settings.device, settings.precision) / trained_tokens
             loss.backward()
             loss_sum += float(loss.detach())
-            memory = max(memory, peak_bytes(settings.device))
         _check_finite("loss", loss_sum, step, total, examples)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm))
         _check_finite("norm of the gradient", grad_norm, step, total, examples)
@@ -159,7 +157,7 @@ def train(
         best_step=state.best_step,
         best_score=state.best_score,
         stopped_early=state.step < total,
-        peak_bytes=memory,
+        peak_bytes=peak_bytes(settings.device),
     )
 
 

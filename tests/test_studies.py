@@ -1,0 +1,51 @@
+"""Every study that is shipped runs, at a tiny size; with the real model in the slow suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.report.html import write_report
+from luthier.runner import run
+from luthier.runner.folder import read_json
+from luthier.study import load_study
+
+STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
+SMALL = (
+    "task.limit.train=24",
+    "task.limit.validation=6",
+    "task.limit.test=20",
+    "latency_requests=1",
+    "forgetting.probe=false",
+    "device=cpu",
+)
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_a_shipped_study_runs(file: Path, tmp_path: Path, tiny_model_folder: Path) -> None:
+    study = load_study(file, (*SMALL, f"model={tiny_model_folder}", "precision=float32"))
+    result = run(study, tmp_path / "run", root=file.parent)
+    assert [row["n"] for row in result.comparison["approaches"]] == [20] * len(study.approaches)
+    assert write_report(tmp_path / "run").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_a_shipped_study_runs_with_its_own_model(file: Path, tmp_path: Path) -> None:
+    study = load_study(file, SMALL)
+    result = run(study, tmp_path / "run", root=file.parent)
+    means = {row["name"]: row["mean"] for row in result.comparison["approaches"]}
+    assert set(means) == set(study.approaches)
+    assert read_json(tmp_path / "run" / "run.json")["model_parameters"] == pytest.approx(135e6, rel=0.01)
+
+
+def test_shots_by_embedding_come_from_the_shipped_embedder(tmp_path: Path, tiny_model_folder: Path) -> None:
+    file = next(file for file in STUDIES if file.stem == "quickstart")
+    study = load_study(file, (*SMALL, f"model={tiny_model_folder}"))
+    settings = study.model_dump(exclude_unset=True)
+    settings["approaches"] = {"similar": [{"step": "few-shot", "shots": 2, "by": "embedding"}]}
+    result = run(type(study).model_validate(settings), tmp_path / "run", root=file.parent)
+    assert result.comparison["approaches"][0]["n"] == 20
+    predictor = read_json(tmp_path / "run" / "approaches" / "similar" / "predictor.json")
+    assert predictor["shots"]["embedder"] == "minilm-l6"
