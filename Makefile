@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
-# PyTorch first and by itself: on Linux the CPU build suffices for the demo, and a build that is there is kept.
+# PyTorch first and by itself, so that a build which pip finds on this machine is taken as it is.
 .venv/ready: pyproject.toml constraints.txt
 	$(if $(shell command -v $(PYTHON)),$(PYTHON),python3) -m venv .venv
 	$(BIN)/python -c "import sys; sys.exit('Luthier needs Python 3.11 or newer; found ' + sys.version) if sys.version_info < (3, 11) else None"

@@ -95,11 +95,11 @@ def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # 
     assert code == 0
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 60
-    assert set(answers[0]) == {"text", "category", "completion"}
+    assert set(answers[0]) == {"text", "category", "prediction"}
 
     code, out, _ = luthier("export", "out", "--to", "model", "--approach", "lora", "--merge", "--check", "10")
     assert code == 0
-    assert "same answer to 10 of 10" in out
+    assert "all of 10 test prompts" in out
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 

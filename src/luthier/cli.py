@@ -70,7 +70,7 @@ def run(
 
     Example: `luthier run studies/quickstart.yaml --output runs/quickstart`
     """
-    from luthier.console import RichProgress, console
+    from luthier.console import RichProgress, console, say
     from luthier.report.console import comparison_table
     from luthier.report.html import write_report
     from luthier.runner import run as run_study
@@ -92,7 +92,7 @@ def run(
             progress=progress,
         )
     console.print(comparison_table(result.comparison))
-    console.print(f"\nReport: {write_report(folder)}")
+    say(console, f"\nReport: {write_report(folder)}")
 
 
 @app.command()
@@ -128,7 +128,7 @@ def init(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     for note in notes:
-        console.print(f"• {note}", highlight=False)
+        console.print(f"• {note}", highlight=False, markup=False)
     console.print(f"\nWrote {output}. Next: luthier check {output}", highlight=False)
 
 
@@ -159,14 +159,14 @@ def report(run_dir: RunDir) -> None:
 
     Example: `luthier report runs/quickstart`
     """
-    from luthier.console import console
+    from luthier.console import console, say
     from luthier.report.console import comparison_table
     from luthier.report.html import write_report
     from luthier.runner.folder import RunFolder, read_json
 
     path = write_report(run_dir)
     console.print(comparison_table(read_json(RunFolder(run_dir).comparison)))
-    console.print(f"\nReport: {path}", highlight=False)
+    say(console, f"\nReport: {path}")
 
 
 @app.command()
@@ -191,15 +191,14 @@ def predict(
     opened = open_run(run_dir, approach)
     with RichProgress() as progress:
         rows: list[dict[str, Any]] = [
-            {**{k: v for k, v in row.items() if k != "completion"}, "completion": answer.text}
-            for row, answer in predict_file(opened, file, progress)
+            {**row, "prediction": answer.text} for row, answer in predict_file(opened, file, progress)
         ]
     if output is None:
         for row in rows:
             sys.stdout.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     else:
         write_jsonl(output, rows)
-        console.print(f"{len(rows)} answers by {opened.name} in {output}", highlight=False)
+        console.print(f"{len(rows)} answers by {opened.name} in {output}", highlight=False, markup=False)
 
 
 @app.command()
@@ -215,7 +214,7 @@ def chat(run_dir: RunDir, approach: ApproachName = None) -> None:
 
     _quiet()
     opened = open_run(run_dir, approach)
-    console.print(f"[dim]{opened.name} on {opened.study.model}. An empty line ends.[/dim]")
+    console.print(f"{opened.name} on {opened.study.model}. An empty line ends.", style="dim", markup=False)
     turns: list[Message] = []
     while True:
         try:
@@ -242,7 +241,7 @@ def export(
 
     Example: `luthier export runs/quickstart --to my-model --merge`
     """
-    from luthier.console import RichProgress, console
+    from luthier.console import RichProgress, console, say
     from luthier.report.card import model_card
     from luthier.runner.export import export as export_run
     from luthier.runner.open import open_run
@@ -252,16 +251,13 @@ def export(
     card = model_card(run_dir, opened.name)
     with RichProgress() as progress:
         done = export_run(opened, to, merge=merge, card=card, check=check, progress=progress)
-    console.print(
-        f"Wrote {opened.name} as {'an adapter' if done.kind == 'adapter' else 'a whole model'} to {done.folder}; "
-        f"loaded from there, it gave the same answer to {done.agreeing} of {done.checked} test prompts.",
-        highlight=False,
-    )
+    kind = "an adapter" if done.kind == "adapter" else "a whole model"
+    say(console, f"Wrote {opened.name} as {kind} to {done.folder}.")
+    say(console, f"Loaded from there, it gave the run's model's answer to all of {done.checked} test prompts.")
+    if done.score is not None and done.score_in_run is not None:
+        say(console, f"{done.metric} on them: {done.score:.3f} (in the run: {done.score_in_run:.3f})")
     if opened.predictor.shots or opened.predictor.wording.template or opened.predictor.wording.system:
-        console.print(
-            "The approach also words its prompts; luthier.json in that folder says how to ask the model.",
-            highlight=False,
-        )
+        say(console, "The approach also words its prompts; luthier.json in that folder says how to ask the model.")
 
 
 def _print_forecast(
@@ -273,6 +269,18 @@ def _print_forecast(
     with console.status("reading the data and timing the model"):
         found = forecast(settings, study.parent, allow_code=allow_code)
     print_forecast(console, settings, found, folder, details=details)
+
+
+def _explained(error: Exception) -> str:
+    """What a library's error means to the user; raised again where that is not known."""
+    usage = getattr(error, "format_message", None)
+    if usage is not None:
+        return str(usage())
+    if type(error).__name__ == "SafetensorError":  # how safetensors says that the disk is full
+        return f"weights cannot be written or read: {error}. Free some space; what is computed is kept."
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"{str(error).splitlines()[0]} Lower batch_size, or use a smaller model; what is computed is kept."
+    raise error
 
 
 def _quiet() -> None:
@@ -296,15 +304,15 @@ def main() -> None:
     except LuthierError as error:
         print_error(str(error))
         sys.exit(1)
+    except MemoryError:
+        print_error("out of memory. Lower batch_size, or use a smaller model; what is computed is kept.")
+        sys.exit(1)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         print_error(f"{error.strerror or error}{where}. What is computed is kept; run the same command again to go on.")
         sys.exit(1)
     except Exception as error:
-        usage = getattr(error, "format_message", None)
-        if usage is None:
-            raise
-        print_error(usage())
+        print_error(_explained(error))
         sys.exit(2)
     if code == _INTERRUPTED:
         print_error("interrupted. What is computed is kept; run the same command again to go on.")

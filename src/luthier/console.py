@@ -26,6 +26,7 @@ from luthier.progress import Advance
 if TYPE_CHECKING:
     from luthier.runner.estimate import Forecast
     from luthier.runner.show import ShownSequence
+    from luthier.study import Study
 
 console = Console()
 _errors = Console(stderr=True)
@@ -42,7 +43,7 @@ class RichProgress:
     def __init__(self) -> None:
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -79,7 +80,7 @@ def print_sequences(to: Console, sequences: Sequence[ShownSequence]) -> None:
     """Rendered examples: trained tokens in green (or, without colours, between ⟦ and ⟧), special tokens spelled out."""
     plain = to.no_color or not to.is_terminal
     for sequence in sequences:
-        to.rule(f"{sequence.place} · {sequence.tokens} tokens, {sequence.trained} trained")
+        to.rule(Text(f"{sequence.place} · {sequence.tokens} tokens, {sequence.trained} trained"))
         text = Text()
         before = False
         for piece, trained, special in sequence.pieces:
@@ -93,20 +94,20 @@ def print_sequences(to: Console, sequences: Sequence[ShownSequence]) -> None:
     to.print(f"\n{legend}: trained, the loss counts predicting it")
 
 
-def print_forecast(to: Console, settings: Any, found: Forecast, folder: Path | None, *, details: bool) -> None:
+def say(to: Console, text: str, style: str = "") -> None:
+    """A line as it is: what stands in brackets is text, not markup."""
+    to.print(Text(text, style=style), highlight=False)
+
+
+def print_forecast(to: Console, settings: Study, found: Forecast, folder: Path | None, *, details: bool) -> None:
     """What a study will take and can show."""
-    to.print(
-        f"[bold]{settings.name}[/bold]: {settings.model} ({found.parameters / 1e6:.0f} M parameters) on "
-        f"{found.device} in {found.precision}",
-        highlight=False,
-    )
+    say(to, settings.name, "bold")
+    say(to, f"{settings.model}: {found.parameters / 1e6:.0f} M parameters, on {found.device} in {found.precision}")
     for name, task in found.tasks.items():
         labels = f", {len(task['labels'])} labels" if task["labels"] else ""
-        to.print(
-            f"{name}: {task['train']} training, {task['validation']} validation, {task['test']} test examples{labels}",
-            highlight=False,
-        )
-    to.print(found.power, highlight=False)
+        sizes = f"{task['train']} training, {task['validation']} validation, {task['test']} test examples"
+        say(to, f"{name}: {sizes}{labels}")
+    say(to, found.power)
     if details:
         for name, report in found.reports.items():
             _print_data(to, name, report)
@@ -114,34 +115,29 @@ def print_forecast(to: Console, settings: Any, found: Forecast, folder: Path | N
     for column in ("approach", "prompt tokens", "about"):
         table.add_column(column, justify="left" if column == "approach" else "right")
     for row in found.approaches:
-        table.add_row(row.name, f"{row.prompt_tokens:.0f}", duration(row.seconds))
+        table.add_row(Text(row.name), f"{row.prompt_tokens:.0f}", duration(row.seconds))
     to.print(table)
-    to.print(
-        f"In all about [bold]{duration(found.seconds)}[/bold] (from one short timing, good to a factor of "
-        f"about two), {found.peak_bytes / 1e9:.1f} GB of memory at the most, "
+    say(
+        to,
+        f"In all about {duration(found.seconds)} from nothing (from one short timing, good to a factor of about two; "
+        f"what is computed already is kept), at most {found.peak_bytes / 1e9:.1f} GB of memory, "
         f"{found.stored_bytes / 1e6:.0f} MB on disk.",
-        highlight=False,
+        "bold",
     )
     for warning in found.warnings:
-        to.print(f"[yellow]note[/yellow] {warning}", highlight=False)
+        say(to, f"note: {warning}", "yellow")
     if folder is not None:
-        to.print(f"Writing to {folder}\n", highlight=False)
+        say(to, f"Writing to {folder}\n")
 
 
 def _print_data(to: Console, name: str, report: dict[str, Any]) -> None:
     for file in report["files"]:
-        to.print(f"  {file['file']}: {file['rows']} rows", highlight=False)
+        say(to, f"  {file['file']}: {file['rows']} rows")
     for row in report["dropped"]:
-        to.print(
-            f"  dropped {row['count']}: {row['reason']} ({', '.join(map(str, row['places'][:3]))})", highlight=False
-        )
+        say(to, f"  dropped {row['count']}: {row['reason']} ({_first_places(row)})")
     for row in report["duplicates"]:
-        to.print(
-            f"  duplicates {_where(row['between'])}: {row['count']}, {row['done']} "
-            f"({', '.join(map(str, row['places'][:3]))})",
-            highlight=False,
-        )
-    table = Table(box=None, pad_edge=False, title=f"{name}: tokens, prompt and answer", title_justify="left")
+        say(to, f"  duplicates {_where(row['between'])}: {row['count']}, {row['done']} ({_first_places(row)})")
+    table = Table(box=None, pad_edge=False, title=Text(f"{name}: tokens, prompt and answer"), title_justify="left")
     for column in ("split", "min", "median", "p95", "max", "all", "histogram"):
         table.add_column(column, justify="left" if column in ("split", "histogram") else "right")
     for split, tokens in report["tokens"].items():
@@ -151,12 +147,16 @@ def _print_data(to: Console, name: str, report: dict[str, Any]) -> None:
             _bars([count for _, _, count in tokens["histogram"]]),
         )
     to.print(table)
-    to.print(f"  cut to fit: {report['truncated']}", highlight=False)
+    say(to, f"  cut to fit: {report['truncated']}")
     labels = report["splits"]["train"].get("labels") or {}
     if labels:
         counts = sorted(labels.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{label} {count}" for label, count in counts[:20]) + (", …" if len(counts) > 20 else "")
-        to.print(f"  labels in train: {shown}", highlight=False)
+        say(to, f"  labels in train: {shown}")
+
+
+def _first_places(row: dict[str, Any]) -> str:
+    return ", ".join(map(str, row["places"][:3]))
 
 
 def _where(between: Sequence[str]) -> str:

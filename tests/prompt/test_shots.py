@@ -117,3 +117,28 @@ def test_embedding_shows_the_nearest_last():
 def test_embedding_needs_an_embedder():
     with pytest.raises(ValueError, match="embedder"):
         ShotSelector(Shots(POOL, 2, "embedding"))
+
+
+def test_similarity_looks_at_the_question_and_not_at_other_columns():
+    """A column that repeats the answer must not lead to shots of the right label."""
+    pool = tuple(
+        replace(e, prompt=replace(e.prompt, fields={"text": "same", "label_number": str(n)}))
+        for n, e in enumerate(POOL, 10)
+    )
+    asked = make_example(20, "is my card here", "rate")
+    asked = replace(asked, prompt=replace(asked.prompt, fields={"label_number": "11"}))
+    (shots,) = ShotSelector(Shots(pool, 1, "bm25")).select([asked.prompt])
+    assert "card" in shots[0].prompt.messages[-1].content
+
+
+def test_an_instruction_that_all_turns_share_does_not_count_as_similarity():
+    pool = tuple(make_example(n, f"Name the card intent of: {text} (one word)", "a") for n, text in enumerate("abc"))
+    seen: list[str] = []
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        seen.extend(texts)
+        return np.eye(3)[: len(texts)]
+
+    selector = ShotSelector(Shots(pool, 1, "embedding"), embed)
+    selector.select([make_example(9, "Name the card intent of: b (one word)", "a").prompt])
+    assert seen == ["a", "b", "c", "b"]

@@ -79,7 +79,8 @@ def test_an_export_loads_with_plain_libraries_and_answers_alike(finished: Path, 
     opened = open_run(finished, name)
     to = finished.parent / "exported"
     done = export(opened, to, merge=merge, card=model_card(finished, name), check=24, progress=Silent())
-    assert (done.checked, done.agreeing) == (24, 24)
+    assert done.checked == 24
+    assert done.score == done.score_in_run
     assert done.kind == ("adapter" if name == "lora" and not merge else "model")
     assert (to / "README.md").read_text().startswith("---\n")
     tokenizer = AutoTokenizer.from_pretrained(to)
@@ -104,16 +105,26 @@ def test_an_export_never_overwrites(finished: Path, tmp_path: Path) -> None:
     assert (to / "mine.txt").read_text() == "mine"
 
 
-def test_an_export_that_answers_differently_is_refused(finished: Path, tmp_path: Path) -> None:
-    file = finished / "approaches" / "lora" / "predictions.jsonl"
-    rows = read_jsonl(file)
-    for row in rows:
-        row["completion"] = "something else"
-        row["label_logprobs"] = None
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_an_export_that_answers_differently_is_refused(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.runner import export as module
+
+    original = module.load_model
+
+    def spoilt(*args: object, **kwargs: object) -> object:
+        import torch
+
+        model = original(*args, **kwargs)
+        with torch.no_grad():
+            model.get_input_embeddings().weight.normal_()
+        return model
+
+    monkeypatch.setattr(module, "load_model", spoilt)
     with pytest.raises(RunError, match="another answer"):
-        export(open_run(finished, "lora"), tmp_path / "out", merge=True, card="", check=5, progress=Silent())
+        export(open_run(finished, "lora"), tmp_path / "out", merge=True, card="", check=24, progress=Silent())
     assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".out*"))
 
 
 def test_the_same_is_three_lines_of_python(root: Path, tiny_model_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,96 @@ def test_a_resumed_training_logs_every_step_once(root: Path, tiny_model_folder: 
     (file,) = (root / "run").glob("steps/*/metrics.jsonl")
     trained = [row["step"] for row in read_jsonl(file) if "train/loss" in row]
     assert trained == list(range(1, 9))
+
+
+def test_a_finished_training_leaves_no_checkpoint(root: Path, tiny_model_folder: Path) -> None:
+    lora = [{"step": "sft", "rank": 2, "epochs": 1}]
+    run(tiny_study(tiny_model_folder, approaches={"lora": lora}), root / "run", root=root)
+    assert not list((root / "run").glob("steps/*/*checkpoint*"))
+
+
+def test_a_training_killed_before_it_was_recorded_is_not_repeated(
+    root: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study(tiny_model_folder, approaches={"lora": [{"step": "sft", "rank": 2, "epochs": 1}]})
+    with monkeypatch.context() as patch:
+        patch.setattr("luthier.runner.fold.curves", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(study, root / "run", root=root)
+    (metrics,) = (root / "run").glob("steps/*/metrics.jsonl")
+    before = read_jsonl(metrics)
+    run(study, root / "run", root=root)
+    assert read_jsonl(metrics) == before
+
+
+def test_what_was_deleted_is_computed_again(root: Path, tiny_model_folder: Path) -> None:
+    study = tiny_study(tiny_model_folder, approaches={"lora": [{"step": "sft", "rank": 2, "epochs": 1}]})
+    first = run(study, root / "run", root=root)
+    (adapter,) = (root / "run").glob("steps/*/adapter")
+    shutil.rmtree(adapter)
+    (root / "run" / "approaches" / "lora" / "predictions.jsonl").unlink()
+    second = run(study, root / "run", root=root)
+    assert adapter.is_dir()
+    assert means(first.comparison) == means(second.comparison)
+
+
+def test_a_model_that_moved_and_a_file_that_was_renamed_change_nothing(root: Path, tiny_model_folder: Path) -> None:
+    approaches = {"few-shot": [{"step": "few-shot", "shots": 1}], "lora": [{"step": "sft", "rank": 2, "epochs": 1}]}
+    shutil.copytree(tiny_model_folder, root / "here")
+    run(tiny_study(root / "here", approaches=approaches), root / "run", root=root)
+    before = written(root / "run", "steps/*/step.json")
+    (root / "here").rename(root / "there")
+    (root / "test.csv").rename(root / "new.csv")
+    task = tiny_study(tiny_model_folder).tasks["task"].model_dump(exclude_unset=True)
+    task["data"]["test"] = "new.csv"
+    run(tiny_study(root / "there", approaches=approaches, task=task), root / "run", root=root)
+    assert written(root / "run", "steps/*/step.json") == before
+    assert read_json(root / "run" / "run.json")["test_openings"] == 1
+    from luthier.runner.open import open_run
+    from luthier.runner.predict import predict_rows
+
+    assert predict_rows(open_run(root / "run", "lora"), [{"text": "apple"}])
+
+
+def test_an_interrupted_edit_leaves_no_verdict_of_the_study_as_it_was(root: Path, tiny_model_folder: Path) -> None:
+    run(tiny_study(tiny_model_folder, approaches={"zero-shot": []}), root / "run", root=root)
+    changed = tiny_study(tiny_model_folder, approaches={"one": [{"step": "few-shot", "shots": 1}]})
+    with pytest.raises(KeyboardInterrupt):
+        run(changed, root / "run", root=root, progress=Interrupting("one: answering"))
+    assert not (root / "run" / "comparison.json").exists()
+
+
+def test_answers_with_odd_line_ends_are_read_back(root: Path, tiny_model_folder: Path) -> None:
+    with open(root / "test.csv", "a", encoding="utf-8") as handle:
+        handle.write("apple\u2028and\u2029pear\u0085 0,fruit\n")
+    result = run(tiny_study(tiny_model_folder, approaches={"zero-shot": []}), root / "run", root=root)
+    assert result.comparison["approaches"][0]["n"] == 25
+
+
+def test_a_row_cut_off_while_it_was_written_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": ')
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": 1}]
+    (tmp_path / "b.jsonl").write_text('{"a": \n{"a": 1}\n')
+    with pytest.raises(RunError, match=r"b\.jsonl:1 is damaged"):
+        read_jsonl(tmp_path / "b.jsonl")
+
+
+def test_the_same_study_again_adds_up_its_time(root: Path, tiny_model_folder: Path) -> None:
+    study = tiny_study(tiny_model_folder, approaches={"zero-shot": []})
+    run(study, root / "run", root=root)
+    first = read_json(root / "run" / "run.json")["seconds"]
+    run(study, root / "run", root=root)
+    assert read_json(root / "run" / "run.json")["seconds"] > first
+
+
+def test_shots_that_do_not_fit_are_counted_in_a_warning(root: Path, tiny_model_folder: Path) -> None:
+    folder = root / "narrow"
+    shutil.copytree(tiny_model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
+    run(
+        tiny_study(folder, approaches={"few-shot": [{"step": "few-shot", "shots": 5}]}),
+        root / "run",
+        root=root,
+    )
+    assert any("few-shot: shots that did not fit" in w for w in read_json(root / "run" / "run.json")["warnings"])

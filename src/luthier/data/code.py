@@ -41,7 +41,9 @@ def rows_of_reader(reader: str, path: Path, file: str, root: Path, allow_code: b
 
 def _function(reader: str, root: Path) -> Callable[[Path], Iterable[object]]:
     name, _, function_name = reader.rpartition(":")
-    path = root / name
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise CodeRefused(f"reader {reader!r}: {path} lies outside the study's folder {root.resolve()}. Copy it there.")
     if not path.is_file():
         raise DataError(f"{reader}: no such file {path}. Name it relative to the study file.")
     spec = importlib.util.spec_from_file_location(f"luthier_reader_{path.stem}", path)

@@ -16,7 +16,7 @@ from luthier.evaluate.cost import break_even_requests, total_s
 from luthier.evaluate.forgetting import worsening
 from luthier.evaluate.metrics import Metric, metric_traits
 from luthier.evaluate.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
-from luthier.evaluate.recommendation import Pair, Standing, Table, recommend
+from luthier.evaluate.recommendation import Pair, Standing, Table, has_shorter_prompts, recommend
 from luthier.evaluate.statistics import (
     Difference,
     Floats,
@@ -26,7 +26,7 @@ from luthier.evaluate.statistics import (
     paired_difference,
     wilson_interval,
 )
-from luthier.evaluate.verdict import forgot_text, reasons, verdict
+from luthier.evaluate.verdict import forgot_text, listed, reasons, verdict
 from luthier.types import Cost, Score
 
 
@@ -316,13 +316,7 @@ def _finite(end: float) -> float | None:
 
 def _break_even(standings: Sequence[Standing]) -> list[dict[str, object]]:
     return [
-        {
-            "trained": trained.name,
-            "untrained": untrained.name,
-            "requests": break_even_requests(
-                trained.cost.train_s, trained.cost.seconds_per_request, untrained.cost.seconds_per_request
-            ),
-        }
+        {"trained": trained.name, "untrained": untrained.name, "requests": _paid_after(trained, untrained)}
         for trained in standings
         if trained.trains
         for untrained in standings
@@ -330,22 +324,32 @@ def _break_even(standings: Sequence[Standing]) -> list[dict[str, object]]:
     ]
 
 
+def _paid_after(trained: Standing, untrained: Standing) -> int | None:
+    """Requests until the shorter prompts have paid for the training; between equal prompts times differ by chance."""
+    if not has_shorter_prompts(trained, untrained):
+        return None
+    one, other = trained.cost, untrained.cost
+    return break_even_requests(one.train_s, one.seconds_per_request, other.seconds_per_request)
+
+
 def _notes(
     by_name: Mapping[str, ApproachResult], standings: Sequence[Standing], task: str, metric: Metric
 ) -> list[str]:
     """What is missing: models that were not probed, and unscored answers with the most frequent reason."""
-    lines = [
-        f"{standing.name} changed weights and was not probed, so what it forgot is not known."
-        for standing in standings
-        if standing.trains and not by_name[standing.name].forgotten
-    ]
+    lines = []
+    unprobed = [standing.name for standing in standings if standing.trains and not by_name[standing.name].forgotten]
+    if len(unprobed) == 1:
+        lines.append(f"{unprobed[0]} changed weights and was not probed, so what it forgot is not known.")
+    elif unprobed:
+        names = listed(unprobed)
+        lines.append(f"{names} changed weights and were not probed, so what they forgot is not known.")
+    unscored = []
     for standing in standings:
         scores = by_name[standing.name].scores[task][metric.name]
         why = [score.reason or "no reason given" for score in scores if score.value is None]
         if why:
             usual = max(sorted(set(why)), key=why.count)
-            lines.append(
-                f"{standing.name}: {len(why)} of {len(scores)} answers could not be scored and are left out of its "
-                f"mean ({usual})."
-            )
+            unscored.append(f"{len(why):,} of {len(scores):,} answers of {standing.name} ({usual})")
+    if unscored:
+        lines.append(f"Left out of the means, for they could not be scored: {'; '.join(unscored)}.")
     return lines

@@ -8,20 +8,31 @@ from collections.abc import Mapping, Sequence
 from luthier.evaluate.forgetting import worsening
 from luthier.evaluate.metrics import METRICS, Metric
 from luthier.evaluate.power import n_needed, smoothed_discordance
-from luthier.evaluate.recommendation import Advantage, Recommendation, Standing, Table, advantage, within_margin
+from luthier.evaluate.recommendation import (
+    Advantage,
+    Recommendation,
+    Standing,
+    Table,
+    advantage,
+    cheapest,
+    has_shorter_prompts,
+    within_margin,
+)
 
 
 def verdict(table: Table, recommendation: Recommendation) -> str:
     """One to three sentences: what to do, by how much, on how many examples, and at what cost."""
-    chosen = recommendation.chosen
+    chosen, trained, untrained = recommendation.chosen, table.best_trained, table.best_untrained
     if chosen is None:
         return _none(table)
     if recommendation.tied:
         text = _tied(table, chosen)
-    elif chosen.trains:
-        text = _train(table, chosen)
+    elif trained is None or untrained is None:
+        text = _one_kind(table, chosen)
+    elif recommendation.training_helps:
+        text = _helpful(table, chosen, trained, untrained)
     else:
-        text = _do_not_train(table, chosen)
+        text = _not_shown(table, chosen, trained, untrained)
     return text + _better_but_forgetful(table, chosen)
 
 
@@ -33,87 +44,116 @@ def _none(table: Table) -> str:
 
 def _tied(table: Table, chosen: Standing) -> str:
     eligible = table.eligible
-    best = eligible[0]
-    other = chosen if chosen.name != best.name else eligible[1]
+    best, other = _ends_of_tie(table, chosen)
     lead = advantage(table, best, other)
-    among = (
-        f"between {best.name} and {other.name}"
-        if len(eligible) == 2
-        else f"among the {len(eligible)} approaches ({', '.join(standing.name for standing in eligible)})"
-    )
+    names = ", ".join(standing.name for standing in eligible)
+    among = f"between {best.name} and {other.name}"
+    if len(eligible) > 2:
+        among = f"among the {len(eligible)} approaches ({names})"
+    kind = "untrained " if not chosen.trains and _some_train(table) else ""
     return (
-        f"No difference found with n = {lead.difference.n:,} examples {among}: "
-        f"{_stands(table, best, lead, other)}; {_needed(table, lead)}. "
-        f"Use {chosen.name}: {_score(table, chosen)}. {_why_cheap(table, chosen)}"
+        f"{_no_difference(lead)} {among}: {_stands(table, best, lead, other)}; {_needed(table, lead)}. "
+        f"Use {chosen.name}: {_score(table, chosen)}. It is the cheapest {kind}approach: "
+        f"{duration(chosen.total_s)} for {_requests(table.requests)}."
     )
 
 
-def _why_cheap(table: Table, chosen: Standing) -> str:
-    total = f"{duration(chosen.total_s)} for {_requests(table)}"
-    if chosen.trains and any(not standing.trains for standing in table.eligible):
-        return (
-            f"It is within the margin of {_size(table.metric, table.margin)} of the cheapest untrained approach and "
-            f"cheaper, its training included: {total}."
-        )
-    kind = "" if chosen.trains or not any(standing.trains for standing in table.eligible) else "untrained "
-    return f"It is the cheapest {kind}approach: {total}."
+def _ends_of_tie(table: Table, chosen: Standing) -> tuple[Standing, Standing]:
+    """The best, and what was chosen instead; the second best where the best was."""
+    best, second = table.eligible[:2]
+    return best, second if chosen.name == best.name else chosen
 
 
-def _train(table: Table, chosen: Standing) -> str:
+def _one_kind(table: Table, chosen: Standing) -> str:
     best = table.eligible[0]
-    untrained = next((standing for standing in table.eligible if not standing.trains), None)
-    text = f"Use {chosen.name}: {_score(table, chosen)}"
+    near = ""
     if chosen.name != best.name:
-        text += f", {_near(table, chosen, best)}"
-    request_s = chosen.cost.seconds_per_request
-    cost = f"it costs {duration(chosen.cost.train_s)} of training and {duration(request_s)} a request"
-    if untrained is None:
-        return f"{text}; {cost}. The study has no untrained approach to compare it with."
-    cost += f" ({untrained.name}: {duration(untrained.cost.seconds_per_request)})"
-    lead = advantage(table, chosen, untrained)
-    if lead.p < table.alpha:
-        named = f"the best untrained approach ({untrained.name}, {_value(table.metric, untrained.interval.mean)})"
-        return f"{text}, {_better(table, lead)} than {named}, {_p(lead.p)}; {cost}."
-    return (
-        f"No difference found with n = {lead.difference.n:,} examples between {chosen.name} and the best untrained "
-        f"approach: {_stands(table, chosen, lead, untrained)}; {_needed(table, lead)}. {text}; {cost}. "
-        f"{_why_not(table, untrained, chosen)}"
+        near = f", {_near(table, chosen, best, 'best')}: {_totals(table, chosen, best)}"
+    if chosen.trains:
+        return (
+            f"Use {chosen.name}: {_score(table, chosen)}{near}; {_price(chosen)}. "
+            "The study has no untrained approach to compare it with."
+        )
+    start, subject = ("Do not train", chosen.name) if _some_train(table) else (f"Use {chosen.name}", "it")
+    if near:
+        return f"{start}: {subject} has {_score(table, chosen)}{near}."
+    if len(table.standings) == 1:
+        return f"{start}: {_score(table, chosen)}; there is no other approach to compare it with."
+    text = f"{start}: {subject} scores best, with {_score(table, chosen)}"
+    if _some_train(table):
+        return f"{text}, of the approaches that stay under the limit of forgetting."
+    return f"{text}; the next best approach, {_worse(table, table.eligible[1], chosen)}."
+
+
+def _helpful(table: Table, chosen: Standing, trained: Standing, untrained: Standing) -> str:
+    """Training is shown to help, and `trained` is the best of all."""
+    text = _score(table, chosen)
+    if chosen.name != trained.name:
+        text += f", {_near(table, chosen, trained, 'best')}: {_totals(table, chosen, trained)}"
+    if not chosen.trains:
+        return f"Do not train: {chosen.name} has {text}."
+    lead = advantage(table, trained, untrained)
+    found = (
+        f"{_better(table, lead)} than the best untrained approach ({untrained.name}, "
+        f"{_value(table.metric, untrained.interval.mean)}), {_p(lead.p)}"
     )
+    beside = f"({untrained.name}: {duration(untrained.cost.seconds_per_request)})"
+    if chosen.name == trained.name:
+        return f"Use {chosen.name}: {text}, {found}; {_price(chosen)} {beside}."
+    return f"Use {chosen.name}: {text}. {trained.name} is {found}; {_price(chosen, chosen.name)} {beside}."
 
 
-def _why_not(table: Table, untrained: Standing, chosen: Standing) -> str:
-    """Why a trained approach is chosen that was not found to be better."""
-    if within_margin(table, untrained, table.eligible[0]):
-        return f"It is cheaper than {untrained.name}, its training included: {_totals(table, chosen, untrained)}."
-    return f"{untrained.name} is not shown to be within the margin of {_size(table.metric, table.margin)} of the best."
+def _not_shown(table: Table, chosen: Standing, trained: Standing, untrained: Standing) -> str:
+    """Training is not shown to help, so `untrained` is what the others are measured by."""
+    lead = advantage(table, trained, untrained)
+    worse, text = lead.p < table.alpha, ""
+    if not worse:
+        text = (
+            f"{_no_difference(lead)} between {_named(table, trained)} and the best untrained approach "
+            f"({untrained.name}, {_value(table.metric, untrained.interval.mean)}): "
+            f"{_stands(table, trained, lead, untrained)}; {_needed(table, lead)}. "
+        )
+    score = _score(table, chosen)
+    if chosen.name != untrained.name:
+        included = ", its training included" if chosen.trains else ""
+        near = _near(table, chosen, untrained, "best untrained approach")
+        score += f", {near}{included}: {_totals(table, chosen, untrained)}"
+    if chosen.trains:
+        return f"{text}Use {chosen.name}: {score}."
+    if not worse:
+        return f"{text}Do not train: use {chosen.name}, with {score}."
+    rival = f"the best trained approach, {_worse(table, trained, untrained)}"
+    if chosen.name == untrained.name:
+        return f"Do not train: {chosen.name} scores best, with {score}; {rival}."
+    return f"Do not train: {chosen.name} has {score}; {rival}."
+
+
+def _some_train(table: Table) -> bool:
+    return any(standing.trains for standing in table.standings)
+
+
+def _no_difference(lead: Advantage) -> str:
+    return f"No difference found with n = {_examples(lead.difference.n)}"
+
+
+def _worse(table: Table, one: Standing, other: Standing) -> str:
+    """ "full (30.0%), is 50.0 points (42.9 to 56.8) worse than zero-shot, p < 0.001"."""
+    lead = advantage(table, other, one)
+    size, ends = _size(table.metric, lead.mean), _ends(table.metric, lead)
+    return f"{_named(table, one)}, is {size} ({ends}) worse than {other.name}, {_p(lead.p)}"
+
+
+def _named(table: Table, standing: Standing) -> str:
+    return f"{standing.name} ({_value(table.metric, standing.interval.mean)})"
+
+
+def _price(chosen: Standing, subject: str = "it") -> str:
+    request = duration(chosen.cost.seconds_per_request)
+    return f"{subject} costs {duration(chosen.cost.train_s)} of training and {request} a request"
 
 
 def _totals(table: Table, one: Standing, other: Standing) -> str:
-    return f"{duration(one.total_s)} against {duration(other.total_s)} for {_requests(table)}"
-
-
-def _do_not_train(table: Table, chosen: Standing) -> str:
-    eligible, some_train = table.eligible, any(standing.trains for standing in table.standings)
-    best = eligible[0]
-    start = "Do not train" if some_train else f"Use {chosen.name}"
-    subject = chosen.name if some_train else "it"
-    if chosen.name != best.name:
-        return (
-            f"{start}: {subject} has {_score(table, chosen)}, {_near(table, chosen, best)}: "
-            f"{_totals(table, chosen, best)}."
-        )
-    if len(table.standings) == 1:
-        return f"{start}: {_score(table, chosen)}; there is no other approach to compare it with."
-    rival = next((standing for standing in eligible[1:] if standing.trains == some_train), None)
-    text = f"{start}: {subject} scores best, with {_score(table, chosen)}"
-    if rival is None:
-        return f"{text}, of the approaches that stay under the limit of forgetting."
-    kind = "best trained approach" if some_train else "next best approach"
-    lead = advantage(table, chosen, rival)
-    return (
-        f"{text}; the {kind}, {rival.name} ({_value(table.metric, rival.interval.mean)}), is "
-        f"{_size(table.metric, lead.mean)} ({_ends(table.metric, lead)}) worse, {_p(lead.p)}."
-    )
+    return f"{duration(one.total_s)} against {duration(other.total_s)} for {_requests(table.requests)}"
 
 
 def _better_but_forgetful(table: Table, chosen: Standing) -> str:
@@ -125,7 +165,7 @@ def _better_but_forgetful(table: Table, chosen: Standing) -> str:
     ]
     if not left_out:
         return ""
-    names, limit = " and ".join(left_out), _percent(table.forgetting_limit)
+    names, limit = listed(left_out), _percent(table.forgetting_limit)
     if len(left_out) == 1:
         return f" {names} scores better but forgets more than the limit of {limit}."
     return f" {names} score better but forget more than the limit of {limit}."
@@ -136,35 +176,91 @@ def reasons(
     recommendation: Recommendation,
     break_even: Sequence[Mapping[str, object]],
 ) -> list[str]:
-    """What the verdict rests on, a sentence each: forgetting, the margin, cost, break-even."""
-    lines = [_left_out(table, standing) for standing in table.standings if standing.forgot]
-    eligible = table.eligible
-    lines += [_against_best(table, standing, eligible[0]) for standing in eligible[1:]]
-    lines += [
-        f"{standing.name} costs {duration(standing.total_s)} in all: {duration(standing.cost.train_s)} before the "
-        f"first request, and {duration(standing.cost.seconds_per_request)} for each of {_requests(table)}."
-        for standing in eligible
-    ]
+    """What the verdict rests on, at most six sentences: forgetting, the pairs that decided, cost, break-even.
+
+    The report's tables hold the rest.
+    """
+    lines = _left_out(table)
     chosen = recommendation.chosen
-    lines += [_paid(entry) for entry in break_even if chosen and chosen.name in (entry["trained"], entry["untrained"])]
+    if chosen is None:
+        return lines
+    lines += [_found(table, recommendation, a, b) for a, b in _deciding(table, recommendation, chosen)]
+    lines.append(_costs(table, chosen))
+    rival = table.best_untrained if chosen.trains else table.best_trained
+    if rival is not None:
+        trained, untrained = (chosen, rival) if chosen.trains else (rival, chosen)
+        names = (trained.name, untrained.name)
+        requests = next(pair["requests"] for pair in break_even if (pair["trained"], pair["untrained"]) == names)
+        lines.append(_paid(trained, untrained, requests))
     return lines
 
 
-def _left_out(table: Table, standing: Standing) -> str:
-    return f"{standing.name} is left out: {standing.forgot}; the limit is {_percent(table.forgetting_limit)}."
+def _left_out(table: Table) -> list[str]:
+    left_out = [f"{standing.name} is left out: {standing.forgot}" for standing in table.standings if standing.forgot]
+    return [f"{'; '.join(left_out)}; the limit is {_percent(table.forgetting_limit)}."] if left_out else []
 
 
-def _against_best(table: Table, standing: Standing, best: Standing) -> str:
-    shown = "is" if within_margin(table, standing, best) else "is not shown to be"
-    found = _stands(table, best, advantage(table, best, standing), standing)
-    return f"{found}; {standing.name} {shown} within the margin of {_size(table.metric, table.margin)}."
+def _deciding(table: Table, recommendation: Recommendation, chosen: Standing) -> list[tuple[Standing, Standing]]:
+    """At most three pairs: training against none, and against the measure what was chosen and what is cheapest."""
+    if len(table.eligible) < 2:
+        return []
+    if recommendation.measure is None:
+        return [_ends_of_tie(table, chosen)]
+    measure = recommendation.measure
+    pairs = []
+    if table.best_trained and table.best_untrained:
+        pairs.append((table.best_trained, table.best_untrained))
+    pairs += [(measure, other) for other in (chosen, cheapest(table.eligible)) if other.name != measure.name]
+    distinct: dict[frozenset[str], tuple[Standing, Standing]] = {}
+    for a, b in pairs or [(table.eligible[0], table.eligible[1])]:
+        distinct.setdefault(frozenset((a.name, b.name)), (a, b))
+    return list(distinct.values())
 
 
-def _paid(entry: Mapping[str, object]) -> str:
-    trained, untrained, requests = entry["trained"], entry["untrained"], entry["requests"]
-    if not isinstance(requests, int):
-        return f"{trained} is no faster a request than {untrained}, so its training never pays for itself in time."
-    return f"Against {untrained}, the training of {trained} has paid for itself in time after {requests:,} requests."
+def _found(table: Table, recommendation: Recommendation, a: Standing, b: Standing) -> str:
+    text = _stands(table, a, advantage(table, a, b), b)
+    if table.best_trained in (a, b) and table.best_untrained in (a, b):
+        text += f": training is {'' if recommendation.training_helps else 'not '}shown to help"
+    measure = recommendation.measure
+    if measure not in (a, b) or measure is None:
+        return f"{text}."
+    other = b if measure == a else a
+    if recommendation.training_helps is False and other.trains and other.total_s >= measure.total_s:
+        return f"{text}."  # it is not cheaper, so within the margin or not it is not taken
+    shown = "is" if within_margin(table, other, measure) else "is not shown to be"
+    return f"{text}; {other.name} {shown} within the margin of {_size(table.metric, table.margin)}."
+
+
+def _costs(table: Table, chosen: Standing) -> str:
+    """Of the recommended, the best and the cheapest."""
+    named = {standing.name: standing for standing in (chosen, table.eligible[0], cheapest(table.eligible))}
+    costs = [
+        f"{name} {duration(standing.total_s)} ({_training(standing)}{duration(standing.cost.seconds_per_request)} each)"
+        for name, standing in named.items()
+    ]
+    return f"Cost of {_requests(table.requests)}: {'; '.join(costs)}."
+
+
+def _training(standing: Standing) -> str:
+    return f"{duration(standing.cost.train_s)} before the first, then " if standing.cost.train_s > 0 else ""
+
+
+def _paid(trained: Standing, untrained: Standing, requests: object) -> str:
+    if isinstance(requests, int):
+        return (
+            f"Against {untrained.name}, the shorter prompts of {trained.name} have paid for its training in time after "
+            f"{_requests(requests)}."
+        )
+    if has_shorter_prompts(trained, untrained):
+        return (
+            f"The prompts of {trained.name} are shorter than those of {untrained.name} but saved no time, so its "
+            "training does not pay for itself in time."
+        )
+    longer = "longer than" if has_shorter_prompts(untrained, trained) else "as long as"
+    return (
+        f"The prompts of {trained.name} are {longer} those of {untrained.name}, so its training does not pay for "
+        "itself in time by a shorter prompt."
+    )
 
 
 def forgot_text(change: Mapping[str, object]) -> str:
@@ -190,7 +286,7 @@ def duration(seconds: float) -> str:
 
 def _score(table: Table, standing: Standing) -> str:
     metric, interval = table.metric, standing.interval
-    examples = "1 example" if interval.n == 1 else f"{interval.n:,} examples"
+    examples = _examples(interval.n)
     name = metric.name.replace("_", " ") if metric.name in METRICS else metric.name
     if not math.isfinite(interval.low):
         return f"{name} {_value(metric, interval.mean)} on {examples}"
@@ -198,10 +294,10 @@ def _score(table: Table, standing: Standing) -> str:
     return f"{name} {_value(metric, interval.mean)} ({ends}) on {examples}"
 
 
-def _near(table: Table, chosen: Standing, best: Standing) -> str:
-    lead, best_mean = advantage(table, best, chosen), _value(table.metric, best.interval.mean)
+def _near(table: Table, chosen: Standing, measure: Standing, what: str) -> str:
+    lead, mean = advantage(table, measure, chosen), _value(table.metric, measure.interval.mean)
     margin, ends = _size(table.metric, table.margin), _ends(table.metric, lead)
-    return f"within the margin of {margin} of the best ({best.name}, {best_mean}; difference {ends}) and cheaper"
+    return f"within the margin of {margin} of the {what} ({measure.name}, {mean}; difference {ends}) and cheaper"
 
 
 def _needed(table: Table, lead: Advantage) -> str:
@@ -267,5 +363,14 @@ def _p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
 
 
-def _requests(table: Table) -> str:
-    return "1 request" if table.requests == 1 else f"{table.requests:,} requests"
+def _requests(number: int) -> str:
+    return "1 request" if number == 1 else f"{number:,} requests"
+
+
+def _examples(number: int) -> str:
+    return "1 example" if number == 1 else f"{number:,} examples"
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from luthier.infer.choose import label_logprobs
 from luthier.infer.generate import generate
 from luthier.infer.logprobs import LogProb, sequence_logprobs
 from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, window_of
+from luthier.progress import Advance
 from luthier.prompt.render import RenderedPrompt, Renderer
 from luthier.prompt.shots import ShotSelector
 from luthier.prompt.wording import worded
@@ -19,8 +19,6 @@ from luthier.types import Completion, Example, ModelRef, Predictor, Prompt, Shot
 
 if TYPE_CHECKING:
     import numpy as np
-
-Advance = Callable[[int], None]
 
 
 class Engine:
@@ -40,7 +38,7 @@ class Engine:
         self._embed = embed
         self._loaded: tuple[ModelRef, Any] | None = None
         self._renderers: dict[str, Renderer] = {}
-        self._selectors: dict[int, tuple[Shots, ShotSelector]] = {}
+        self._selector: tuple[Shots, ShotSelector] | None = None  # of the predictor used last
 
     def renderer(self, ref: ModelRef) -> Renderer:
         """The renderer for the model's tokenizer and window."""
@@ -52,13 +50,12 @@ class Engine:
         """The shots that the predictor shows before each prompt."""
         if predictor.shots is None:
             return [()] * len(prompts)
-        key = id(predictor.shots)
-        if key not in self._selectors:  # the record is kept beside its selector, so that its id stays its own
-            shots, embed = predictor.shots, None
+        shots, embed = predictor.shots, None
+        if self._selector is None or self._selector[0] != shots:
             if self._embed is not None and shots.embedder is not None:
                 embed = partial(self._embed, shots.embedder)
-            self._selectors[key] = (shots, ShotSelector(shots, embed))
-        return self._selectors[key][1].select(prompts)
+            self._selector = (shots, ShotSelector(shots, embed))
+        return self._selector[1].select(prompts)
 
     def render(self, predictor: Predictor, prompts: Sequence[Prompt], reserve: int) -> list[RenderedPrompt]:
         """The prompts as the model will get them, leaving `reserve` tokens for the answer."""
@@ -154,15 +151,6 @@ class Engine:
                 pad=renderer.tokenizer.pad_token_id,
                 advance=advance,
             )
-
-    def latencies(self, predictor: Predictor, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[float]:
-        """Seconds that each prompt takes when asked alone, nothing shared with other requests."""
-        seconds = []
-        for prompt in prompts:
-            start = time.perf_counter()
-            self.answer(predictor, [prompt], labels)
-            seconds.append(time.perf_counter() - start)
-        return seconds
 
     def load(self, ref: ModelRef) -> Any:
         """The predictor's model, from memory where it is the last one used."""

@@ -34,7 +34,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ModelError(f"{folder} has no tokenizer that transformers can read: {error}") from error
     if tokenizer.eos_token_id is None:
@@ -53,7 +53,7 @@ def load_config(folder: str | Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(str(folder)).get_text_config()
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False).get_text_config()
     except (OSError, ValueError, StrictDataclassError) as error:
         raise ModelError(f"{folder}: its config.json cannot be used: {' '.join(str(error).split())}") from error
 
@@ -78,6 +78,8 @@ def load_model(ref: ModelRef, *, device: str, precision: str, attention: str = "
     for folder in ref.adapters:
         from peft import PeftModel
 
+        if not (Path(folder) / "adapter_model.safetensors").is_file():  # PEFT would read pickled weights in its place
+            raise ModelError(f"{folder} holds no adapter in safetensors (adapter_model.safetensors is missing).")
         try:
             model = PeftModel.from_pretrained(model, folder).merge_and_unload()
         except (OSError, ValueError, RuntimeError) as error:
@@ -93,7 +95,12 @@ def _load_base(folder: str, dtype: Any, attention: str) -> Any:
 
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"{folder} cannot be loaded as a causal language model: {error}") from error

@@ -35,6 +35,7 @@ class TrainingSequence:
     id: str
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
+    dropped_shots: int = 0
 
 
 class Renderer:
@@ -105,7 +106,7 @@ class Renderer:
             answer = self.completion(rendered.messages, example.completion)
         prompt_trained = loss_on == "all"
         trained = (False, *(prompt_trained,) * (len(rendered.ids) - 1), *(True,) * len(answer))
-        return TrainingSequence(example.id, rendered.ids + answer, trained)
+        return TrainingSequence(example.id, rendered.ids + answer, trained, rendered.dropped_shots)
 
     def _text(self, messages: Sequence[Message], *, opening: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in messages]

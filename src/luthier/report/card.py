@@ -62,18 +62,22 @@ def _header(folder: RunFolder, one: ApproachFolder) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
+def _split(folder: RunFolder) -> str:
+    return str(folder.comparison.get("split", "test"))
+
+
 def _names_lora(one: ApproachFolder) -> bool:
     return any((step.get("settings") or {}).get("adapter") == "lora" for step in one.approach["steps"])
 
 
 def _introduction(folder: RunFolder, one: ApproachFolder) -> str:
     target, unit, row = folder.comparison["target"], target_unit(folder.comparison), folder.row(one.name)
-    steps = " → ".join(one.kinds)
+    steps, split = " → ".join(one.kinds), _split(folder)
     made = (
         f"made from {_line(folder.run['model'])} by {steps}" if steps else f"{_line(folder.run['model'])} as it comes"
     )
     return (
-        f"A model for the task *{_line(target)}*, {made}. On {units.plural(row['n'], 'test example')} it reaches "
+        f"A model for the task *{_line(target)}*, {made}. On {units.plural(row['n'], f'{split} example')} it reaches "
         f"**{unit.value(row['mean'])}** {_line(row['metric'])} (95% interval {unit.interval(row['low'], row['high'])})."
         f"\n\n> {_line(folder.comparison['verdict'])}"
     )
@@ -83,7 +87,7 @@ def _comparison(folder: RunFolder, approach: str) -> Iterator[str]:
     comparison = folder.comparison
     unit = target_unit(comparison)
     metric = _line(comparison["metric"])
-    yield f"All approaches answered the same {units.plural(comparison['n'], 'test example')}."
+    yield f"All approaches answered the same {units.plural(comparison['n'], f'{_split(folder)} example')}."
     yield ""
     head = ["approach", metric, "95% interval", "n", "to the best", "training", "a request", "prompt tokens", "stored"]
     rows = []
@@ -153,8 +157,8 @@ def _making(folder: RunFolder, one: ApproachFolder) -> Iterator[str]:
         yield "Nothing was done to the base model."
     for number, step in enumerate(one.approach["steps"], start=1):
         yield f"{number}. **{_line(step['step'])}**, {units.seconds(step['seconds'])}"
-        for key, value in (step.get("settings") or {}).items():
-            yield f"   - {_line(key)}: `{_line(units.setting(value)).replace('`', '')}`"
+        for key, value in units.settings_taken(step.get("settings") or {}).items():
+            yield f"   - {_line(key)}: `{_line(value).replace('`', '')}`"
     cost = folder.row(one.name)["cost"]
     if cost["trainable_parameters"]:
         yield ""
@@ -229,13 +233,17 @@ def _prompt_notes(predictor: Record) -> Iterator[str]:
 def _limits(folder: RunFolder, approach: str) -> Iterator[str]:
     row, run = folder.row(approach), folder.run
     least, unit = folder.comparison.get("minimum_detectable"), target_unit(folder.comparison)
-    yield f"- Measured on one test set of {units.plural(row['n'], 'example')}, with one seed ({run['seed']})."
+    n, seed = units.plural(row["n"], "example"), f"with one seed ({run['seed']})"
+    if _split(folder) == "test":
+        yield f"- Measured on one test set of {n}, {seed}."
+    else:
+        yield f"- Measured on the validation split ({n}), where settings were chosen too, {seed}: hopeful figures."
     if least is not None:
         size = f"{100 * least:.1f} points" if unit.share else units.plain(least)
         yield f"- Differences smaller than {size} would probably not show with so many examples."
     if row.get("unscored"):
         yield f"- {units.plural(row['unscored'], 'answer')} could not be scored and stand in no mean."
-    if run["test_openings"] > 1:
+    if _split(folder) == "test" and run["test_openings"] > 1:
         yield f"- This test set had been opened {run['test_openings']} times, which makes the figures hopeful ones."
     yield "- It says nothing about inputs unlike the examples, and nothing about safety."
     yield from (f"- {_line(warning)}" for warning in run.get("warnings") or ())
@@ -243,7 +251,7 @@ def _limits(folder: RunFolder, approach: str) -> Iterator[str]:
 
 def _repeating(folder: RunFolder) -> str:
     run, machine = folder.run, folder.run["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if name != "luthier")
     return (
         "```\nluthier run STUDY --output DIR\n```\n\n"
         "STUDY is the study file, kept as `study.yaml` in the run folder. "

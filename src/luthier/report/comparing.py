@@ -90,6 +90,7 @@ def ranking(folder: RunFolder, looks: Looks) -> Values:
                 "unscored": row.get("unscored") or 0,
                 "behind": _difference_cell(difference_to_best(folder.comparison, row["name"]), unit),
                 "train": units.seconds(cost["train_s"]) if cost["train_s"] else "none",
+                "only_search": bool(cost["train_s"]) and not cost["trainable_parameters"],
                 "request": units.seconds(cost["seconds_per_request"]),
                 "prompt": units.count(cost["prompt_tokens"]),
                 "stored": units.size(cost["stored_bytes"]),
@@ -226,7 +227,7 @@ def cost_picture(folder: RunFolder, looks: Looks) -> Markup | None:
     points = [
         Point(looks[row["name"]], row["total_s"], row["mean"], row["low"], row["high"],
               f"{row['name']}: {unit.value(row['mean'])} for {units.seconds(row['total_s'])}",
-              hollow=not row["cost"]["train_s"])
+              hollow=not row["cost"]["trainable_parameters"])
         for row in rows
     ]  # fmt: skip
     y = _mean_axis(folder, points, unit)

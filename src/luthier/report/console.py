@@ -14,6 +14,7 @@ from luthier.report import units
 from luthier.report.comparing import difference_to_best, probe_change, target_unit, worsening
 
 _NAME_WIDTH = 24
+_REASONS = 3  # the rest stands in the report
 _LINE = {True: ("|", "-", "|", "o"), False: ("├", "─", "┤", "●")}
 
 
@@ -45,7 +46,8 @@ class ComparisonTable:
         kept = _that_fit(list(_columns(self.comparison, bar, options.ascii_only)), rows, width)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
         for column in kept:
-            table.add_column(column.heading, justify="right" if column.right else "left", no_wrap=True)
+            # as Text: rich would read a str as markup, and a metric may be called anything
+            table.add_column(Text(column.heading), justify="right" if column.right else "left", no_wrap=True)
         for row in rows:
             chosen = row["name"] == self.comparison.get("recommended")
             table.add_row(*(column.cell(row) for column in kept), style="bold" if chosen else "")
@@ -59,8 +61,13 @@ class ComparisonTable:
 
     def _verdict(self) -> Iterator[Text]:
         yield Text(str(self.comparison["verdict"]), style="bold")
-        for reason in self.comparison.get("reasons") or ():
+        reasons = list(self.comparison.get("reasons") or ())
+        for reason in reasons[:_REASONS]:
             yield Text(f"- {reason}")
+        more = len(reasons) - _REASONS
+        if more > 0:
+            stand = "more reason stands" if more == 1 else "more reasons stand"
+            yield Text(f"- {more} {stand} in the report.", style="dim")
 
 
 def _caption(comparison: Mapping[str, Any]) -> str:

@@ -60,6 +60,9 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         "size": units.size,
         "setting": units.setting,
         "plural": units.plural,
+        "settings_taken": units.settings_taken,
+        "moment": units.moment,
+        "breakable": units.breakable,
     }
     known = looks([approach.name for approach in folder.approaches])
     examples = browser(folder, budget_bytes)
@@ -82,7 +85,7 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         forgetting=comparing.forgetting_pictures(folder, known),
         pairs=comparing.pairs(folder, known),
         break_even=comparing.break_even(folder, known),
-        curves=_groups([one for one in folder.results if one.content.get("kind") == "series"], known),
+        curves=_groups(_curves(folder.results), known),
         inside=_groups([one for one in folder.results if one.content.get("kind") != "series"], known),
         confusions=_confusions(folder, known),
         examples=examples,
@@ -103,6 +106,12 @@ def _groups(results: Sequence[Result], known: Mapping[str, Look]) -> list[Values
         {"title": title, "members": [_member(result, group, known) for result in group]}
         for title, group in groups.items()
     ]
+
+
+def _curves(results: Sequence[Result]) -> list[Result]:
+    """The results of kind series; those that set several lines beside each other come first."""
+    found = [one for one in results if one.content.get("kind") == "series"]
+    return sorted(found, key=lambda one: len(one.content["lines"]) < 2)
 
 
 def _member(result: Result, group: Sequence[Result], known: Mapping[str, Look]) -> Values:
@@ -164,7 +173,8 @@ def _choice(choice: Mapping[str, Any]) -> Values:
     """A choice as a table whose columns are the settings that differed."""
     tried = choice["tried"]
     keys = list(dict.fromkeys(key for one in tried for key in one["settings"]))
-    varied = [key for key in keys if len({units.setting(one["settings"].get(key)) for one in tried}) > 1] or keys
+    varied = [key for key in keys if len({units.setting(one["settings"].get(key)) for one in tried}) > 1]
+    varied = varied or [key for key in keys if key != "step"]
     metric = str(tried[0]["metric"]) if tried else ""
     unit = units.score_unit(metric, *(one["score"] for one in tried))
     rows = [
@@ -176,7 +186,8 @@ def _choice(choice: Mapping[str, Any]) -> Values:
         }
         for one in tried
     ]
-    return {"step": choice["step"], "columns": varied, "metric": metric, "rows": rows}
+    columns = [{"name": key, "num": all(units.is_number(one["settings"].get(key)) for one in tried)} for key in varied]
+    return {"step": choice["step"], "columns": columns, "metric": metric, "rows": rows}
 
 
 def _histograms(folder: RunFolder) -> dict[str, Markup]:

@@ -61,7 +61,7 @@ def frame(width: float, height: float, x: Axis, y: Axis, right: float = 14) -> F
     for tick in y_ticks:
         at = y_scale(tick)
         parts += [line(left, at, end, at, "grid"), text(left - 8, at + 4, y.write(tick), "end", "tick")]
-    x_ticks = x.ticks if x.ticks is not None else x_scale.ticks(max(3, int((end - left) / 110)))
+    x_ticks = x.ticks if x.ticks is not None else x_scale.ticks(max(4, int((end - left) / 110)))
     taken = -math.inf
     for tick in sorted(x_ticks, key=x_scale):
         at, label = x_scale(tick), x.write(tick)

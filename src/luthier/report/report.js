@@ -40,6 +40,9 @@ for (const box of document.querySelectorAll(".tabbed")) {
     made.append(...children);
     return made;
   };
+  // names made of words may break after their underscores
+  const breakable = (text) => (text.match(/[^_/]+[_/]*|[_/]+/g) || []).flatMap((part, index) =>
+    index ? [document.createElement("wbr"), part] : [part]);
   const option = (value, text) => {
     const made = element("option", "", text);
     made.value = value;
@@ -121,14 +124,14 @@ for (const box of document.querySelectorAll(".tabbed")) {
       for (const [role, text] of answer.prompt) {
         turns.append(element("dt", "", role), element("dd", "", data.texts[text]));
       }
-      const dropped = answer.dropped ? ` (${answer.dropped} shots did not fit)` : "";
+      const dropped = answer.dropped ? ` (${answer.dropped} ${answer.dropped === 1 ? "shot" : "shots"} did not fit)` : "";
       const panel = element("div", "prompt", element("h4", "", `The whole prompt of ${name}${dropped}`), turns);
       panel.dataset.of = String(index);
       panel.tabIndex = 0;
       item.append(panel);
       ask.setAttribute("aria-expanded", "true");
     });
-    const text = answer.text === "" ? element("p", "text muted", "(empty)") : element("p", "text", answer.text);
+    const text = answer.text === "" ? element("p", "text muted", "(empty)") : element("p", "text", ...breakable(answer.text));
     return element("div", `answer ${state}`, named(name), text, element("div", "sign", sign), ask);
   };
 
@@ -137,7 +140,7 @@ for (const box of document.querySelectorAll(".tabbed")) {
     page = Math.min(Math.max(page, 0), pages - 1);
     const items = found.slice(page * pageSize, (page + 1) * pageSize).map((example) => {
       const wanted = element("p", "wanted", "Wanted: ");
-      example.references.forEach((reference, index) => wanted.append(index ? " or " : "", element("b", "", reference)));
+      example.references.forEach((reference, index) => wanted.append(index ? " or " : "", element("b", "", ...breakable(reference))));
       const task = data.tasks.length > 1 ? `${data.tasks[example.task].name}, ` : "";
       wanted.append(` · ${task}${example.place || example.id}`);
       const grid = element("div", "answers");

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from luthier.report.pictures import Axis, frame, responsive
 from luthier.report.svg import Look, join, line, linear_ticks, padded, picture, spread, tag, text, text_width
-from luthier.report.units import MISSING, plain, setting
+from luthier.report.units import MISSING, is_number, plain, setting
 
+_STEEP = 50  # a loss falls by so much that a linear axis shows its first steps alone
+_OUTSIDE = "outside the layers"
 _POINTS = 400  # a line is drawn from at most so many points; more cannot be seen
 
 
@@ -43,14 +46,15 @@ def series(width: int, content: Mapping[str, Any], look: Look, beside: Sequence[
     scaled = [*drawn, *(point for one in beside for other in one["lines"] for point in _points(other["x"], other["y"]))]
     xs, ys = [x for x, _ in scaled], [y for _, y in scaled if y is not None]
     x_low, x_high = min(xs), max(xs)
-    y_low, y_high = padded(min(ys), max(ys))
+    if 0 < x_low <= 0.25 * x_high:  # steps are counted from 1, an axis from 0
+        x_low = 0.0
     height = 300 if width > 500 else 260
     gutter = 16 + max(text_width(name, 13) for name, _ in lines)
     area = frame(
         width,
         height,
         Axis(str(content.get("x_label", "")), x_low, x_high if x_high > x_low else x_low + 1),
-        Axis(str(content.get("y_label", "")), max(y_low, 0.0) if min(ys) >= 0 else y_low, y_high),
+        _values_axis(str(content.get("y_label", "")), min(ys), max(ys)),
         right=min(gutter, width * 0.34),
     )
     parts, ends = [area.axes], []
@@ -72,11 +76,20 @@ def series(width: int, content: Mapping[str, Any], look: Look, beside: Sequence[
             ]  # fmt: skip
         ends.append((name, area.x(known[-1][0]), area.y(known[-1][1])) if known else None)
     named = [end for end in ends if end is not None]
+    beyond = max(x for _, x, _ in named)  # beside the lines, which may end before the axis does
     labels = spread([y for _, _, y in named], 16, area.top, area.bottom)
     for (name, x, y), label in zip(named, labels, strict=True):
-        parts.append(line(x + 2, y, area.right + 6, label, f"leader {look.colour}"))
-        parts.append(text(area.right + 9, label + 4, name, class_="name"))
+        parts.append(line(x + 2, y, beyond + 6, label, f"leader {look.colour}"))
+        parts.append(text(beyond + 9, label + 4, name, class_="name"))
     return picture(width, height, title, *parts)
+
+
+def _values_axis(label: str, low: float, high: float) -> Axis:
+    """An axis for lines: logarithmic where the largest value is so large that the others would lie on the ground."""
+    if low > 0 and high >= _STEEP * low:
+        return Axis(f"{label}, logarithmic" if label else "logarithmic", low / 1.25, high * 1.25, log=True)
+    start, end = padded(low, high)
+    return Axis(label, max(start, 0.0) if low >= 0 else start, end)
 
 
 def _points(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float, float | None]]:
@@ -87,11 +100,22 @@ def _points(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float
     return [*points[::every], points[-1]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of a matrix; where `apart`, its one value belongs to none of the columns."""
+
+    name: str
+    values: Sequence[float | None]
+    apart: bool = False
+
+
 def matrix(content: Mapping[str, Any]) -> Markup:
-    """A heat map. Values of both signs get two hues with white at zero, others one hue from low to high."""
-    rows, columns = [str(row) for row in content["rows"]], [str(column) for column in content["columns"]]
-    values: list[list[float | None]] = [list(row) for row in content["values"]]
-    known = [value for row in values for value in row if value is not None and math.isfinite(value)]
+    """A heat map. Values of both signs get two hues with white at zero, others one hue from low to high.
+
+    Rows whose one value stands in a column called `—` (weights outside the layers) come below, a little apart.
+    """
+    columns, rows = _columns_and_rows(content)
+    known = [value for row in rows for value in row.values if value is not None and math.isfinite(value)]
     title, label = str(content["title"]), str(content.get("value_label") or "")
     if not known:
         return tag("p", "This matrix has no values.", class_="note")
@@ -101,7 +125,7 @@ def matrix(content: Mapping[str, Any]) -> Markup:
     size = max(abs(low), abs(high))
     cell = 66.0 if len(columns) <= 10 else 44.0 if len(columns) <= 16 else max(12.0, 700 / len(columns))
     tall = 19.0 if len(rows) <= 40 else 13.0
-    left = 10 + max(text_width(row, 11) for row in rows)
+    left = 10 + max(text_width(row.name, 11) for row in rows)
     steep = max(text_width(column, 11) for column in columns) > cell - 4
     top = 8 + max(text_width(column, 11) for column in columns) if steep else 22.0
     parts = []
@@ -112,27 +136,48 @@ def matrix(content: Mapping[str, Any]) -> Markup:
             text(x + (4 if steep else 0), top - 6, column, "start" if steep else "middle", "tick small",
                  transform=turned)
         )  # fmt: skip
+    y = top
     for down, row in enumerate(rows):
-        y = top + down * tall
-        if tall > 14 or down % 2 == 0:
-            parts.append(text(left - 7, y + tall * 0.72, row, "end", "tick small"))
-        for across, value in enumerate(values[down]):
+        if row.apart:
+            y += 6
+            parts.append(text(left + cell + 6, y + tall * 0.72, _OUTSIDE, class_="tick small"))
+        if row.apart or tall > 14 or down % 2 == 0:
+            parts.append(text(left - 7, y + tall * 0.72, row.name, "end", "tick small"))
+        for across, (column, value) in enumerate(zip([_OUTSIDE] if row.apart else columns, row.values, strict=True)):
             x = left + across * cell
             if value is None or not math.isfinite(value):
-                parts.append(tag("rect", tag("title", f"{row}, {columns[across]}: no value"), x=x, y=y,
+                parts.append(tag("rect", tag("title", f"{row.name}, {column}: no value"), x=x, y=y,
                                  width=cell - 1, height=tall - 1, class_="cell none"))  # fmt: skip
                 continue
             share = abs(value) / size if both_signs else (value - low) / (high - low) if high > low else 0.5
             hue = "cold" if both_signs and value < 0 else "heat"
-            told = tag("title", f"{row}, {columns[across]}: {plain(value)}")
+            told = tag("title", f"{row.name}, {column}: {plain(value)}")
             parts.append(_cell(x, y, cell - 1, tall - 1, share, hue, told))
             if cell >= 40 and tall > 14:
                 class_ = "cell-text strong" if share > 0.65 else "cell-text"
                 written = plain(value) if decimals is None else f"{value:.{decimals}f}".replace("-", "−")
                 parts.append(text(x + (cell - 1) / 2, y + tall * 0.7, written, "middle", class_))
-    width, height = left + len(columns) * cell + 2, top + len(rows) * tall + 2
-    drawing = picture(width, height, f"{title}: {label}" if label else title, *parts, class_="fixed")
+        y += tall
+    wide = max(len(columns) * cell, cell + 6 + text_width(_OUTSIDE, 11) if rows[-1].apart else 0)
+    drawing = picture(left + wide + 2, y + 2, f"{title}: {label}" if label else title, *parts, class_="fixed")
     return join(tag("div", drawing, class_="scroll", tabindex="0"), _legend(low, high, label, both_signs))
+
+
+def _columns_and_rows(content: Mapping[str, Any]) -> tuple[list[str], list[_Row]]:
+    """The columns and rows to draw: a column `—` goes, if the rows that have a value there have no other."""
+    columns = [str(column) for column in content["columns"]]
+    rows = [_Row(str(name), list(values)) for name, values in zip(content["rows"], content["values"], strict=True)]
+    if columns.count("—") == 1 and len(columns) > 1:
+        at = columns.index("—")
+        others = {id(row): [*row.values[:at], *row.values[at + 1 :]] for row in rows}
+        outside = [row for row in rows if row.values[at] is not None]
+        if all(value is None for row in outside for value in others[id(row)]):
+            inside = [_Row(row.name, others[id(row)]) for row in rows if row.values[at] is None]
+            return [*columns[:at], *columns[at + 1 :]], [
+                *inside,
+                *(_Row(r.name, [r.values[at]], True) for r in outside),
+            ]
+    return columns, rows
 
 
 def _decimals(known: Sequence[float]) -> int | None:
@@ -181,8 +226,7 @@ def histogram(width: int, title: str, bins: Sequence[Sequence[float]], look: str
 def table(columns: Sequence[object], rows: Sequence[Sequence[object]]) -> Markup:
     """A table with numbers to the right, in its own scrolling box."""
     numeric = [
-        bool(rows) and all(_is_number(row[index]) or row[index] is None for row in rows)
-        for index in range(len(columns))
+        bool(rows) and all(is_number(row[index]) or row[index] is None for row in rows) for index in range(len(columns))
     ]
     classes = ["num" if one else None for one in numeric]
     head = [tag("th", str(column), scope="col", class_=class_) for column, class_ in zip(columns, classes, strict=True)]
@@ -192,10 +236,6 @@ def table(columns: Sequence[object], rows: Sequence[Sequence[object]]) -> Markup
     ]
     drawn = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body))
     return tag("div", drawn, class_="scroll", tabindex="0")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _written(value: object) -> str:

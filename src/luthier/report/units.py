@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from markupsafe import Markup, escape
 
 MISSING = "–"
 # metrics that are not a share of something, whatever values they happen to take
@@ -140,6 +144,25 @@ def setting(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(setting(inner) for inner in value)
     return str(value)
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def settings_taken(settings: Mapping[str, object]) -> dict[str, str]:
+    """The settings of a step that have a value, as written; without `step`, which names the step itself."""
+    return {key: setting(value) for key, value in settings.items() if value is not None and key != "step"}
+
+
+def moment(iso: str) -> str:
+    """`2030-01-02T10:00:00+00:00` as `2030-01-02 10:00:00 UTC`."""
+    return re.sub(r"(Z|\+00:00)$", " UTC", iso.replace("T", " "))
+
+
+def breakable(value: object) -> Markup:
+    """Text that may be broken after its underscores and slashes, as names made of words want to be."""
+    return Markup(re.sub("([_/]+)", r"\1<wbr>", str(escape(value))))  # noqa: S704 - escaped above
 
 
 def plural(number: int, noun: str) -> str:

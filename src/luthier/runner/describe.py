@@ -120,19 +120,21 @@ def example_counts(tasks: Mapping[str, Task]) -> dict[str, Any]:
 
 def _lengths(examples: Sequence[Example], engine: Engine, base: Predictor) -> list[int]:
     renderer = engine.renderer(base.model)
+    reserve = base.decoding.max_new_tokens if base.decoding.answer == "generate" else 0
     lengths, too_long = [], []
     for example in examples:
         try:
             lengths.append(len(renderer.training(example, base.wording, ()).ids))
+            renderer.prompt(example.prompt, base.wording, (), reserve)
         except DataError:
             too_long.append(example)
     if too_long:
         places = ", ".join(str(example.place) for example in too_long[:5])
         raise DataError(
-            f"{len(too_long)} of {len(examples)} examples do not fit in the model's window of {renderer.window} tokens "
-            f"({places}{', …' if len(too_long) > 5 else ''}).\n"
-            "Nothing is cut. Shorten them, set max_chars with on_bad_row: drop to leave them out (they are counted), "
-            "or use a model with a longer window."
+            f"{len(too_long)} of {len(examples)} examples do not fit in the model's window of {renderer.window} "
+            f"tokens, answer included ({places}{', …' if len(too_long) > 5 else ''}).\n"
+            "Nothing is cut. Shorten them, lower max_new_tokens, set max_chars with on_bad_row: drop to leave them out "
+            "(they are counted), or use a model with a longer window."
         )
     return lengths
 

@@ -4,81 +4,84 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import RunError
-from luthier.infer.engine import Engine
+from luthier.evaluate.metrics import METRICS, score
 from luthier.model.load import load_model, load_tokenizer
 from luthier.progress import Progress
 from luthier.record import predictor_to_json
 from luthier.runner.folder import read_jsonl, write_json, write_text
 from luthier.runner.open import OpenRun
-from luthier.types import ModelRef, Predictor
-
-# How far a label's log-probability may move, in nats: rounding between precisions and batchings.
-_LOGPROB_TOLERANCE = 0.05
+from luthier.types import Example, Message, ModelRef, Place, Predictor, Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written, and how the exported model answered again.
+    """What was written, and how the exported model did on test examples of the run.
 
     Attributes:
-        checked: Test examples that were answered again.
-        agreeing: Those with the same answer as in the run.
+        kind: `adapter`, or `model` for a whole one.
+        checked: Test examples that were answered again; the model from the run and the exported one agree on all.
+        metric: The deciding metric.
+        score: Its value on them with the exported model, `score_in_run` as it was in the run.
     """
 
     folder: Path
     kind: str
     checked: int
-    agreeing: int
+    metric: str
+    score: float | None
+    score_in_run: float | None
 
 
 def export(run: OpenRun, to: Path, *, merge: bool, card: str, check: int, progress: Progress) -> Exported:
-    """Write the approach's model to the folder `to`, load it from there, and answer test prompts again.
+    """Write the approach's model to the folder `to`, load it from there, and score test examples again.
 
     Args:
         merge: Write a whole model, the adapter merged in; else the adapter, where there is one alone.
         card: The model card, as Markdown.
-        check: How many of the run's test prompts are answered again.
+        check: How many of the run's test examples are answered again.
 
     Raises:
         RunError: The folder is not empty, or the exported model answers differently.
     """
-    if to.exists() and any(to.iterdir()):
+    to = to.resolve()
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise RunError(f"{to} is not empty. Choose a new folder with --to, or empty this one.")
-    work = to.with_name(f".{to.name}.writing")
+    work = to.with_name(f".{to.name}.exporting")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
         ref, kind = _write(run, work, merge)
         write_text(work / "README.md", card)
         write_json(work / "luthier.json", _prompting(run))
-        checked, agreeing = _answer_again(run, ref, check, progress)
-        if agreeing < checked:
-            raise RunError(
-                f"the exported model gives another answer to {checked - agreeing} of {checked} test prompts than "
-                f"{run.name} did in the run; nothing was exported. Please report this with the run folder."
-            )
+        done = _score_again(run, ref, kind, to, check, progress)
         if to.exists():
             to.rmdir()
         work.rename(to)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Exported(to, kind, checked, agreeing)
+    return done
 
 
 def _write(run: OpenRun, folder: Path, merge: bool) -> tuple[ModelRef, str]:
     """Write the weights and the tokenizer; give what loads them, and what they are."""
     ref = run.predictor.model
     tokenizer = load_tokenizer(ref.base)
-    if len(ref.adapters) == 1 and not merge:
+    base_is_ours = Path(ref.base).is_relative_to(
+        run.folder.path.resolve()
+    )  # tuned by an earlier step: nobody else has it
+    if len(ref.adapters) == 1 and not merge and not base_is_ours:
         for file in Path(ref.adapters[0]).iterdir():
             if file.suffix in (".safetensors", ".json"):
                 shutil.copy2(file, folder / file.name)
-        _name_base(folder / "adapter_config.json", run)
+        config = folder / "adapter_config.json"
+        row = json.loads(config.read_text(encoding="utf-8"))
+        write_json(config, {**row, "base_model_name_or_path": _name_of_base(run)})
         tokenizer.save_pretrained(folder)
         return ModelRef(ref.base, (str(folder),)), "adapter"
     model = load_model(ref, device="cpu", precision="float32")
@@ -87,15 +90,14 @@ def _write(run: OpenRun, folder: Path, merge: bool) -> tuple[ModelRef, str]:
     return ModelRef(str(folder)), "model"
 
 
-def _name_base(config: Path, run: OpenRun) -> None:
-    """Let the adapter name its base as others can find it: the hub id, or the folder on this machine."""
-    row = json.loads(config.read_text(encoding="utf-8"))
-    named = run.study.model
-    is_hub_id = (
-        "/" in named and not Path(run.predictor.model.base).is_relative_to(Path.cwd()) and not Path(named).exists()
-    )
-    row["base_model_name_or_path"] = named if is_hub_id else run.predictor.model.base
-    write_json(config, row)
+def _name_of_base(run: OpenRun) -> str:
+    """The base as others can find it: its Hugging Face id, or the folder on this machine."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    base = Path(run.predictor.model.base)
+    from_hub = base.resolve().is_relative_to(Path(HF_HUB_CACHE).resolve())
+    named = run.study.approaches[run.name].model or run.study.model
+    return named if from_hub else str(base)
 
 
 def _prompting(run: OpenRun) -> dict[str, Any]:
@@ -105,30 +107,48 @@ def _prompting(run: OpenRun) -> dict[str, Any]:
     return {"approach": run.name, "labels": list(run.labels), **row}
 
 
-def _answer_again(run: OpenRun, ref: ModelRef, check: int, progress: Progress) -> tuple[int, int]:
-    """Answer test prompts with the exported model, exactly as they were sent in the run."""
+def _score_again(run: OpenRun, ref: ModelRef, kind: str, to: Path, check: int, progress: Progress) -> Exported:
+    """Answer test prompts, exactly as they were sent in the run, with the run's own model and with the exported one.
+
+    Both answer the same batches, so that rounding cannot tell them apart; the run itself may have batched otherwise,
+    so against it the scores are compared.
+    """
     rows = read_jsonl(run.folder.approach(run.name) / "predictions.jsonl")
     rows = [row for row in rows if row["task"] == run.about["target"]][:check]
-    engine = Engine(run.about["device"], run.about["precision"])
-    from luthier.types import Message, Prompt
-
     prompts = [
         Prompt(row["id"], row["task"], tuple(Message(**m) for m in row["messages"]), {}, fingerprint=row["id"])
         for row in rows
     ]
-    # The messages carry wording and shots already.
-    predictor = Predictor(ref, run.predictor.decoding)
-    with progress.track("answering again with the exported model", len(prompts)) as advance:
-        answers = engine.answer(predictor, prompts, run.labels, advance=advance)
-    agreeing = sum(
-        answer.text == row["completion"] or _is_tie(answer.label_logprobs, row["label_logprobs"])
-        for answer, row in zip(answers, rows, strict=True)
-    )
-    return len(rows), agreeing
+    texts = []
+    for what, model in (("the run's model", run.predictor.model), ("the exported model", ref)):
+        # The messages carry wording and shots already.
+        predictor = Predictor(model, run.predictor.decoding)
+        with progress.track(f"answering with {what}", len(prompts)) as advance:
+            texts.append([a.text for a in run.engine.answer(predictor, prompts, run.labels, advance=advance)])
+    differing = sum(a != b for a, b in zip(*texts, strict=True))
+    if differing:
+        raise RunError(
+            f"the exported model gives another answer to {differing} of {len(rows)} test prompts than the model of "
+            f"{run.name} does; nothing was exported. Please report this with the run folder."
+        )
+    metric = run.about["tasks"][run.about["target"]]["metric"]
+    return Exported(to, kind, len(rows), metric, _mean_score(run, metric, rows, texts[1]), _mean_of_rows(metric, rows))
 
 
-def _is_tie(now: Any, then: Any) -> bool:
-    """Whether two choices differ only because rounding decided between equals."""
-    if not now or not then:
-        return False
-    return all(abs(now[label] - then[label]) <= _LOGPROB_TOLERANCE for label in now)
+def _mean_score(run: OpenRun, metric: str, rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> float | None:
+    """The metric over answers with the rows' references; None where only the run itself can compute it."""
+    if metric not in METRICS or METRICS[metric].needs_logprobs:
+        return None
+    values = []
+    options = run.task.metric_options.get(metric, {})
+    for row, text in zip(rows, texts, strict=True):
+        prompt = Prompt(row["id"], row["task"], (), {}, fingerprint=row["id"])
+        example = Example(prompt, row["references"][0], tuple(row["references"]), row["label"], Place(row["place"]))
+        values.append(score(metric, text, example, run.labels, options).value)
+    scored = [value for value in values if value is not None]
+    return sum(scored) / len(scored) if scored else None
+
+
+def _mean_of_rows(metric: str, rows: Sequence[dict[str, Any]]) -> float | None:
+    scored = [row["scores"][metric] for row in rows if row["scores"][metric] is not None]
+    return sum(scored) / len(scored) if scored else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ from luthier.settings import closed
 from luthier.steps.base import Step, StepContext
 from luthier.steps.validate import score_of, validation_metrics
 from luthier.study import Approach
-from luthier.train.checkpoint import checkpoint_step
+from luthier.train.checkpoint import checkpoint_step, drop_checkpoint
 from luthier.types import Predictor, Task
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class Fitted:
     peak_bytes: int = 0
     stored_bytes: int = 0
     steps: tuple[Mapping[str, Any], ...] = ()
-    choices: tuple[Mapping[str, Any], ...] = field(default=())
+    choices: tuple[Mapping[str, Any], ...] = ()
 
 
 def fold(approach: Approach, base: Fitted, shop: Workshop, name: str) -> Fitted:
@@ -126,11 +128,13 @@ def _apply(step: Step, before: Fitted, shop: Workshop, name: str) -> Fitted:
     key = key_of(before=before.key, settings=settings, seed=shop.seed)
     folder = shop.folder.step(key)
     record = folder / "step.json"
-    reused = record.is_file()
+    reused = record.is_file() and _weights_are_there(record, shop)
     if not reused:
         _fit(step, settings, before, shop, key, name)
     row = read_json(record)
     predictor = predictor_from_json(row["predictor"], shop.folder.path)
+    if not _is_inside(predictor.model.base, shop):  # the base may have moved since, its content is what the key holds
+        predictor = replace(predictor, model=replace(predictor.model, base=before.predictor.model.base))
     return replace(
         before,
         predictor=predictor,
@@ -144,16 +148,32 @@ def _apply(step: Step, before: Fitted, shop: Workshop, name: str) -> Fitted:
         stored_bytes=before.stored_bytes + row["stored_bytes"],
         steps=(
             *before.steps,
-            {"hash": key, "step": settings["step"], "settings": settings, "reused": reused, "seconds": row["seconds"]},
+            {
+                "hash": key,
+                "step": settings["step"],
+                "settings": step.described(),
+                "reused": reused,
+                "seconds": row["seconds"],
+            },
         ),
     )
+
+
+def _is_inside(folder: str, shop: Workshop) -> bool:
+    return Path(folder).is_relative_to(shop.folder.path.resolve())
+
+
+def _weights_are_there(record: Path, shop: Workshop) -> bool:
+    """Whether what the step trained is still in the run folder."""
+    model = predictor_from_json(read_json(record)["predictor"], shop.folder.path).model
+    return all(Path(place).is_dir() for place in (model.base, *model.adapters) if _is_inside(place, shop))
 
 
 def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, key: str, name: str) -> None:
     folder = shop.folder.step(key)
     folder.mkdir(parents=True, exist_ok=True)
     if step.trains:
-        _check_room(folder, before)
+        _check_room(folder, step, before)
     metrics = folder / "metrics.jsonl"
     done = checkpoint_step(folder)  # rows behind the checkpoint will be written again
     write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done])
@@ -176,7 +196,8 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
             "what is computed is kept."
         ) from error
     for result, value in {**outcome.results, **curves(read_jsonl(metrics))}.items():
-        write_json(folder / "results" / f"{result}.json", value)
+        write_json(folder / "results" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', result)}.json", value)
+    predictor = predictor_to_json(outcome.predictor, shop.folder.path)
     weights = [folder / part for part in ("adapter", "model") if (folder / part).is_dir()]
     write_json(
         folder / "step.json",
@@ -193,11 +214,12 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
             "trainable_parameters": outcome.trainable_parameters,
             "trainable_share": outcome.trainable_share,
             "peak_bytes": outcome.peak_bytes,
-            "stored_bytes": sum(bytes_below(part) for part in weights),
+            "stored_bytes": sum(bytes_below(part) for part in weights) + _shots_bytes(step, predictor),
             "facts": dict(outcome.facts),
-            "predictor": predictor_to_json(outcome.predictor, shop.folder.path),
+            "predictor": predictor,
         },
     )
+    drop_checkpoint(folder)
 
 
 def _validated(fitted: Fitted, shop: Workshop, description: str) -> tuple[dict[str, float], float]:
@@ -212,14 +234,20 @@ def _validated(fitted: Fitted, shop: Workshop, description: str) -> tuple[dict[s
     return row["metrics"], row["seconds"]
 
 
-def _check_room(folder: Path, before: Fitted) -> None:
-    # Weights, two optimizer moments and the best weights so far, each at most as large as the float32 model.
+def _shots_bytes(step: Step, predictor: Mapping[str, Any]) -> int:
+    """What the pool of shots takes, where this step has added it."""
+    if step.trains or predictor["shots"] is None:
+        return 0
+    return len(json.dumps(predictor["shots"], ensure_ascii=False).encode())
+
+
+def _check_room(folder: Path, step: Step, before: Fitted) -> None:
     size = sum(file.stat().st_size for file in Path(before.predictor.model.base).glob("*.safetensors"))
-    free = free_bytes(folder)
-    if free < size:
+    needed, free = step.disk_bytes(size), free_bytes(folder)
+    if free < needed:
         raise RunError(
-            f"the disk of {folder} has {free / 1e6:.0f} MB free, and training may write {4 * size / 1e6:.0f} MB of "
-            "checkpoints. Free some space, or choose another disk with --output; what is computed is kept."
+            f"the disk of {folder} has {free / 1e6:.0f} MB free, and this training may take {needed / 1e6:.0f} MB with "
+            "its checkpoints. Free some space, or choose another disk with --output; what is computed is kept."
         )
 
 

@@ -77,8 +77,10 @@ class RunFolder:
 
     def settle_leftovers(self) -> None:
         """Remove what an interrupted write left behind."""
-        for leftover in self.path.rglob("*.writing"):
-            leftover.unlink(missing_ok=True)
+        for part in (".", "approaches/*", "steps/*", "steps/*/results", "probes"):
+            for leftover in self.path.glob(f"{part}/*.writing"):
+                if leftover.is_file():
+                    leftover.unlink()
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -110,10 +112,24 @@ def read_json(file: Path) -> Any:
 
 
 def read_jsonl(file: Path) -> list[Any]:
-    """The rows of a JSONL file; none where there is no file."""
+    """The rows of a JSONL file; none where there is no file.
+
+    A last line without its line end was cut off while it was written, and is left out.
+
+    Raises:
+        RunError: A line is damaged.
+    """
     if not file.is_file():
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+    # Not splitlines: texts may hold line separators that JSON leaves as they are.
+    *lines, _cut_off = file.read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise RunError(f"{file}:{number} is damaged ({error}). Delete the file and run the study again.") from None
+    return rows
 
 
 def append_jsonl(file: Path, row: Mapping[str, Any]) -> None:

@@ -14,7 +14,17 @@ from typing import Any
 from luthier.types import Example, Task
 
 # Libraries whose version can change a number.
-LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "sentence-transformers", "bm25s")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "sentence-transformers",
+    "bm25s",
+    "jinja2",
+    "sacrebleu",
+    "rouge-score",
+)
 
 # Parts of Luthier that only show what was computed.
 _SHOW_ONLY = ("report", "cli.py", "console.py", "__main__.py")
@@ -27,8 +37,8 @@ def key_of(**parts: Any) -> str:
 
 
 def examples_key(examples: Sequence[Example]) -> str:
-    """The hash of examples, in their order."""
-    return key_of(examples=[asdict(example) for example in examples])
+    """The hash of examples, in their order; where they were read does not count."""
+    return key_of(examples=[{k: v for k, v in asdict(example).items() if k != "place"} for example in examples])
 
 
 def training_key(task: Task) -> str:
@@ -43,13 +53,12 @@ def training_key(task: Task) -> str:
     )
 
 
-@lru_cache(maxsize=8)
 def model_key(folder: str) -> str:
     """The hash of all files of a model folder, read whole: merged models may differ in the middle alone."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in Path(folder).iterdir() if p.is_file()):
+    for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
         with open(file, "rb") as handle:
-            digest.update(f"{file.name}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
+            digest.update(f"{file.relative_to(folder)}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]
 
 

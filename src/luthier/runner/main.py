@@ -6,7 +6,6 @@ then the approaches are compared and the result is written.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.data.task import load_task
 from luthier.errors import StudyError
 from luthier.evaluate.comparison import compare
+from luthier.evaluate.forgetting import compare_probes
 from luthier.evaluate.metrics import Metric, load_metric
 from luthier.evaluate.power import minimum_detectable_difference
 from luthier.evaluate.user_metric import is_user_metric
@@ -25,9 +25,10 @@ from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
 from luthier.runner.describe import data_report, example_counts, machine
 from luthier.runner.fold import Fitted, Workshop, fold
-from luthier.runner.folder import RunFolder, append_jsonl, read_jsonl, write_json, write_text
+from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
 from luthier.runner.keys import examples_key, key_of, model_key, source_key, training_key, versions
-from luthier.runner.measure import Bench, forgotten, is_measured, measure, probe, result_of
+from luthier.runner.measure import Bench, is_measured, measure, probe, result_of
+from luthier.steps import FewShotStep
 from luthier.study import Study, study_as_json
 from luthier.types import ModelRef, Predictor, Task
 
@@ -74,15 +75,18 @@ class Prepared:
 
     Attributes:
         metric_code: The text of the user's own metrics, which scores depend on, by name.
+        model_keys: Hashes of the models and embedders that approaches start from, by folder.
     """
 
     study: Study
+    root: Path
     tasks: Mapping[str, Task]
     metrics: Mapping[str, tuple[Metric, ...]]
     models: Mapping[str, Path]
     device: str
     precision: str
     metric_code: Mapping[str, str]
+    model_keys: Mapping[str, str]
     engine: Engine
 
     @property
@@ -93,8 +97,12 @@ class Prepared:
         """The base predictor of the study, or of an approach with a model of its own."""
         folder = str(self.models[model or self.study.model])
         predictor = Predictor(ModelRef(folder), self.target.decoding)
-        key = key_of(model=model_key(folder), task=training_key(self.target), environment=self.environment)
+        key = key_of(model=self.model_keys[folder], task=training_key(self.target), environment=self.environment)
         return Fitted(predictor, key)
+
+    @property
+    def _bases(self) -> set[str]:
+        return {str(folder) for folder in self.models.values()}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -103,6 +111,7 @@ class Prepared:
             **versions(),
             "source": source_key(),
             "metrics": key_of(code=self.metric_code),
+            "embedders": key_of(models=sorted(v for k, v in self.model_keys.items() if k not in self._bases)),
             "device": self.device,
             "precision": self.precision,
         }
@@ -138,7 +147,16 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
         for metric in task.metrics
         if is_user_metric(metric)
     }
-    return Prepared(study, tasks, metrics, models, device, precision, code, _engine(root, device, precision))
+    embedders = {
+        find_embedder(step.embedder, root)
+        for approach in study.approaches.values()
+        for step in approach.steps
+        if isinstance(step, FewShotStep) and step.embeds
+    }
+    keys = {str(folder): model_key(str(folder)) for folder in (*models.values(), *embedders)}
+    return Prepared(
+        study, root.resolve(), tasks, metrics, models, device, precision, code, keys, _engine(root, device, precision)
+    )
 
 
 def _engine(root: Path, device: str, precision: str) -> Engine:
@@ -171,6 +189,7 @@ def run(
         folder.settle_leftovers()
         started = datetime.now(UTC)
         prepared = prepare(study, Path(root), allow_code=allow_code)
+        folder.comparison.unlink(missing_ok=True)  # it belongs to the study as it was
         write_json(folder.resolved_study, study_as_json(study))
         if study_text is not None:
             write_text(folder.study, study_text)
@@ -263,7 +282,7 @@ def _forgotten(
         return []
     before = probe(base, base.key, bench, "before training")
     after = probe(fitted, fitted.key, bench, name)
-    return forgotten(before, after, prepared.study.seed)
+    return compare_probes(before, after, prepared.study.seed)
 
 
 def _enter_in_ledger(folder: RunFolder, bench: Bench, approaches: list[str]) -> None:
@@ -292,10 +311,16 @@ def _about(
 
     study = prepared.study
     finished = datetime.now(UTC)
+    seconds = (finished - started).total_seconds()
+    study_hash = key_of(study=study_as_json(study))
+    earlier = read_json(folder.run) if folder.run.is_file() else {}
+    if earlier.get("study_hash") == study_hash:  # the same study again: the times add up
+        seconds += earlier["seconds"]
     examples = bench.examples[bench.target]
     metric = bench.metrics[bench.target][0]
     test = examples_key(prepared.target.test)
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
+    warnings += _dropped_shots(prepared, folder)
     if validation_only:
         warnings.append(
             "Compared on validation; the test split was not opened. These figures choose, they do not prove."
@@ -305,7 +330,7 @@ def _about(
         "luthier": versions()["luthier"],
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),
-        "seconds": (finished - started).total_seconds(),
+        "seconds": seconds,
         "target": bench.target,
         "model": study.model,
         "model_parameters": count_parameters(prepared.engine.load(prepared.base().predictor.model)),
@@ -320,5 +345,22 @@ def _about(
         "minimum_detectable": minimum_detectable_difference(len(examples)) if metric.proportion else None,
         "warnings": warnings,
         "test_openings": sum(row["test"] == test for row in read_jsonl(folder.ledger)),
-        "study_hash": hashlib.sha256(str(study_as_json(study)).encode()).hexdigest()[:16],
+        "study_hash": study_hash,
+        "root": str(prepared.root),
     }
+
+
+def _dropped_shots(prepared: Prepared, folder: RunFolder) -> list[str]:
+    """A warning for each approach whose shots did not all fit in the window, in answering or in training."""
+    warnings = []
+    for name in prepared.study.approaches:
+        rows = read_jsonl(folder.approach(name) / "predictions.jsonl")
+        dropped = [row["dropped_shots"] for row in rows if row["dropped_shots"]]
+        steps = read_json(folder.approach(name) / "approach.json")["steps"]
+        trained = sum(read_json(folder.step(s["hash"]) / "step.json")["facts"].get("dropped_shots", 0) for s in steps)
+        if dropped or trained:
+            warnings.append(
+                f"{name}: shots that did not fit in the model's window were left out: {sum(dropped)} in {len(dropped)} "
+                f"of {len(rows)} prompts, {trained} in training"
+            )
+    return warnings

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from luthier.evaluate.answer import Answer, LogProb, answer_to
 from luthier.evaluate.comparison import ApproachResult
 from luthier.evaluate.cost import latency, throughput
-from luthier.evaluate.forgetting import ProbeResult, compare_probes, measure_probes
+from luthier.evaluate.forgetting import ProbeResult, measure_probes
 from luthier.evaluate.metrics import Metric, score
 from luthier.model.device import peak_bytes, reset_peak
 from luthier.progress import Progress
+from luthier.runner.describe import machine
 from luthier.runner.fold import Fitted
 from luthier.runner.folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from luthier.runner.keys import examples_key, key_of
@@ -46,7 +47,8 @@ class Bench:
 def is_measured(name: str, fitted: Fitted, bench: Bench) -> bool:
     """Whether the answers of this approach to these examples are in the folder already."""
     file = bench.folder.approach(name) / "measured.json"
-    return file.is_file() and read_json(file)["key"] == _key(fitted, bench)
+    answers = bench.folder.approach(name) / "predictions.jsonl"
+    return file.is_file() and answers.is_file() and read_json(file)["key"] == _key(fitted, bench)
 
 
 def measure(name: str, fitted: Fitted, bench: Bench) -> None:
@@ -72,8 +74,11 @@ def measure(name: str, fitted: Fitted, bench: Bench) -> None:
     with bench.progress.track(f"{name}: latency, one request at a time", len(alone)) as advance:
         latencies = []
         for prompt in alone:
-            latencies += engine.latencies(fitted.predictor, [prompt], target.labels)
+            started = time.perf_counter()
+            engine.answer(fitted.predictor, [prompt], target.labels)
+            latencies.append(time.perf_counter() - started)
             advance(1)
+    (bench.folder.approach(name) / "measured.json").unlink(missing_ok=True)  # it would vouch for other answers
     write_jsonl(bench.folder.approach(name) / "predictions.jsonl", rows)
     write_json(
         bench.folder.approach(name) / "measured.json",
@@ -160,11 +165,6 @@ def probe(fitted: Fitted, model_hash: str, bench: Bench, what: str) -> list[Prob
     return [ProbeResult(**{**row, "values": tuple(row["values"])}) for row in read_json(file)]
 
 
-def forgotten(before: Sequence[ProbeResult], after: Sequence[ProbeResult], seed: int) -> list[dict[str, object]]:
-    """How each probe changed, paired text by text."""
-    return compare_probes(before, after, seed)
-
-
 def _key(fitted: Fitted, bench: Bench) -> str:
     return key_of(
         fitted=fitted.key,
@@ -172,7 +172,9 @@ def _key(fitted: Fitted, bench: Bench) -> str:
         metrics={name: [metric.name for metric in metrics] for name, metrics in bench.metrics.items()},
         options={name: {k: dict(v) for k, v in task.metric_options.items()} for name, task in bench.tasks.items()},
         decoding={name: asdict(task.decoding) for name, task in bench.tasks.items()},
+        labels={name: task.labels for name, task in bench.tasks.items()},
         latency_requests=bench.latency_requests,
+        machine={name: machine()[name] for name in ("cpu", "cores")},
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from luthier.data.settings import TaskSettings
 from luthier.errors import RunError
 from luthier.infer.engine import Engine
@@ -61,11 +63,17 @@ def open_run(path: Path | str, approach: str | None = None) -> OpenRun:
         raise RunError(f"{folder.path} recommends no approach; name one with --approach: {', '.join(names)}")
     if name not in names:
         raise RunError(f"{folder.path} has no approach '{name}' (there are: {', '.join(names)})")
-    study = Study.model_validate(read_json(folder.resolved_study))
+    try:
+        study = Study.model_validate(read_json(folder.resolved_study))
+    except ValidationError as error:
+        raise RunError(
+            f"{folder.resolved_study} is no study that this version of Luthier knows ({error.error_count()} faults). "
+            f"Run the study again: luthier run {folder.study} --output {folder.path}"
+        ) from error
     about = read_json(folder.run)
     predictor = load_predictor(folder.approach(name) / "predictor.json", folder.path)
     _check_models(predictor, folder, study)
-    root = folder.path
+    root = Path(about["root"])
     engine = Engine(
         about["device"],
         about["precision"],

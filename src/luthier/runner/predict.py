@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import meta
 
-from luthier.data.files import Row, table
+from luthier.data.files import FORMAT_OF_SUFFIX, Row, table
 from luthier.data.normalise import fingerprint
 from luthier.data.read import file_format, read_file
 from luthier.data.settings import TaskSettings
@@ -31,7 +31,10 @@ def predict_file(run: OpenRun, file: Path, progress: Progress) -> Iterator[tuple
         DataError: The file cannot be read, or lacks a column that the prompt names.
     """
     task = run.task
-    read = read_file(file, str(file), file_format(file, str(file)), task.encoding)
+    known = file.suffix.lower() in FORMAT_OF_SUFFIX  # an ending that says nothing: as the study's own files
+    form = file_format(file, str(file), "auto" if known else task.format)
+    rows = task.rows_of("train") if form == "json" else None
+    read = read_file(file, str(file), form, task.encoding, rows, task.columns)
     prompts = build_prompts(read, run.study.target_task, task)
     yield from zip((row.values for row in read.rows), _answered(run, prompts, progress), strict=True)
 

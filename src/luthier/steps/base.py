@@ -70,5 +70,13 @@ class Step(Settings):
         """What is wrong with these settings for this task, one sentence each. No model is loaded for it."""
         return []
 
+    def described(self) -> dict[str, Any]:
+        """The settings as they took effect, for people to read."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def disk_bytes(self, model_bytes: int) -> int:
+        """Most bytes that `fit` may write, for a base model of so many bytes."""
+        return 0
+
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         raise NotImplementedError

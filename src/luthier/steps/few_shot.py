@@ -32,6 +32,11 @@ class FewShotStep(Step):
     embedder: str = "minilm-l6"
     """For `by: embedding`: a folder, a built-in name (minilm-l6), or the Hugging Face id of a sentence embedder."""
 
+    @property
+    def embeds(self) -> bool:
+        """Whether shots may be chosen by embedding."""
+        return "embedding" in (self.by.choose if isinstance(self.by, Choose) else (self.by,))
+
     def check(self, task: Task) -> list[str]:
         """`spread` needs labels, and the pool must be large enough."""
         problems = []

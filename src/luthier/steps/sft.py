@@ -56,7 +56,7 @@ class SftStep(Step):
     """AdamW's weight decay on matrices."""
     max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
-    evaluations: Count = 3
+    evaluations: Count = 4
     """How often, evenly spread, the validation metric is taken; the best of them is kept."""
     patience: Annotated[int, Field(ge=0)] = 2
     """Evaluations without a gain after which training stops; 0 trains to the end."""
@@ -75,11 +75,21 @@ class SftStep(Step):
                 )
         return self
 
+    def described(self) -> dict[str, Any]:
+        """The settings with those filled in that follow from others; those of LoRA only where it is used."""
+        settings = super().described() | {"learning_rate": self._learning_rate()}
+        if self.adapter == "none":
+            return {name: value for name, value in settings.items() if name not in ("dropout", "targets")}
+        return settings | {"rank": self._rank(), "alpha": self._alpha()}
+
+    def disk_bytes(self, model_bytes: int) -> int:
+        """Two checkpoints at a time (weights, two moments, the best weights; float32), and the result."""
+        return 9 * model_bytes if self.adapter == "none" else model_bytes // 2
+
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """Train the predictor's model; the returned predictor is the same with the model replaced."""
         from luthier.model.adapter import adapter_movement, full_movement, movement_matrix
         from luthier.model.load import count_parameters, load_model
-        from luthier.train.checkpoint import drop_checkpoint
         from luthier.train.loop import train
 
         started = time.perf_counter()
@@ -95,13 +105,12 @@ class SftStep(Step):
         def validate(live: Any) -> dict[str, float]:
             return validation_metrics(engine, predictor, context.task, context.metric, model=live)
 
-        with context.progress.track(
-            "training", self._settings(engine, longest, context.seed).total_steps(len(sequences))
-        ) as advance:
+        settings = self._settings(engine, longest, context.seed)
+        with context.progress.track("training", settings.total_steps(len(sequences))) as advance:
             outcome = train(
                 model,
                 sequences,
-                self._settings(engine, longest, context.seed),
+                settings,
                 pad=engine.renderer(predictor.model).tokenizer.pad_token_id,
                 validate=validate,
                 score_of=lambda metrics: score_of(metrics, context.metric),
@@ -109,6 +118,8 @@ class SftStep(Step):
                 folder=context.folder,
                 advance=advance,
             )
+        # An interrupted training counts whole; what is measured below for the report is no part of it.
+        train_s = max(time.perf_counter() - started, outcome.seconds + outcome.validation_s)
         if self.adapter == "lora":
             moved = adapter_movement(model)
         else:
@@ -116,12 +127,11 @@ class SftStep(Step):
             moved = full_movement(model, base)
             del base
         ref = self._save(model, predictor.model, context, engine)
-        drop_checkpoint(context.folder)
         del model
         engine.release()
         return StepOutcome(
             predictor=replace(predictor, model=ref),
-            train_s=max(time.perf_counter() - started, outcome.seconds + outcome.validation_s),
+            train_s=train_s,
             loop_s=outcome.seconds,
             trained_tokens=outcome.tokens,
             trainable_parameters=trainable,
@@ -132,6 +142,7 @@ class SftStep(Step):
                 **asdict(outcome),
                 "examples": len(sequences),
                 "longest_tokens": longest,
+                "dropped_shots": sum(s.dropped_shots for s in sequences),
                 "trained_tokens_per_epoch": sum(sum(s.trained) for s in sequences),
                 "learning_rate": self._learning_rate(),
             },
@@ -155,7 +166,7 @@ class SftStep(Step):
             return add_lora(
                 model,
                 rank=self._rank(),
-                alpha=_given(self.alpha) if self.alpha is not None else 2.0 * self._rank(),
+                alpha=self._alpha(),
                 dropout=_given(self.dropout),
                 targets=self.targets if isinstance(self.targets, str) else list(self.targets),
                 seed=seed,
@@ -195,6 +206,9 @@ class SftStep(Step):
 
     def _rank(self) -> int:
         return 16 if self.rank is None else int(_given(self.rank))
+
+    def _alpha(self) -> float:
+        return 2.0 * self._rank() if self.alpha is None else _given(self.alpha)
 
     def _learning_rate(self) -> float:
         if self.learning_rate is not None:

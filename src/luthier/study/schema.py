@@ -64,6 +64,12 @@ class ForgettingSettings(Settings):
     """An approach that got worse by more than this on any probe is not recommended: a fraction, of points for
     accuracy (0.02 is two points) and relative for loss (0.02 is two per cent)."""
 
+    @model_validator(mode="after")
+    def _a_limit_needs_probes(self) -> ForgettingSettings:
+        if self.limit is not None and not self.probe:
+            raise ValueError("limit is given, but probe is false, so nothing would be measured; leave one of them out")
+        return self
+
 
 def _metrics_exist(task: TaskSettings) -> TaskSettings:
     try:
@@ -96,7 +102,7 @@ class Study(Settings):
     """How much worse than the best an approach may be, in the metric's own unit (0.02 is two points of accuracy)."""
     forgetting: ForgettingSettings = ForgettingSettings()
     """What is measured of what a model could do before."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides splits, shots, order and initialisation."""
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda|mps)$")
     """auto, cpu, cuda or mps."""

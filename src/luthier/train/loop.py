@@ -18,6 +18,9 @@ from luthier.train.checkpoint import Checkpoint, Score, load_checkpoint, save_ch
 from luthier.train.objective import supervised_loss
 from luthier.train.optimizer import Schedule, build_optimizer
 
+# A checkpoint is also written between evaluations, so that a kill costs minutes at the most.
+_SAVE_EVERY_S = 120.0
+
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
@@ -106,6 +109,7 @@ def train(
     advance(state.step)
     model.train()
     reset_peak(settings.device)
+    saved = time.monotonic()
     for step in range(state.step + 1, total + 1):
         if settings.patience and state.evaluations_since_best >= settings.patience:
             break
@@ -146,7 +150,9 @@ def train(
             state.validation_s += time.perf_counter() - started
             log({"step": step, "tokens": state.tokens, **{f"validation/{k}": v for k, v in metrics.items()}})
             state.note(step, score_of(metrics), trainable)
+        if step in evaluate_at or time.monotonic() - saved > _SAVE_EVERY_S:
             save_checkpoint(folder, state, trainable, optimizer, scheduler)
+            saved = time.monotonic()
     state.restore_best(trainable)
     model.eval()
     return TrainingOutcome(
