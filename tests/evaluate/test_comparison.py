@@ -205,14 +205,15 @@ def test_a_cheaper_trained_approach_within_the_margin_of_one_that_is_shown_to_he
 
 
 def test_equal_scores_recommend_the_cheaper_trained_one_only_where_it_is_shown_to_be_as_good():
-    def study(n: int) -> dict[str, Any]:
+    def study(n: int, shots_tokens: float = 90.0) -> dict[str, Any]:
         return compared(
-            approach("few-shot", right(n // 2, n), per_request_s=0.9),
+            approach("few-shot", right(n // 2, n), per_request_s=0.9, prompt_tokens=shots_tokens),
             approach("lora", right(n // 2, n), train_s=100, per_request_s=0.4),
         )
 
     assert study(40)["recommended"] == "few-shot"
     assert study(1000)["recommended"] == "lora"
+    assert study(1000, shots_tokens=10.0)["recommended"] == "few-shot"  # faster by noise in the timing alone
     assert "score the same" in study(1000)["verdict"]
 
 
@@ -289,7 +290,7 @@ def test_the_reasons_of_a_large_study_stay_few():
     assert result["reasons"] == [
         "lora is 22.0 points (16.8 to 28.2) better than few-shot, p < 0.001: training is shown to help; few-shot is "
         "not shown to be within the margin of 2.0 points.",
-        "lora is 72.0 points (65.3 to 77.8) better than zero-shot, p < 0.001; zero-shot is not shown to be within the "
+        "lora is 72.0 points (65.4 to 77.8) better than zero-shot, p < 0.001; zero-shot is not shown to be within the "
         "margin of 2.0 points.",
         "Cost of 1,000 requests: lora 11.8 min (5.2 min before the first, then 400 ms each); zero-shot 5.0 min (300 ms "
         "each).",

@@ -7,7 +7,8 @@
 3. Whatever is shown to lie within the margin of the measure (the paired 95% interval of the difference stays above
    -margin) qualifies, and so does the measure itself. The cheapest that qualifies is recommended: seconds of training,
    and of answering the number of requests that the study names. So training that is not shown to help is still
-   recommended where it qualifies and is cheaper than every untrained approach that does.
+   recommended where it qualifies, its prompts are shorter than the measure's, and it is cheaper than every untrained
+   approach that qualifies.
 4. Where only one kind is left and no difference was found within it, nothing speaks for more than the cheapest.
 """
 
@@ -112,7 +113,13 @@ def recommend(table: Table) -> Recommendation:
         return Recommendation(cheapest(eligible), tied=True)
     untrained = table.best_untrained
     measure = untrained if helps is False and untrained else eligible[0]
-    qualified = [standing for standing in eligible if within_margin(table, standing, measure)]
+    # Training that is not shown to help can only pay by a shorter prompt: anything else is noise in the timing.
+    qualified = [
+        standing
+        for standing in eligible
+        if within_margin(table, standing, measure)
+        and (helps is not False or not standing.trains or has_shorter_prompts(standing, measure))
+    ]
     return Recommendation(cheapest(qualified), measure, helps)
 
 

@@ -157,12 +157,22 @@ def scatter(
     for point in points:
         parts.append(mark(point.look, area.x(point.x), area.y(point.y), 6, point.hollow, point.title))
     for point in points:
-        parts.append(_label(point, area, taken, width))
+        others = [(area.x(other.x), area.y(other.y)) for other in points if other is not point]
+        parts.append(_label(point, area, taken, others, width))
     return picture(width, height, title, *parts)
 
 
-def _label(point: Point, area: Frame, taken: list[tuple[float, float, float, float]], width: int) -> Markup:
-    """The name where it overlaps the least with what is there already; `taken` grows by its box."""
+def _label(
+    point: Point,
+    area: Frame,
+    taken: list[tuple[float, float, float, float]],
+    others: Sequence[tuple[float, float]],
+    width: int,
+) -> Markup:
+    """The name where it overlaps the least with what is there already, and nearer to its own mark than to `others`.
+
+    `taken` grows by its box.
+    """
     px, py, wide = area.x(point.x), area.y(point.y), text_width(point.look.name, 13)
     best: tuple[float, str, float, float, tuple[float, float, float, float]] | None = None
     places = [(dx, dy) for dy in (0, -13, 13, -26, 26, -40, 40) for dx in (1, -1)] + [(0, -18), (0, 22)]
@@ -177,12 +187,19 @@ def _label(point: Point, area: Frame, taken: list[tuple[float, float, float, flo
             * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
             for other in taken
         )
-        cost = overlap + 60 * outside + 2 * order
+        nearest = min((_distance(box, x, y) for x, y in others), default=math.inf)
+        mistaken = 400 if nearest < _distance(box, px, py) + 4 else 0
+        cost = overlap + 60 * outside + 2 * order + mistaken
         if best is None or cost < best[0]:
             best = (cost, anchor, x, py + dy + 4, box)
     assert best is not None
     taken.append(best[4])
     return text(best[2], best[3], point.look.name, best[1], f"name {point.look.colour}")
+
+
+def _distance(box: tuple[float, float, float, float], x: float, y: float) -> float:
+    """From a point to a box (left, top, right, bottom); 0 inside."""
+    return math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,14 @@ for (const box of document.querySelectorAll(".tabbed")) {
   show(0);
 }
 
+// What is folded away on screen is printed.
+let folded = [];
+window.addEventListener("beforeprint", () => {
+  folded = [...document.querySelectorAll("details:not([open])")];
+  for (const one of folded) one.open = true;
+});
+window.addEventListener("afterprint", () => { for (const one of folded) one.open = false; });
+
 // The browser through the examples. All text goes in as text, never as HTML.
 (() => {
   const data = JSON.parse(document.getElementById("examples-data").textContent);
