@@ -73,3 +73,27 @@ def test_card_tables_survive_odd_names(tmp_path: Path) -> None:
 def test_card_of_an_unknown_approach_names_the_known_ones(run_dir: Path) -> None:
     with pytest.raises(RunError, match=r"no approach 'sft'.*few-shot\+lora"):
         model_card(run_dir, "sft")
+
+
+def test_card_of_a_validation_only_run_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples=10)
+    comparison = json.loads((run / "comparison.json").read_text()) | {"split": "validation"}
+    (run / "comparison.json").write_text(json.dumps(comparison))
+    _, body = _parts(model_card(run, "lora"))
+    assert "On 10 validation examples it reaches" in body
+    assert "same 10 validation examples" in body
+    assert "where settings were chosen too" in body
+    assert "test example" not in body
+    assert "test set" not in body
+
+
+def test_card_leaves_out_settings_without_a_value(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples=10)
+    path = run / "approaches" / "lora" / "approach.json"
+    approach = json.loads(path.read_text())
+    approach["steps"][0]["settings"] |= {"step": "sft", "alpha": None}
+    path.write_text(json.dumps(approach))
+    card = model_card(run, "lora")
+    assert "rank: `16`" in card
+    assert "alpha" not in card
+    assert "step: `sft`" not in card

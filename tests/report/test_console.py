@@ -63,3 +63,28 @@ def test_table_prints_where_only_ascii_can_be_shown(comparison: dict[str, Any]) 
 def test_markup_in_names_is_printed_as_it_is(comparison: dict[str, Any]) -> None:
     comparison["verdict"] = "Use [bold]this[/bold]."
     assert "[bold]this[/bold]" in _printed(comparison, 80)
+
+
+def test_nothing_from_the_data_is_read_as_markup(comparison: dict[str, Any]) -> None:
+    comparison |= {"target": "a [/INST]", "metric": "b[/x]", "verdict": "v [/INST] [red]", "reasons": ["r [/INST]"]}
+    for row in comparison["approaches"]:
+        row["metric"] = "b[/x]"
+        for probe in row.get("forgotten") or ():
+            probe["probe"] += " [/p]"
+    comparison["approaches"][0] |= {"name": "n [/b]", "unscored": 3}
+    comparison["recommended"] = "n [/b]"
+    printed = _printed(comparison, 200)
+    for text in ("a [/INST]: b[/x] on", "v [/INST] [red]", "- r [/INST]", "n [/b]", "plain text [/p]"):
+        assert text in printed
+
+
+def test_three_reasons_are_printed_and_the_report_named_for_the_rest(comparison: dict[str, Any]) -> None:
+    comparison["reasons"] = [f"Reason {number}." for number in range(1, 6)]
+    printed = _printed(comparison, 100)
+    assert "- Reason 3.\n- 2 more reasons stand in the report." in printed
+    assert "Reason 4" not in printed
+
+
+def test_the_split_is_named(comparison: dict[str, Any]) -> None:
+    assert "on 200 test examples" in _printed(comparison, 120)
+    assert "on 200 validation examples" in _printed(comparison | {"split": "validation"}, 120)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
 
 from luthier.report import units
 from luthier.report.confusion import OTHER, confusion, draw_confusion
+from luthier.report.pictures import Axis, Point, scatter
 from luthier.report.results import matrix, series, table
 from luthier.report.svg import Scale, linear_ticks, log_ticks, looks, spread, tag, text
 
@@ -103,3 +105,64 @@ def test_table_puts_numbers_to_the_right() -> None:
     drawn = table(["name", "n"], [["a<b", 3], ["c", None]])
     assert '<td class="num">3</td>' in drawn
     assert "a&lt;b" in drawn
+
+
+def test_matrix_puts_rows_outside_the_layers_apart() -> None:
+    content = {
+        "title": "t",
+        "rows": ["0", "1", "embed_tokens"],
+        "columns": ["—", "q_proj", "v_proj"],
+        "values": [[None, 0.1, 0.2], [None, 0.3, 0.4], [0.5, None, None]],
+    }
+    drawn = str(matrix(content))
+    assert "embed_tokens, outside the layers: 0.5" in drawn
+    assert "no value" not in drawn
+    assert "—" not in drawn
+
+
+def test_matrix_keeps_a_dash_column_that_its_rows_share() -> None:
+    content = {"title": "t", "rows": ["0", "1"], "columns": ["—", "q"], "values": [[0.1, 0.2], [None, 0.3]]}
+    drawn = str(matrix(content))
+    assert "0, —: 0.1" in drawn
+    assert "outside" not in drawn
+
+
+def test_series_that_falls_steeply_has_a_logarithmic_axis() -> None:
+    look = looks(["a"])["a"]
+
+    def drawn(ys: list[float]) -> str:
+        lines = [{"name": "n", "x": [1, 2, 3], "y": ys}]
+        return str(series(700, {"title": "t", "y_label": "nats", "lines": lines}, look))
+
+    assert "nats, logarithmic" in drawn([4.0, 0.2, 0.01])
+    assert "logarithmic" not in drawn([4.0, 2.0, 1.0])
+    assert "logarithmic" not in drawn([4.0, 0.2, 0.0])  # zero has no logarithm
+
+
+def test_series_that_ends_early_is_named_where_it_ends() -> None:
+    short = {"title": "t", "lines": [{"name": "n", "x": [0, 50], "y": [1.0, 1.5]}]}
+    long = {"title": "t", "lines": [{"name": "n", "x": [0, 100], "y": [1.0, 2.0]}]}
+    drawn = str(series(400, short, looks(["a"])["a"], [long]))
+    leader = re.search(r'<line x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)" y2="[\d.]+" class="leader', drawn)
+    assert leader
+    assert float(leader[2]) - float(leader[1]) == pytest.approx(4)
+
+
+def test_names_stand_nearer_to_their_own_mark() -> None:
+    points = [
+        Point(look, x, y, None, None, look.name)
+        for look, x, y in zip(looks(["one", "two"]).values(), (0.50, 0.56), (0.5, 0.52), strict=True)
+    ]
+    drawn = str(scatter(340, "t", points, Axis("x", 0, 1), Axis("y", 0, 1)))
+    places = {
+        name: (float(x), end)
+        for x, end, name in re.findall(
+            r'x="([\d.]+)" y="[\d.]+"( text-anchor="end")? class="name[^>]*>(one|two)<', drawn
+        )
+    }
+    assert places["one"][1]  # to the left of its mark, away from the other
+    assert places["one"][0] < places["two"][0]
+
+
+def test_settings_taken_leave_out_what_has_no_value() -> None:
+    assert units.settings_taken({"step": "sft", "rank": None, "dropout": 0.0}) == {"dropout": "0"}

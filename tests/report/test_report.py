@@ -270,3 +270,106 @@ def test_forgetting_is_counted_as_the_limit_counts_it(page: Page) -> None:
     assert "+11.7% nats per token, plain text" in page.text  # 3.21 → 3.586
     assert "limit −5.0" in page.text
     assert "limit +0.16" in page.text  # 5% of 3.21
+
+
+def _changed(run: Path, name: str, **fields: object) -> None:
+    path = run / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_the_first_three_reasons_stand_under_the_verdict_and_the_rest_is_folded(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples=10)
+    _changed(run, "comparison.json", reasons=[f"Reason {number}." for number in range(1, 6)])
+    text = write_report(run).read_text(encoding="utf-8")
+    before, folded = text.split("<summary>All reasons</summary>")
+    assert "Reason 3." in before
+    assert "Reason 4." not in before
+    assert "Reason 5." in folded
+
+
+def test_few_reasons_are_not_folded(page: Page) -> None:
+    assert "All reasons" not in page.text
+
+
+def test_a_validation_only_run_is_told_as_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples=20)
+    _changed(run, "comparison.json", split="validation")
+    _changed(run, "run.json", test_openings=3, warnings=[])
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    for told in (
+        "20 validation examples of support-tickets",
+        "means on the validation examples",
+        "The validation examples, answer by answer",
+        "Compared on the validation split, where settings were chosen too",
+        "the test split was not opened for it",
+        "opened 3 times, not for this comparison",
+    ):
+        assert told in text
+    for untold in ("test examples", "This test split has been opened", "this run included", "opened after them"):
+        assert untold not in text
+
+
+def test_warnings_are_counted_at_the_top_and_written_below(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples=10)
+    dropped = (
+        "few-shot: shots that did not fit in the model's window were left out: 5 in 3 of 10 prompts, 0 in training"
+    )
+    _changed(run, "run.json", warnings=[dropped, "b"], root="/home/someone/study")
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "2 warnings" in page.text
+    assert dropped in page.text
+    assert "warnings" in page.ids
+    assert "/home/someone" not in page.text  # a report is sent to others
+
+
+def test_settings_without_a_value_are_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", approaches=["lora"], examples=10)
+    approach = json.loads((run / "approaches/lora/approach.json").read_text())
+    approach["steps"][0]["settings"] = {"step": "sft", "rank": None, "learning_rate": 0.0002}
+    _changed(run, "approaches/lora/approach.json", steps=approach["steps"], choices=[])
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    tried = text[text.index("What was tried and taken") : text.index("The data")]
+    assert "learning_rate 0.0002" in tried
+    assert "rank" not in tried
+    assert "step" not in tried
+
+
+def test_an_untrained_approach_is_drawn_hollow_although_its_settings_were_searched(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", approaches=["lora", "few-shot"], examples=20)
+    comparison = json.loads((run / "comparison.json").read_text())
+    comparison["approaches"][1]["cost"] |= {"train_s": 97.0, "search_s": 97.0}
+    _changed(run, "comparison.json", approaches=comparison["approaches"])
+    text = write_report(run).read_text(encoding="utf-8")
+    assert re.search(r'class="mark c\d hollow"><title>few-shot: [^<]* for ', text)
+    assert not re.search(r'class="mark c\d hollow"><title>lora: [^<]* for ', text)
+    assert "1 min 37 s<small>search alone</small>" in text
+
+
+def test_labels_may_break_after_their_underscores(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", labels=("card_arrival_<late>", "refund"), examples=40)
+    assert "<td>card_<wbr>arrival_<wbr>&lt;late&gt;</td>" in write_report(run).read_text(encoding="utf-8")
+
+
+def test_losses_come_before_the_other_curves(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", approaches=["lora"], examples=10)
+    accuracy = {"kind": "series", "title": "Validation accuracy", "lines": [{"name": "validation", "x": [1], "y": [1]}]}
+    (run / "steps/sft-lora/results/accuracy.json").write_text(json.dumps(accuracy))
+    text = write_report(run).read_text(encoding="utf-8")
+    assert text.index("<h3>Loss while training</h3>") < text.index("<h3>Validation accuracy</h3>")
+
+
+def test_times_and_versions_are_written_once_and_readably(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples=10)
+    _changed(run, "run.json", started="2030-01-02T10:00:00+00:00", versions={"luthier": "0.1.0", "torch": "2.11.0"})
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "2030-01-02 10:00:00 UTC to 2030-01-02 10:41:12 UTC" in text
+    assert "Versions luthier 0.1.0, torch 2.11.0" in text
+
+
+def test_a_sample_of_a_split_is_told(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples=10)
+    data = json.loads((run / "data.json").read_text())
+    data["support-tickets"]["limited"] = {"train": {"from": 9000, "to": 600}}
+    _changed(run, "data.json", **data)
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "A sample was taken of train (600 of 9,000)." in text
