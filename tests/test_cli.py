@@ -72,7 +72,7 @@ def study(tmp_path: Path, tiny_model_folder: Path) -> Path:
 def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = luthier("check", str(study))
     assert code == 0
-    assert "75 training, 9 validation, 60 test examples, 3 labels" in out
+    assert "57 training, 9 validation, 45 test examples, 3 labels" in out
     assert "percentage points" in out
     assert "GB of memory" in out
 
@@ -94,7 +94,7 @@ def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # 
     code, out, _ = luthier("predict", "out", "test.csv", "--approach", "lora", "--output", "answers.jsonl")
     assert code == 0
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    assert len(answers) == 60
+    assert len(answers) == 45
     assert set(answers[0]) == {"text", "category", "prediction"}
 
     code, out, _ = luthier("export", "out", "--to", "model", "--approach", "lora", "--merge", "--check", "10")

@@ -14,7 +14,7 @@ import torch
 from luthier.errors import ModelError
 from luthier.evaluate.forgetting import general_text
 from luthier.infer.engine import Engine
-from luthier.model.find import BUILT_IN_MODELS, _package_folder, find_model
+from luthier.model.find import BUILT_IN_MODELS, _in_package, find_model
 from luthier.model.gguf import convert_gguf
 from luthier.model.load import load_config, load_model, load_tokenizer
 from luthier.types import Decoding, Message, ModelRef, Predictor, Prompt
@@ -182,11 +182,9 @@ def test_a_full_disk_is_said_before_converting(tiny_gguf: Path, tmp_path: Path, 
 @pytest.fixture(scope="module")
 def stored() -> dict[str, Any]:
     """The built-in model's GGUF tensors as stored, by name."""
-    package, file, _ = BUILT_IN_MODELS["smollm2-135m-instruct"]
-    folder = _package_folder(package)
-    if folder is None:
-        pytest.skip(f"{package} is not installed")
-    return {tensor.name: tensor for tensor in gguf.GGUFReader(os.fspath(folder / file)).tensors}
+    file = _in_package("smollm2-135m-instruct", BUILT_IN_MODELS, "model")
+    assert file is not None
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(os.fspath(file)).tensors}
 
 
 def test_the_built_in_model_s_weights_are_the_file_s(stored: dict[str, Any], real_model_folder: Path):

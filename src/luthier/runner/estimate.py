@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from luthier.evaluate.power import describe_power
+from luthier.infer.batches import CACHE_TOKENS
 from luthier.model.load import count_parameters
 from luthier.runner.describe import data_report, example_counts
-from luthier.runner.main import Prepared, prepare
+from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.show import prompting_of
 from luthier.settings import Choose, closed
 from luthier.steps import SftStep
@@ -163,7 +164,7 @@ def _memory(approach: Approach, prepared: Prepared, parameters: int, reports: Ma
     config = load_config(prepared.base(approach.model).predictor.model.base)
     width = 2 if prepared.precision == "bfloat16" else 4
     overhead = 0.6e9  # the interpreter and its libraries
-    need = parameters * width + overhead + 32768 * _cache_bytes(config, width)
+    need = parameters * width + overhead + CACHE_TOKENS[prepared.device] * _cache_bytes(config, width)
     for step in approach.steps:
         if not isinstance(step, SftStep):
             continue

@@ -89,36 +89,44 @@ def fold(approach: Approach, base: Fitted, shop: Workshop, name: str) -> Fitted:
     return fitted
 
 
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A candidate of a step, what it gave, how it did on validation, and what trying it took."""
+
+    step: Step
+    after: Fitted
+    metrics: Mapping[str, float]
+    seconds: float
+
+
 def _search(candidates: list[Step], before: Fitted, shop: Workshop, name: str) -> Fitted:
     """Apply each candidate, compare them on validation, go on with the best (the first of equals)."""
     tried = []
-    search_s = 0.0
     for candidate in candidates:
         after = _apply(candidate, before, shop, name)
         metrics, seconds = _validated(after, shop, f"{name}: trying {_short(candidate)}")
-        search_s += seconds + (after.train_s - before.train_s)
-        tried.append((score_of(metrics, shop.metric), metrics, after, candidate, seconds))
-    _, _, best, chosen, _ = max(tried, key=lambda t: t[0])  # max gives the first of equals
+        tried.append(_Tried(candidate, after, metrics, seconds + after.train_s - before.train_s))
+    best = max(tried, key=lambda t: score_of(t.metrics, shop.metric))  # max gives the first of equals
     choice = {
-        "step": chosen.model_dump()["step"],
+        "step": best.step.model_dump()["step"],
         "tried": [
             {
-                "settings": candidate.model_dump(mode="json", exclude_unset=True),
+                "settings": one.step.model_dump(mode="json", exclude_unset=True),
                 "metric": shop.metric.name,
-                "score": metrics[shop.metric.name],
-                "seconds": seconds + (after.train_s - before.train_s),
-                "taken": candidate is chosen,
+                "score": one.metrics[shop.metric.name],
+                "seconds": one.seconds,
+                "taken": one is best,
             }
-            for _, metrics, after, candidate, seconds in tried
+            for one in tried
         ],
     }
-    own = best.train_s - before.train_s
+    search_s = sum(one.seconds for one in tried)
     return replace(
-        best,
+        best.after,
         train_s=before.train_s + search_s,
-        search_s=before.search_s + search_s - own,
-        peak_bytes=max(after.peak_bytes for _, _, after, _, _ in tried),
-        choices=(*best.choices, choice),
+        search_s=before.search_s + search_s - (best.after.train_s - before.train_s),
+        peak_bytes=max(one.after.peak_bytes for one in tried),
+        choices=(*best.after.choices, choice),
     )
 
 
@@ -176,7 +184,8 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
         _check_room(folder, step, before)
     metrics = folder / "metrics.jsonl"
     done = checkpoint_step(folder)  # rows behind the checkpoint will be written again
-    write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done])
+    if metrics.is_file():
+        write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done])
     started = time.perf_counter()
     shop.progress.say(f"{name}: {_short(step)}")
     context = StepContext(

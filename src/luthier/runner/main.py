@@ -12,30 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.task import load_task
-from luthier.errors import StudyError
 from luthier.evaluate.comparison import compare
 from luthier.evaluate.forgetting import compare_probes
-from luthier.evaluate.metrics import Metric, load_metric
 from luthier.evaluate.power import minimum_detectable_difference
-from luthier.evaluate.user_metric import is_user_metric
-from luthier.model.device import resolve_device, resolve_precision
-from luthier.model.find import find_embedder, find_model
 from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
 from luthier.runner.describe import data_report, example_counts, machine
 from luthier.runner.fold import Fitted, Workshop, fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
-from luthier.runner.keys import examples_key, key_of, model_key, source_key, training_key, versions
+from luthier.runner.keys import examples_key, key_of, versions
 from luthier.runner.measure import Bench, is_measured, measure, probe, result_of
-from luthier.steps import FewShotStep
+from luthier.runner.prepare import Prepared, prepare
 from luthier.study import Study, study_as_json
-from luthier.types import ModelRef, Predictor, Task
+from luthier.types import Predictor
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from luthier.infer.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,103 +59,6 @@ class RunResult:
             for row in self.comparison["approaches"]
         ]
         return pd.DataFrame(rows).set_index("name")
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A study with its data read and its models found, nothing fitted yet.
-
-    Attributes:
-        metric_code: The text of the user's own metrics, which scores depend on, by name.
-        model_keys: Hashes of the models and embedders that approaches start from, by folder.
-    """
-
-    study: Study
-    root: Path
-    tasks: Mapping[str, Task]
-    metrics: Mapping[str, tuple[Metric, ...]]
-    models: Mapping[str, Path]
-    device: str
-    precision: str
-    metric_code: Mapping[str, str]
-    model_keys: Mapping[str, str]
-    engine: Engine
-
-    @property
-    def target(self) -> Task:
-        return self.tasks[self.study.target_task]
-
-    def base(self, model: str | None = None) -> Fitted:
-        """The base predictor of the study, or of an approach with a model of its own."""
-        folder = str(self.models[model or self.study.model])
-        predictor = Predictor(ModelRef(folder), self.target.decoding)
-        key = key_of(model=self.model_keys[folder], task=training_key(self.target), environment=self.environment)
-        return Fitted(predictor, key)
-
-    @property
-    def _bases(self) -> set[str]:
-        return {str(folder) for folder in self.models.values()}
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What besides data, model and settings determines a number."""
-        return {
-            **versions(),
-            "source": source_key(),
-            "metrics": key_of(code=self.metric_code),
-            "embedders": key_of(models=sorted(v for k, v in self.model_keys.items() if k not in self._bases)),
-            "device": self.device,
-            "precision": self.precision,
-        }
-
-
-def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
-    """Read and check the data of a study, check its steps against them, and find its models.
-
-    Args:
-        root: Folder against which the study's paths resolve.
-        allow_code: Whether Python files that the study names may run.
-    """
-    tasks = {name: load_task(name, task, root, allow_code, study.seed) for name, task in study.tasks.items()}
-    target = tasks[study.target_task]
-    problems = [
-        f"approaches.{name}: {problem}"
-        for name, approach in study.approaches.items()
-        for step in approach.steps
-        for problem in step.check(target)
-    ]
-    if problems:
-        raise StudyError("\n".join(problems))
-    metrics = {
-        name: tuple(load_metric(metric, root, allow_code) for metric in task.metrics) for name, task in tasks.items()
-    }
-    device = resolve_device(study.device)  # type: ignore[arg-type]
-    precision = resolve_precision(study.precision, device)  # type: ignore[arg-type]
-    names = {study.model, *(a.model for a in study.approaches.values() if a.model is not None)}
-    models = {name: find_model(name, root) for name in sorted(names)}
-    code = {
-        metric: (root / metric.rpartition(":")[0]).read_text(encoding="utf-8")
-        for task in tasks.values()
-        for metric in task.metrics
-        if is_user_metric(metric)
-    }
-    embedders = {
-        find_embedder(step.embedder, root)
-        for approach in study.approaches.values()
-        for step in approach.steps
-        if isinstance(step, FewShotStep) and step.embeds
-    }
-    keys = {str(folder): model_key(str(folder)) for folder in (*models.values(), *embedders)}
-    return Prepared(
-        study, root.resolve(), tasks, metrics, models, device, precision, code, keys, _engine(root, device, precision)
-    )
-
-
-def _engine(root: Path, device: str, precision: str) -> Engine:
-    from luthier.infer.engine import Engine
-    from luthier.model.embed import embed_texts
-
-    return Engine(device, precision, lambda name, texts: embed_texts(texts, find_embedder(name, root), device))
 
 
 def run(

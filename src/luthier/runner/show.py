@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.errors import StudyError
 from luthier.progress import Silent
-from luthier.runner.main import Prepared, prepare
+from luthier.runner.prepare import Prepared, prepare
 from luthier.settings import closed
 from luthier.steps.base import Step, StepContext
 from luthier.study import Study

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.evaluate.answer import answer_to
@@ -67,7 +67,7 @@ def _reference_choices(
     return found
 
 
-def score_of(metrics: dict[str, float], metric: Metric) -> tuple[float, float]:
+def score_of(metrics: Mapping[str, float], metric: Metric) -> tuple[float, float]:
     """What is to be raised: the deciding metric, and between equals the lower loss."""
     value = metrics[metric.name]
     return (value if metric.higher_is_better else -value, -metrics["loss"])

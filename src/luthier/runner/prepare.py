@@ -1,0 +1,120 @@
+"""A study made ready: its data read and checked, its models found, nothing fitted yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.data.task import load_task
+from luthier.errors import StudyError
+from luthier.evaluate.metrics import Metric, load_metric
+from luthier.evaluate.user_metric import is_user_metric
+from luthier.model.device import resolve_device, resolve_precision
+from luthier.model.find import find_embedder, find_model
+from luthier.runner.fold import Fitted
+from luthier.runner.keys import key_of, model_key, source_key, training_key, versions
+from luthier.steps import FewShotStep
+from luthier.study import Study
+from luthier.types import ModelRef, Predictor, Task
+
+if TYPE_CHECKING:
+    from luthier.infer.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A study with its data read and its models found, nothing fitted yet.
+
+    Attributes:
+        metric_code: The text of the user's own metrics, which scores depend on, by name.
+        model_keys: Hashes of the models and embedders that approaches start from, by folder.
+    """
+
+    study: Study
+    root: Path
+    tasks: Mapping[str, Task]
+    metrics: Mapping[str, tuple[Metric, ...]]
+    models: Mapping[str, Path]
+    device: str
+    precision: str
+    metric_code: Mapping[str, str]
+    model_keys: Mapping[str, str]
+    engine: Engine
+
+    @property
+    def target(self) -> Task:
+        return self.tasks[self.study.target_task]
+
+    def base(self, model: str | None = None) -> Fitted:
+        """The base predictor of the study, or of an approach with a model of its own."""
+        folder = str(self.models[model or self.study.model])
+        predictor = Predictor(ModelRef(folder), self.target.decoding)
+        key = key_of(model=self.model_keys[folder], task=training_key(self.target), environment=self.environment)
+        return Fitted(predictor, key)
+
+    @property
+    def _bases(self) -> set[str]:
+        return {str(folder) for folder in self.models.values()}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What besides data, model and settings determines a number."""
+        return {
+            **versions(),
+            "source": source_key(),
+            "metrics": key_of(code=self.metric_code),
+            "embedders": key_of(models=sorted(v for k, v in self.model_keys.items() if k not in self._bases)),
+            "device": self.device,
+            "precision": self.precision,
+        }
+
+
+def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
+    """Read and check the data of a study, check its steps against them, and find its models.
+
+    Args:
+        root: Folder against which the study's paths resolve.
+        allow_code: Whether Python files that the study names may run.
+    """
+    tasks = {name: load_task(name, task, root, allow_code, study.seed) for name, task in study.tasks.items()}
+    target = tasks[study.target_task]
+    problems = [
+        f"approaches.{name}: {problem}"
+        for name, approach in study.approaches.items()
+        for step in approach.steps
+        for problem in step.check(target)
+    ]
+    if problems:
+        raise StudyError("\n".join(problems))
+    metrics = {
+        name: tuple(load_metric(metric, root, allow_code) for metric in task.metrics) for name, task in tasks.items()
+    }
+    device = resolve_device(study.device)  # type: ignore[arg-type]
+    precision = resolve_precision(study.precision, device)  # type: ignore[arg-type]
+    names = {study.model, *(a.model for a in study.approaches.values() if a.model is not None)}
+    models = {name: find_model(name, root) for name in sorted(names)}
+    code = {
+        metric: (root / metric.rpartition(":")[0]).read_text(encoding="utf-8")
+        for task in tasks.values()
+        for metric in task.metrics
+        if is_user_metric(metric)
+    }
+    embedders = {
+        find_embedder(step.embedder, root)
+        for approach in study.approaches.values()
+        for step in approach.steps
+        if isinstance(step, FewShotStep) and step.embeds
+    }
+    keys = {str(folder): model_key(str(folder)) for folder in (*models.values(), *embedders)}
+    return Prepared(
+        study, root.resolve(), tasks, metrics, models, device, precision, code, keys, _engine(root, device, precision)
+    )
+
+
+def _engine(root: Path, device: str, precision: str) -> Engine:
+    from luthier.infer.engine import Engine
+    from luthier.model.embed import embed_texts
+
+    return Engine(device, precision, lambda name, texts: embed_texts(texts, find_embedder(name, root), device))
