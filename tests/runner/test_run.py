@@ -362,3 +362,32 @@ def test_shots_that_do_not_fit_are_counted_in_a_warning(root: Path, tiny_model_f
         root=root,
     )
     assert any("few-shot: shots that did not fit" in w for w in read_json(root / "run" / "run.json")["warnings"])
+
+
+def test_another_metric_scores_the_same_answers_and_opens_nothing(root: Path, tiny_model_folder: Path) -> None:
+    task = tiny_study(tiny_model_folder).tasks["task"].model_dump(exclude_unset=True)
+    (root / "mine.py").write_text("def short(completion, references, fields):\n    return len(completion) < 5\n")
+    run(tiny_study(tiny_model_folder, approaches={"zero-shot": []}), root / "run", root=root)
+    before = read_jsonl(root / "run" / "approaches" / "zero-shot" / "predictions.jsonl")
+    more = {**task, "metrics": ["accuracy", "chrf", "loss", "mine.py:short"]}
+    study = tiny_study(tiny_model_folder, approaches={"zero-shot": []}, task=more)
+    result = run(study, root / "run", root=root, allow_code=True)
+    scores = {score["metric"]: score for score in result.comparison["approaches"][0]["scores"]["task"]}
+    assert list(scores) == ["accuracy", "chrf", "loss", "mine.py:short"]
+    after = read_jsonl(root / "run" / "approaches" / "zero-shot" / "predictions.jsonl")
+    assert [row["label_logprobs"] for row in after] == [row["label_logprobs"] for row in before]
+    assert len(read_jsonl(root / "run" / "ledger.jsonl")) == 1
+    # an edit of the metric scores again
+    (root / "mine.py").write_text("def short(completion, references, fields):\n    return False\n")
+    again = run(study, root / "run", root=root, allow_code=True)
+    assert again.comparison["approaches"][0]["scores"]["task"][3]["mean"] == 0
+    assert scores["mine.py:short"]["mean"] > 0
+
+
+def test_more_latency_requests_measure_the_latency_alone(root: Path, tiny_model_folder: Path) -> None:
+    study = tiny_study(tiny_model_folder, approaches={"zero-shot": []})
+    run(study, root / "run", root=root)
+    before = written(root / "run", "approaches/*/predictions.jsonl")
+    run(study.model_copy(update={"latency_requests": 5}), root / "run", root=root)
+    assert written(root / "run", "approaches/*/predictions.jsonl") == before
+    assert len(read_json(root / "run" / "approaches" / "zero-shot" / "measured.json")["latencies"]) == 5

@@ -21,7 +21,7 @@ from luthier.runner.describe import data_report, example_counts, machine
 from luthier.runner.fold import Fitted, Workshop, fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
 from luthier.runner.keys import examples_key, key_of, versions
-from luthier.runner.measure import Bench, is_measured, measure, probe, result_of
+from luthier.runner.measure import Bench, is_answered, measure, probe, result_of
 from luthier.runner.prepare import Prepared, prepare
 from luthier.study import Study, study_as_json
 from luthier.types import Predictor
@@ -124,6 +124,7 @@ def _bench(prepared: Prepared, folder: RunFolder, validation_only: bool, progres
         tasks=prepared.tasks,
         examples={name: t.validation if validation_only else t.test for name, t in prepared.tasks.items()},
         metrics=prepared.metrics,
+        metric_code=prepared.metric_code,
         target=prepared.target.name,
         engine=prepared.engine,
         folder=folder,
@@ -141,13 +142,12 @@ def _compare(
     progress: Progress,
 ) -> dict[str, Any]:
     study = prepared.study
-    missing = [name for name in fitted if not is_measured(name, fitted[name], bench)]
+    missing = [name for name in fitted if not is_answered(name, fitted[name], bench)]
     if missing and not validation_only:
         _enter_in_ledger(folder, bench, missing)
-    for name in missing:
-        measure(name, fitted[name], bench)
     results = []
     for name, own in fitted.items():
+        measure(name, own, bench)
         change = _forgotten(prepared, own, study.approaches[name].model, bench, name)
         results.append(result_of(name, own, bench, change))
     comparison: dict[str, Any] = compare(

@@ -17,7 +17,7 @@ from luthier.progress import Progress
 from luthier.runner.describe import machine
 from luthier.runner.fold import Fitted
 from luthier.runner.folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
-from luthier.runner.keys import examples_key, key_of
+from luthier.runner.keys import examples_key, key_of, source_key, versions
 from luthier.types import Completion, Cost, Example, Predictor, Score, Task
 
 if TYPE_CHECKING:
@@ -31,12 +31,14 @@ class Bench:
     Attributes:
         examples: Task name → the examples kept apart (test, or validation while working on a study).
         metrics: Task name → its metrics, the deciding one first.
+        metric_code: The text of the user's own metrics, by name.
         target: The task that the verdict concerns.
     """
 
     tasks: Mapping[str, Task]
     examples: Mapping[str, Sequence[Example]]
     metrics: Mapping[str, Sequence[Metric]]
+    metric_code: Mapping[str, str]
     target: str
     engine: Engine
     folder: RunFolder
@@ -44,53 +46,113 @@ class Bench:
     progress: Progress
 
 
-def is_measured(name: str, fitted: Fitted, bench: Bench) -> bool:
+def is_answered(name: str, fitted: Fitted, bench: Bench) -> bool:
     """Whether the answers of this approach to these examples are in the folder already."""
     file = bench.folder.approach(name) / "measured.json"
     answers = bench.folder.approach(name) / "predictions.jsonl"
-    return file.is_file() and answers.is_file() and read_json(file)["key"] == _key(fitted, bench)
+    return file.is_file() and answers.is_file() and read_json(file)["key"] == _answers_key(fitted, bench)
 
 
 def measure(name: str, fitted: Fitted, bench: Bench) -> None:
-    """Answer and score all examples with the approach; write `predictions.jsonl` and `measured.json`."""
+    """See that the folder holds the approach's answers, its latencies and all scores; only what is missing is done."""
+    file = bench.folder.approach(name) / "measured.json"
+    if not is_answered(name, fitted, bench):
+        _answer(name, fitted, bench)
+    measured = read_json(file)
+    alone = bench.examples[bench.target][: bench.latency_requests]
+    if len(measured["latencies"]) != len(alone):
+        measured["latencies"] = _latencies(name, fitted, bench, alone)
+        write_json(file, measured)
+    if measured["scored"] != _scores_key(bench):
+        _score(name, fitted, bench)
+        write_json(file, {**measured, "scored": _scores_key(bench)})
+
+
+def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
+    """Answer all examples with the approach; write `predictions.jsonl`, not scored yet, and `measured.json`."""
     engine, target = bench.engine, bench.tasks[bench.target]
-    prompts = [example.prompt for example in bench.examples[bench.target]]
     engine.load(fitted.predictor.model)
-    engine.answer(fitted.predictor, prompts[:1], target.labels)  # the first call pays for warming up
+    first = bench.examples[bench.target][0].prompt
+    engine.answer(fitted.predictor, [first], target.labels)  # the first call pays for warming up
     reset_peak(engine.device)
     rows: list[dict[str, Any]] = []
     seconds = 0.0
     for task_name, examples in bench.examples.items():
         task = bench.tasks[task_name]
-        predictor = fitted.predictor if task is target else Predictor(fitted.predictor.model, task.decoding)
         with bench.progress.track(f"{name}: answering {task_name}", len(examples)) as advance:
             started = time.perf_counter()
-            answers = engine.answer(predictor, [e.prompt for e in examples], task.labels, advance=advance)
+            answers = engine.answer(
+                _predictor_for(task, fitted, bench), [e.prompt for e in examples], task.labels, advance=advance
+            )
             if task is target:
                 seconds = time.perf_counter() - started
-        rows += _scored(answers, examples, task, bench.metrics[task_name], engine, predictor)
-    peak = peak_bytes(engine.device)
-    alone = prompts[: bench.latency_requests]
-    with bench.progress.track(f"{name}: latency, one request at a time", len(alone)) as advance:
-        latencies = []
-        for prompt in alone:
-            started = time.perf_counter()
-            engine.answer(fitted.predictor, [prompt], target.labels)
-            latencies.append(time.perf_counter() - started)
-            advance(1)
-    (bench.folder.approach(name) / "measured.json").unlink(missing_ok=True)  # it would vouch for other answers
-    write_jsonl(bench.folder.approach(name) / "predictions.jsonl", rows)
+        rows += [_row(answer, example) for answer, example in zip(answers, examples, strict=True)]
+    folder = bench.folder.approach(name)
+    (folder / "measured.json").unlink(missing_ok=True)  # it would vouch for other answers
+    write_jsonl(folder / "predictions.jsonl", rows)
     write_json(
-        bench.folder.approach(name) / "measured.json",
+        folder / "measured.json",
         {
-            "key": _key(fitted, bench),
-            "requests": len(prompts),
+            "key": _answers_key(fitted, bench),
+            "scored": None,
+            "requests": len(bench.examples[bench.target]),
             "seconds": seconds,
-            "latencies": latencies,
-            "peak_bytes": peak,
+            "latencies": [],
+            "peak_bytes": peak_bytes(engine.device),
             "window": engine.renderer(fitted.predictor.model).window,
         },
     )
+
+
+def _latencies(name: str, fitted: Fitted, bench: Bench, examples: Sequence[Example]) -> list[float]:
+    """Seconds that each request takes when it is asked alone, nothing shared with others."""
+    latencies = []
+    labels = bench.tasks[bench.target].labels
+    bench.engine.answer(fitted.predictor, [examples[0].prompt], labels)  # loading the model is no part of it
+    with bench.progress.track(f"{name}: latency, one request at a time", len(examples)) as advance:
+        for example in examples:
+            started = time.perf_counter()
+            bench.engine.answer(fitted.predictor, [example.prompt], labels)
+            latencies.append(time.perf_counter() - started)
+            advance(1)
+    return latencies
+
+
+def _score(name: str, fitted: Fitted, bench: Bench) -> None:
+    """Write the scores of all answers into `predictions.jsonl`."""
+    file = bench.folder.approach(name) / "predictions.jsonl"
+    rows = {(row["task"], row["id"]): row for row in read_jsonl(file)}
+    for task_name, examples in bench.examples.items():
+        task, metrics = bench.tasks[task_name], bench.metrics[task_name]
+        own = [rows[task_name, example.id] for example in examples]
+        if any(metric.needs_logprobs for metric in metrics) and any(row["reference_logprob"] is None for row in own):
+            found = bench.engine.reference_logprobs(_predictor_for(task, fitted, bench), examples)
+            for row, logprob in zip(own, found, strict=True):
+                row["reference_logprob"] = asdict(logprob)
+        for row, example in zip(own, examples, strict=True):
+            scores = [
+                score(
+                    metric,
+                    row["completion"],
+                    example,
+                    task.labels,
+                    task.metric_options.get(metric.name, {}),
+                    _logprob_of(row),
+                )
+                for metric in metrics
+            ]
+            row["scores"] = {s.metric: s.value for s in scores}
+            row["unscored"] = {s.metric: s.reason for s in scores if s.value is None}
+    write_jsonl(file, rows.values())
+
+
+def _predictor_for(task: Task, fitted: Fitted, bench: Bench) -> Predictor:
+    """Wording, shots and decoding were made for the target; other tasks are asked in their own words."""
+    return fitted.predictor if task.name == bench.target else Predictor(fitted.predictor.model, task.decoding)
+
+
+def _logprob_of(row: Mapping[str, Any]) -> LogProb | None:
+    return None if row["reference_logprob"] is None else LogProb(**row["reference_logprob"])
 
 
 def result_of(name: str, fitted: Fitted, bench: Bench, forgotten: Sequence[Mapping[str, object]]) -> ApproachResult:
@@ -110,12 +172,7 @@ def result_of(name: str, fitted: Fitted, bench: Bench, forgotten: Sequence[Mappi
         }
         labels = bench.tasks[task_name].labels
         answers[task_name] = [
-            answer_to(
-                example,
-                row["completion"],
-                labels,
-                None if row["reference_logprob"] is None else LogProb(**row["reference_logprob"]),
-            )
+            answer_to(example, row["completion"], labels, _logprob_of(row))
             for row, example in zip(ordered, examples, strict=True)
         ]
     return ApproachResult(
@@ -165,54 +222,44 @@ def probe(fitted: Fitted, model_hash: str, bench: Bench, what: str) -> list[Prob
     return [ProbeResult(**{**row, "values": tuple(row["values"])}) for row in read_json(file)]
 
 
-def _key(fitted: Fitted, bench: Bench) -> str:
+def _answers_key(fitted: Fitted, bench: Bench) -> str:
+    """The hash of all that answers and their timing depend on."""
     return key_of(
         fitted=fitted.key,
         examples={name: examples_key(examples) for name, examples in bench.examples.items()},
-        metrics={name: [metric.name for metric in metrics] for name, metrics in bench.metrics.items()},
-        options={name: {k: dict(v) for k, v in task.metric_options.items()} for name, task in bench.tasks.items()},
         decoding={name: asdict(task.decoding) for name, task in bench.tasks.items()},
         labels={name: task.labels for name, task in bench.tasks.items()},
-        latency_requests=bench.latency_requests,
         machine={name: machine()[name] for name in ("cpu", "cores")},
     )
 
 
-def _scored(
-    answers: Sequence[Completion],
-    examples: Sequence[Example],
-    task: Task,
-    metrics: Sequence[Metric],
-    engine: Engine,
-    predictor: Predictor,
-) -> list[dict[str, Any]]:
-    """The rows of `predictions.jsonl`."""
-    needs_logprobs = any(metric.needs_logprobs for metric in metrics)
-    logprobs = engine.reference_logprobs(predictor, examples) if needs_logprobs else None
-    rows = []
-    for index, (answer, example) in enumerate(zip(answers, examples, strict=True)):
-        own = None if logprobs is None else logprobs[index]
-        scores = [
-            score(metric, answer.text, example, task.labels, task.metric_options.get(metric.name, {}), own)
-            for metric in metrics
-        ]
-        rows.append(
-            {
-                "id": example.id,
-                "task": task.name,
-                "place": str(example.place),
-                "messages": [{"role": m.role, "content": m.content} for m in answer.messages],
-                "completion": answer.text,
-                "references": list(example.references),
-                "label": example.label,
-                "scores": {s.metric: s.value for s in scores},
-                "unscored": {s.metric: s.reason for s in scores if s.value is None},
-                "prompt_tokens": answer.prompt_tokens,
-                "completion_tokens": answer.completion_tokens,
-                "dropped_shots": answer.dropped_shots,
-                "stopped": answer.stopped,
-                "label_logprobs": None if answer.label_logprobs is None else dict(answer.label_logprobs),
-                "reference_logprob": None if own is None else {"nats": own.nats, "tokens": own.tokens},
-            }
-        )
-    return rows
+def _scores_key(bench: Bench) -> str:
+    """The hash of all that scores depend on beside the answers."""
+    return key_of(
+        metrics={name: [metric.name for metric in metrics] for name, metrics in bench.metrics.items()},
+        options={name: {k: dict(v) for k, v in task.metric_options.items()} for name, task in bench.tasks.items()},
+        code=bench.metric_code,
+        source=source_key(),
+        versions=versions(),
+    )
+
+
+def _row(answer: Completion, example: Example) -> dict[str, Any]:
+    """A row of `predictions.jsonl`, its scores still to come."""
+    return {
+        "id": example.id,
+        "task": example.prompt.task,
+        "place": str(example.place),
+        "messages": [{"role": m.role, "content": m.content} for m in answer.messages],
+        "completion": answer.text,
+        "references": list(example.references),
+        "label": example.label,
+        "scores": {},
+        "unscored": {},
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "dropped_shots": answer.dropped_shots,
+        "stopped": answer.stopped,
+        "label_logprobs": None if answer.label_logprobs is None else dict(answer.label_logprobs),
+        "reference_logprob": None,
+    }

@@ -64,7 +64,7 @@ class Prepared:
         return {
             **versions(),
             "source": source_key(),
-            "metrics": key_of(code=self.metric_code),
+            "metric": key_of(code=self.metric_code.get(self.target.metric)),
             "embedders": key_of(models=sorted(v for k, v in self.model_keys.items() if k not in self._bases)),
             "device": self.device,
             "precision": self.precision,

@@ -34,9 +34,9 @@ class SftStep(Step):
     adapter: Open[Literal["lora", "none"]] = "lora"
     """`lora` trains small added matrices (Hu et al. 2022); `none` trains every weight (full fine-tuning)."""
     rank: Open[Count] | None = None
-    """LoRA rank. Default: 16."""
+    """LoRA rank. Default: 16, ample for some thousand examples (Schulman et al. 2025)."""
     alpha: Open[Positive] | None = None
-    """LoRA scale; the update counts alpha / rank. Default: twice the rank."""
+    """LoRA scale; the update counts alpha / rank. Default: twice the rank, the usual choice (Raschka 2023)."""
     dropout: Open[Share] = 0.0
     """Dropout inside LoRA, a share."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
@@ -45,13 +45,14 @@ class SftStep(Step):
     """Peak learning rate. Default: 1e-3 for LoRA, 1e-4 for full fine-tuning (LoRA's best rate is about ten times
     that of full fine-tuning; Schulman et al. 2025, "LoRA Without Regret")."""
     epochs: Open[Positive] = 3.0
-    """Passes over the training examples; may be a fraction."""
+    """Passes over the training examples; may be a fraction. Three as in Alpaca (Taori et al. 2023)."""
     batch_size: Open[Count] = 8
-    """Examples an optimizer step."""
+    """Examples an optimizer step. Small, because LoRA loses with large batches what full fine-tuning does not
+    (Schulman et al. 2025)."""
     warmup: Share = 0.1
-    """Share of the steps over which the learning rate rises."""
+    """Share of the steps over which the learning rate rises (a tenth, as in Zephyr; Tunstall et al. 2023)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls afterwards."""
+    """How the learning rate falls afterwards (along a cosine, as in Zephyr)."""
     weight_decay: Open[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = 0.01
     """AdamW's weight decay on matrices."""
     max_grad_norm: Positive = 1.0
