@@ -366,7 +366,7 @@ def test_shots_that_do_not_fit_are_counted_in_a_warning(root: Path, tiny_model_f
 
 def test_another_metric_scores_the_same_answers_and_opens_nothing(root: Path, tiny_model_folder: Path) -> None:
     task = tiny_study(tiny_model_folder).tasks["task"].model_dump(exclude_unset=True)
-    (root / "mine.py").write_text("def short(completion, references, fields):\n    return len(completion) < 5\n")
+    (root / "mine.py").write_text("def short(completion, references, fields):\n    return len(completion) > 3\n")
     run(tiny_study(tiny_model_folder, approaches={"zero-shot": []}), root / "run", root=root)
     before = read_jsonl(root / "run" / "approaches" / "zero-shot" / "predictions.jsonl")
     more = {**task, "metrics": ["accuracy", "chrf", "loss", "mine.py:short"]}
