@@ -97,6 +97,10 @@ def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # 
     assert len(answers) == 45
     assert set(answers[0]) == {"text", "category", "prediction"}
 
+    code, out, _ = luthier("predict", "out", "test.csv", "--approach", "zero-shot")
+    assert code == 0
+    assert out.startswith("{")
+
     code, out, _ = luthier("export", "out", "--to", "model", "--approach", "lora", "--merge", "--check", "10")
     assert code == 0
     assert "all of 10 test prompts" in out

@@ -182,14 +182,14 @@ def predict(
     """
     import json
 
-    from luthier.console import RichProgress, console
+    from luthier.console import RichProgress, console, errors
     from luthier.runner.folder import write_jsonl
     from luthier.runner.open import open_run
     from luthier.runner.predict import predict_file
 
     _quiet()
     opened = open_run(run_dir, approach)
-    with RichProgress() as progress:
+    with RichProgress(errors) as progress:  # the answers may go into a pipe
         rows: list[dict[str, Any]] = [
             {**row, "prediction": answer.text} for row, answer in predict_file(opened, file, progress)
         ]

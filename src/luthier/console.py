@@ -29,18 +29,19 @@ if TYPE_CHECKING:
     from luthier.study import Study
 
 console = Console()
-_errors = Console(stderr=True)
+errors = Console(stderr=True)
 
 
 def print_error(text: str) -> None:
     """An error, without a traceback."""
-    _errors.print(Text("error: ", style="bold red") + Text(text), highlight=False, soft_wrap=True)
+    errors.print(Text("error: ", style="bold red") + Text(text), highlight=False, soft_wrap=True)
 
 
 class RichProgress:
     """Draws bars on a terminal, and plain lines where there is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, to: Console = console) -> None:
+        self._to = to
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -48,12 +49,12 @@ class RichProgress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
+            console=to,
             transient=True,
         )
 
     def __enter__(self) -> RichProgress:
-        if console.is_terminal:
+        if self._to.is_terminal:
             self._bars.start()
         return self
 
@@ -62,8 +63,8 @@ class RichProgress:
 
     @contextlib.contextmanager
     def track(self, description: str, total: int) -> Iterator[Advance]:
-        if not console.is_terminal:
-            console.print(f"  {description} ({total})", markup=False, highlight=False)
+        if not self._to.is_terminal:
+            self._to.print(f"  {description} ({total})", markup=False, highlight=False)
             yield lambda done: None
             return
         task = self._bars.add_task(description, total=total)
@@ -73,7 +74,7 @@ class RichProgress:
             self._bars.remove_task(task)
 
     def say(self, text: str) -> None:
-        console.print(text, markup=False, highlight=False)
+        self._to.print(text, markup=False, highlight=False)
 
 
 def print_sequences(to: Console, sequences: Sequence[ShownSequence]) -> None:
