@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.infer.choose import label_logprobs
 from luthier.infer.generate import generate
 from luthier.infer.logprobs import LogProb, sequence_logprobs
+from luthier.model.device import autocast
 from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, window_of
 from luthier.progress import Advance
 from luthier.prompt.render import RenderedPrompt, Renderer
@@ -180,13 +181,6 @@ class Engine:
                 yield model
         finally:
             model.train(was_training)
-
-
-def autocast(device: str, precision: str) -> Any:
-    """Compute in bfloat16 where `precision` says so, whatever the weights are kept in."""
-    import torch
-
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _chosen(

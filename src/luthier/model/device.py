@@ -58,6 +58,13 @@ def torch_dtype(precision: str) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Compute in bfloat16 where `precision` says so, whatever the weights are kept in."""
+    import torch
+
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def peak_bytes(device: str) -> int:
     """The highest memory in use since the last `reset_peak`.
 

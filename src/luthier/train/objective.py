@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from luthier.model.device import autocast
 from luthier.prompt.render import TrainingSequence
 
 
@@ -29,7 +30,7 @@ def supervised_loss(model: Any, batch: Sequence[TrainingSequence], pad: int, dev
     first = int(trained.any(dim=0).nonzero().min())  # the first column with a trained token
     ids, mask, trained = ids.to(device), mask.to(device), trained.to(device)
     position = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+    with autocast(device, precision):
         logits = model(
             input_ids=ids,
             attention_mask=mask,
