@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo test test-slow check format bench-setup bench clean
 
 setup: .venv/ready
 
@@ -33,6 +33,25 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The peer that the benchmarks measure against; it changes nothing that is installed.
+bench-setup: .venv/bench-ready
+
+.venv/bench-ready: .venv/ready bench/constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint bench/constraints.txt trl
+	touch .venv/bench-ready
+
+# All benchmarks, about two hours on two cores; `make bench BENCH_FLAGS=--quick` tries each and keeps nothing.
+bench: bench-setup
+	$(BIN)/python bench/train_lora_varied.py $(BENCH_FLAGS)
+	$(BIN)/python bench/train_full_varied.py $(BENCH_FLAGS)
+	$(BIN)/python bench/train_lora_shared.py --batch 8 $(BENCH_FLAGS)
+	$(BIN)/python bench/train_lora_shared.py --batch 32 $(BENCH_FLAGS)
+	$(BIN)/python bench/answer_few_shot.py $(BENCH_FLAGS)
+	$(BIN)/python bench/choose_label.py $(BENCH_FLAGS)
+	$(BIN)/python bench/loss_curves.py $(BENCH_FLAGS)
+	$(BIN)/python bench/shared_sweep.py $(BENCH_FLAGS)
+	$(BIN)/python bench/record.py
 
 clean:
 	rm -rf .venv runs build dist

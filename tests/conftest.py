@@ -79,7 +79,49 @@ def load_tiny(save_tiny: Callable[[str], Path]) -> Callable[..., Any]:
     return load
 
 
-def _tiny_model(family: str, vocabulary: int) -> Any:
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[..., Any]:
+    """Makes a tiny model of a family with few tokens, in float32; the same weights every time, norms included."""
+    import torch
+
+    def make(family: str = "llama", vocabulary: int = 61, **changes: Any) -> Any:
+        model = _tiny_model(family, vocabulary, **changes)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 1:  # they begin as all ones or all zeros, which would hide a wrong one
+                    parameter += 0.2 * torch.randn_like(parameter)
+        return model
+
+    return make
+
+
+_OWN: dict[str, dict[str, Any]] = {
+    "Llama": {},
+    "Qwen3": {},
+    "Mistral": {"sliding_window": 8},
+    "Gemma3Text": {
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": 8,
+    },
+    "Gemma2": {  # both soft caps so low that they matter
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 5.0,
+    },
+    "Starcoder2": {"sliding_window": 8},
+    "StableLm": {},
+    "Cohere": {"logit_scale": 0.5},
+    "GPT2": {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
+    "Mamba": {"state_size": 4, "time_step_rank": 4},
+    "GptOss": {"num_local_experts": 2, "num_experts_per_tok": 1},
+}
+_FAMILIES = {name.removesuffix("Text").lower(): name for name in _OWN}
+
+
+def _tiny_model(family: str, vocabulary: int, **changes: Any) -> Any:
     import torch
     import transformers
 
@@ -98,18 +140,8 @@ def _tiny_model(family: str, vocabulary: int) -> Any:
         "eos_token_id": 2,
         "pad_token_id": 2,
     }
-    own: dict[str, dict[str, Any]] = {
-        "Llama": {},
-        "Qwen3": {},
-        "Mistral": {"sliding_window": 8},
-        "Gemma3Text": {
-            "sliding_window": 8,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "query_pre_attn_scalar": 8,
-        },
-    }
-    name = {"llama": "Llama", "qwen3": "Qwen3", "mistral": "Mistral", "gemma3": "Gemma3Text"}[family]
-    config = getattr(transformers, f"{name}Config")(**sizes, **own[name])
+    name = _FAMILIES[family]
+    config = getattr(transformers, f"{name}Config")(**(sizes | _OWN[name] | changes))
     torch.manual_seed(0)
-    model = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config)
+    model = transformers.AutoModelForCausalLM.from_config(config)
     return model.float().eval()

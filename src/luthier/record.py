@@ -29,7 +29,7 @@ def predictor_from_json(row: Mapping[str, Any], run_dir: Path) -> Predictor:
             base=_absolute(row["model"]["base"], run_dir),
             adapters=tuple(_absolute(folder, run_dir) for folder in row["model"]["adapters"]),
         ),
-        decoding=Decoding(decoding["answer"], decoding["max_new_tokens"], tuple(decoding["stop"])),
+        decoding=Decoding(**{**decoding, "stop": tuple(decoding["stop"])}),
         wording=Wording(**row["wording"]),
         shots=None
         if shots is None

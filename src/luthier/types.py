@@ -109,11 +109,17 @@ class Decoding:
             `choose-normalised` the one with the highest log-probability per token.
         max_new_tokens: Upper bound of a generated answer, in tokens.
         stop: Strings at which generation ends; they are cut off.
+        temperature: 0 takes the likeliest token; above, tokens are drawn from the distribution at this temperature.
+        top_p: Where tokens are drawn: only from the likeliest that together have this probability.
+        seed: Where tokens are drawn: decides which.
     """
 
     answer: Literal["generate", "choose", "choose-normalised"] = "generate"
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

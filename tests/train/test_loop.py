@@ -139,12 +139,16 @@ def test_a_run_resumed_after_its_last_step_gives_the_best_weights(load_tiny: Cal
     assert all(torch.equal(weight, weights(again)[name]) for name, weight in weights(first).items())
 
 
-def test_a_checkpoint_cut_off_between_its_renames_is_still_found(load_tiny: Callable[..., Any], tmp_path: Path):
-    run(load_tiny(), tmp_path)
-    (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint-old")
+def test_a_run_whose_last_checkpoint_is_torn_goes_on_from_the_one_before(load_tiny: Callable[..., Any], tmp_path: Path):
+    straight = load_tiny()
+    run(straight, tmp_path)
+    weights_file = tmp_path / "checkpoints" / "step-00000006" / "weights.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:-1])
+    resumed = load_tiny()
     rows: list[dict[str, float]] = []
-    assert run(load_tiny(), tmp_path, rows=rows).steps == 6
-    assert rows == []
+    assert run(resumed, tmp_path, rows=rows).steps == 6
+    assert [row["step"] for row in rows if "train/loss" in row] == [5, 6]
+    assert all(torch.equal(weight, weights(resumed)[name]) for name, weight in weights(straight).items())
 
 
 def test_the_best_weights_are_put_back(load_tiny: Callable[..., Any], tmp_path: Path):

@@ -125,6 +125,10 @@ class TaskSettings(Settings):
     """Upper bound of a written answer, in tokens."""
     stop: tuple[str, ...] = ()
     """Texts at which a written answer ends; they are cut off."""
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """0 writes the likeliest token each time; above, tokens are drawn at this temperature, by the study's seed."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """With a temperature: tokens are drawn only from the likeliest that together have this probability."""
 
     split: SplitSettings = SplitSettings()
     """How splits that are not given are cut."""
@@ -245,8 +249,12 @@ class TaskSettings(Settings):
     def _contradiction_of_answers(self) -> str | None:
         if self.answer != "generate" and self.labels is None:
             return f"answer: {self.answer} chooses among labels, but labels is null; set labels to auto or to a list"
-        if self.answer != "generate" and (self.is_changed("stop") or self.is_changed("max_new_tokens")):
-            return f"answer: {self.answer} writes no text, so stop and max_new_tokens have no meaning; leave them out"
+        writing = [k for k in ("max_new_tokens", "stop", "temperature", "top_p") if self.is_changed(k)]
+        if self.answer != "generate" and writing:
+            have = "has" if len(writing) == 1 else "have"
+            return f"answer: {self.answer} writes no text, so {' and '.join(writing)} {have} no meaning; leave out"
+        if self.is_changed("top_p") and self.temperature == 0:
+            return "top_p has no meaning where temperature is 0, which takes the likeliest token; set a temperature"
         if self.merge_references and self.labels is not None:
             return "merge_references is for open-ended tasks: with labels, two answers to one prompt are a conflict"
         if self.metric is not None and self.metrics is not None and self.metric not in self.metrics:
@@ -281,5 +289,13 @@ class TaskSettings(Settings):
         first = self.metric or metrics[0]
         return tuple(dict.fromkeys((first, *metrics)))
 
-    def decoding(self) -> Decoding:
-        return Decoding(answer=self.answer, max_new_tokens=self.max_new_tokens, stop=self.stop)
+    def decoding(self, seed: int) -> Decoding:
+        """How answers are got; `seed` decides where they are drawn."""
+        return Decoding(
+            answer=self.answer,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=seed if self.temperature else 0,
+        )

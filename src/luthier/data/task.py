@@ -41,6 +41,7 @@ def load_task(name: str, settings: TaskSettings, root: Path, allow_code: bool, s
         DataError: Whatever keeps the data from being a task; the message names place and remedy.
         CodeRefused: The settings name a reader, and code is not allowed.
     """
+    decoding = settings.decoding(seed)
     seed = seed if settings.split.seed is None else settings.split.seed
     tables = read_splits(settings, root, allow_code)
     built = {split: _joined([build_examples(t, name, settings) for t in tables[split]]) for split in tables}
@@ -86,7 +87,7 @@ def load_task(name: str, settings: TaskSettings, root: Path, allow_code: bool, s
         metric=metrics[0],
         metrics=metrics,
         metric_options=settings.metric_options,
-        decoding=settings.decoding(),
+        decoding=decoding,
         report=report,
     )
 

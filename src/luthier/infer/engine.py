@@ -107,7 +107,7 @@ class Engine:
                     Completion(r.id, a.text, r.messages, len(r.ids), a.tokens, a.stopped, r.dropped_shots)
                     for r, a in zip(rendered, answers, strict=True)
                 ]
-            sums = label_logprobs(running, ids, label_ids, pad=renderer.tokenizer.pad_token_id, advance=advance)
+            sums = label_logprobs(running, ids, label_ids, advance=advance)
         return [
             _chosen(r, row, labels, label_ids, normalised=predictor.decoding.answer == "choose-normalised")
             for r, row in zip(rendered, sums, strict=True)
@@ -132,7 +132,6 @@ class Engine:
                 running,
                 [s.ids for s in sequences],
                 [s.trained for s in sequences],
-                pad=renderer.tokenizer.pad_token_id,
                 advance=advance,
             )
 
@@ -149,7 +148,6 @@ class Engine:
                 running,
                 ids,
                 [[False] + [True] * (len(own) - 1) for own in ids],
-                pad=renderer.tokenizer.pad_token_id,
                 advance=advance,
             )
 

@@ -1,14 +1,18 @@
-"""Batched greedy generation over a shared beginning."""
+"""Answers, token by token, for many prompts at a time: greedy, or drawn with a seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.infer.batches import by_length
-from luthier.infer.prefix import PrefixCache, can_share, common_prefix
+from luthier.infer.sample import drawn, pick
 from luthier.types import Decoding
+
+if TYPE_CHECKING:
+    import torch
+
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,82 +31,153 @@ def generate(
     tokenizer: Any,
     end_ids: frozenset[int],
     decoding: Decoding,
-    advance: Callable[[int], None] = lambda done: None,
+    advance: Advance = lambda done: None,
 ) -> list[Generated]:
-    """Greedy answers to tokenised prompts, in their order.
+    """Answers to tokenised prompts, in their order.
+
+    What prompts share is computed and kept once. An answer does not depend on the prompts beside it, rounding aside.
 
     Args:
         end_ids: Tokens that end an answer.
         advance: Called with the number of prompts answered since the last call.
     """
-    shared = common_prefix(prompts) if can_share(model) else 0
-    prefix = PrefixCache(model, prompts[0][:shared] if prompts else ())
+    from luthier.tree.support import refusal
+
     answers: dict[int, Generated] = {}
-    lengths = [len(ids) - shared for ids in prompts]
-    for rows in by_length(lengths, model.device.type, extra=decoding.max_new_tokens, cached=shared):
-        batch = [prompts[i][shared:] for i in rows]
-        for i, tokens in zip(rows, _decode(model, batch, prefix, tokenizer, end_ids, decoding), strict=True):
-            answers[i] = _finished(tokens, tokenizer, end_ids, decoding)
-        advance(len(rows))
+    decode = _decode_padded if refusal(model) else _decode_on_trunk
+    ends = _Ends(tokenizer, end_ids, decoding)
+    for members, tokens in decode(model, prompts, ends):
+        for i, own in zip(members, tokens, strict=True):
+            answers[i] = ends.finished(own)
+        advance(len(members))
     return [answers[i] for i in range(len(prompts))]
 
 
-def _decode(
-    model: Any,
-    batch: Sequence[Sequence[int]],
-    prefix: PrefixCache,
-    tokenizer: Any,
-    end_ids: frozenset[int],
-    decoding: Decoding,
-) -> list[list[int]]:
-    """New token ids of each row, the ending token included."""
+class _Ends:
+    """Takes each row's next token and says which rows go on."""
+
+    def __init__(self, tokenizer: Any, end_ids: frozenset[int], decoding: Decoding) -> None:
+        self.tokenizer, self.end_ids, self.decoding = tokenizer, end_ids, decoding
+
+    def ended(self, tokens: list[int]) -> bool:
+        return tokens[-1] in self.end_ids or self._hit_stop(tokens)
+
+    def _hit_stop(self, tokens: list[int]) -> bool:
+        stop = self.decoding.stop
+        if not stop:
+            return False
+        # A stop string may straddle tokens, so a few more than its characters are decoded again.
+        tail = self.tokenizer.decode(tokens[-(max(map(len, stop)) + 4) :], skip_special_tokens=True)
+        return any(string in tail for string in stop)
+
+    def finished(self, tokens: list[int]) -> Generated:
+        ended = bool(tokens) and tokens[-1] in self.end_ids
+        text = self.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
+        cut = min((at for string in self.decoding.stop if (at := text.find(string)) >= 0), default=None)
+        if cut is not None:
+            return Generated(text[:cut].strip(), len(tokens), "stop")
+        return Generated(text.strip(), len(tokens), "end" if ended else "length")
+
+
+class _Rows:
+    """The rows of a batch and what they have said so far."""
+
+    def __init__(self, members: Sequence[int], ends: _Ends) -> None:
+        self.said: list[list[int]] = [[] for _ in members]
+        self._ends = ends
+        self._draws = [drawn(ends.decoding, member) for member in members]
+        self.running = list(range(len(members)))  # rows that are computed
+        self._open = set(self.running)  # those of them that have not ended
+
+    def take(self, logits: torch.Tensor) -> list[int] | None:
+        """The next token of each running row from logits (B, V); None when all have ended."""
+        step = max(len(self.said[row]) for row in self._open)
+        tokens = pick(logits, self._ends.decoding, [self._draws[row][step : step + 1] for row in self.running])
+        for row, token in zip(self.running, tokens, strict=True):
+            if row in self._open:
+                self.said[row].append(token)
+                if self._ends.ended(self.said[row]):
+                    self._open.discard(row)
+        return tokens if self._open else None
+
+    def to_keep(self) -> list[int] | None:
+        """Places of the rows to go on with, when enough have ended to be worth moving what is kept of the others."""
+        if len(self._open) > 0.75 * len(self.running):
+            return None
+        places = [place for place, row in enumerate(self.running) if row in self._open]
+        self.running = [self.running[place] for place in places]
+        return places
+
+
+def _decode_on_trunk(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) -> Any:
+    """Batches of prompts with their new token ids, the ending token included."""
     import torch
 
-    device = model.device
-    start = prefix.batch(batch, tokenizer.pad_token_id, device.type)
-    ids, mask, position, cache = start.ids, start.mask, start.position, start.cache
-    new: list[list[int]] = [[] for _ in batch]
-    running = list(range(len(batch)))
-    for _ in range(decoding.max_new_tokens):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # (B, V)
-        chosen = logits.argmax(dim=-1).tolist()
-        keep = []
-        for row, token in enumerate(chosen):
-            new[running[row]].append(token)
-            if token not in end_ids and not _hit_stop(new[running[row]], tokenizer, decoding.stop):
-                keep.append(row)
-        if not keep:
-            break
-        if len(keep) < len(running):
-            running = [running[row] for row in keep]
-            index = torch.tensor(keep, device=device)
-            cache.batch_select_indices(index)
-            mask, position = mask[index], position[index]
-        ids = torch.tensor([[chosen[row]] for row in keep], device=device)
-        mask = torch.cat([mask, mask.new_ones(len(keep), 1)], dim=1)
-        position = position[:, -1:] + 1
-    return new
+    from luthier.infer.decode import DecodingAttention
+    from luthier.infer.trunk import SharedPrompts
+    from luthier.tree.attention import attending
+    from luthier.tree.logprobs import base_of, logits
+
+    if not prompts:
+        return
+    shared = SharedPrompts(model, prompts)
+    steps = ends.decoding.max_new_tokens
+    base = base_of(model)
+    for members in shared.batches(grown=steps):
+        prefilled = shared.prefill(members)
+        rows = _Rows(members, ends)
+        tokens = rows.take(logits(model, prefilled.hidden[torch.from_numpy(prefilled.starts[1:] - 1)]))
+        attention = DecodingAttention(shared.memory, prefilled, steps) if tokens is not None and steps > 1 else None
+        del prefilled
+        for _ in range(1, steps):
+            if tokens is None or attention is None:
+                break
+            if (places := rows.to_keep()) is not None:
+                attention.keep(places)
+                tokens = [tokens[place] for place in places]
+            with attending(base, attention):
+                hidden = base.get_decoder()(
+                    input_ids=torch.tensor(tokens, device=shared.device)[:, None],
+                    position_ids=attention.positions[:, None],
+                    use_cache=False,
+                ).last_hidden_state[:, 0]
+            attention.advance()
+            tokens = rows.take(logits(model, hidden))
+        yield members, rows.said
 
 
-def _hit_stop(tokens: list[int], tokenizer: Any, stop: tuple[str, ...]) -> bool:
-    if not stop:
-        return False
-    # A stop string may straddle tokens, so a few more than its characters are decoded again.
-    tail = tokenizer.decode(tokens[-(max(map(len, stop)) + 4) :], skip_special_tokens=True)
-    return any(string in tail for string in stop)
+def _decode_padded(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) -> Any:
+    """The same with transformers' own cache and nothing shared, for models that cannot be run on a tree."""
+    import torch
+    from transformers import DynamicCache
 
+    from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
+    from luthier.tree.padded import by_length, left_padded
 
-def _finished(tokens: list[int], tokenizer: Any, end_ids: frozenset[int], decoding: Decoding) -> Generated:
-    ended = bool(tokens) and tokens[-1] in end_ids
-    text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
-    cut = min((at for string in decoding.stop if (at := text.find(string)) >= 0), default=None)
-    if cut is not None:
-        return Generated(text[:cut].strip(), len(tokens), "stop")
-    return Generated(text.strip(), len(tokens), "end" if ended else "length")
+    device = model.get_input_embeddings().weight.device
+    lengths = [len(ids) + ends.decoding.max_new_tokens for ids in prompts]
+    for members in by_length(lengths, BATCH_TOKENS[device.type], MAX_ROWS[device.type]):
+        ids, mask = left_padded([prompts[i] for i in members], 0, device)
+        position = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        cache = DynamicCache(config=model.config)
+        rows = _Rows(members, ends)
+        for _ in range(ends.decoding.max_new_tokens):
+            out = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            tokens = rows.take(out.logits[:, -1])
+            if tokens is None:
+                break
+            if (places := rows.to_keep()) is not None:
+                index = torch.tensor(places, device=device)
+                cache.batch_select_indices(index)
+                mask, position, tokens = mask[index], position[index], [tokens[place] for place in places]
+            ids = torch.tensor(tokens, device=device)[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)
+            position = position[:, -1:] + 1
+        yield members, rows.said

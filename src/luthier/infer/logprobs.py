@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.infer.batches import by_length, left_padded
+from luthier.infer.budget import BATCH_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,27 +22,44 @@ def sequence_logprobs(
     sequences: Sequence[Sequence[int]],
     counted: Sequence[Sequence[bool]],
     *,
-    pad: int,
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[LogProb]:
     """For each sequence the log-probability of its counted tokens, each given all before it.
 
     The first token has nothing before it and must not be counted.
     """
-    import torch
+    from luthier.tree.build import build_tree
+    from luthier.tree.logprobs import tree_logprobs
+    from luthier.tree.padded import padded_logprobs
+    from luthier.tree.support import refusal
 
     results: dict[int, LogProb] = {}
-    for rows in by_length([len(ids) for ids in sequences], model.device.type):
-        ids, mask = left_padded([sequences[i] for i in rows], pad, model.device.type)
-        weights, _ = left_padded([[int(c) for c in counted[i]] for i in rows], 0, model.device.type)
-        position = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        first = int(weights.any(dim=0).nonzero().min()) if bool(weights.any()) else ids.shape[1]
-        keep = ids.shape[1] - first
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=position, logits_to_keep=keep + 1).logits
-        for row, index in enumerate(rows):
-            # logits[:, k] predicts the token behind it; the last one predicts nothing that is there.
-            loss = torch.nn.functional.cross_entropy(logits[row, :-1].float(), ids[row, first:], reduction="none")
-            own = weights[row, first:]
-            results[index] = LogProb(float(-(loss * own).sum()), int(own.sum()))
-        advance(len(rows))
+    padded = bool(refusal(model))
+    budget = BATCH_TOKENS[model.get_input_embeddings().weight.device.type]
+    for members in _groups(sequences, counted, budget, padded=padded):
+        own = [sequences[i] for i in members]
+        tree = build_tree(own, [[float(c) for c in counted[i]] for i in members])
+        logprobs = padded_logprobs(model, own, tree) if padded else tree_logprobs(model, tree)
+        values = logprobs.double().cpu().numpy()
+        for i, path in zip(members, tree.paths, strict=True):
+            results[i] = LogProb(float(values[path.targets].sum()), len(path.targets))
+        advance(len(members))
     return [results[i] for i in range(len(sequences))]
+
+
+def _groups(
+    sequences: Sequence[Sequence[int]], counted: Sequence[Sequence[bool]], budget: int, *, padded: bool
+) -> Iterator[list[int]]:
+    """Sequences that go through the model together: neighbours in order, which share most, or those of a length."""
+    from luthier.tree.padded import by_length
+
+    if padded:
+        yield from by_length([len(ids) for ids in sequences], budget)
+        return
+    from luthier.tree.pack import pack_in_order
+
+    read = [
+        ids[: max((t for t, on in enumerate(own) if on), default=0)]
+        for ids, own in zip(sequences, counted, strict=True)
+    ]
+    yield from pack_in_order(read, budget)

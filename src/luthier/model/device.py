@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -81,6 +82,25 @@ def peak_bytes(device: str) -> int:
         if marks:
             return int(marks[0]) * 1024
     return int(psutil.Process().memory_info().rss)
+
+
+def free_bytes(device: str) -> int:
+    """Memory that this process may use: what is free, and what it holds already."""
+    import psutil
+    import torch
+
+    if device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return int(free + torch.cuda.memory_reserved())
+    return int(min(psutil.virtual_memory().available, _limit()) + psutil.Process().memory_info().rss)
+
+
+def _limit() -> int:
+    """What a control group leaves to its processes; containers have one."""
+    most, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if not (most.is_file() and used.is_file()) or not most.read_text().strip().isdigit():
+        return sys.maxsize
+    return max(0, int(most.read_text()) - int(used.read_text()))
 
 
 def reset_peak(device: str) -> None:

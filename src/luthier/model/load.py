@@ -116,6 +116,16 @@ def _load_base(folder: str, dtype: Any, attention: str) -> Any:
     return model
 
 
+def empty_model(ref: ModelRef) -> Any:
+    """The model without its weights (on torch's meta device), to be counted."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(ref.base, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
 def release_memory() -> None:
     """Give freed tensors back to the system, so that the next measurement does not count them."""
     import torch

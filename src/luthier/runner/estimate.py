@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.evaluate.power import describe_power
-from luthier.infer.batches import CACHE_TOKENS
-from luthier.model.load import count_parameters
+from luthier.infer.budget import MAX_ROWS
+from luthier.infer.timing import AnswerSpeed, measure_answering
+from luthier.model.load import count_parameters, load_config
 from luthier.runner.describe import data_report, example_counts
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.show import prompting_of
 from luthier.settings import Choose, closed
 from luthier.steps import SftStep
 from luthier.study import Approach, Study
-from luthier.types import Predictor
+from luthier.tree.build import build_tree
+from luthier.tree.trunk import find_trunk
+from luthier.types import Predictor, Task
 
-# A training step's cost in forward passes of the same tokens: forward, and backward through activations and weights.
-_FORWARDS_A_STEP = 3.2
-# Tokens of the timed passes: as many as a training step has in flight, and as one decoding step has.
-_TIMED_TOKENS = 1024
-_SAMPLE = 16
+if TYPE_CHECKING:
+    from luthier.infer.engine import Engine
+    from luthier.prompt.render import RenderedPrompt, TrainingSequence
+    from luthier.train.loop import LoopSettings
+    from luthier.train.memory import MemoryPlan
+
+# Prompts of a task that are looked at for their lengths and what they share.
+_SAMPLE = 48
+# A model that was not trained on the task seldom ends its answers; one that was writes about as much as is wanted.
+_LONGER_ANSWERS = 1.2
+# About the tokens of the general probes.
+_PROBE_TOKENS = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +72,29 @@ class Forecast:
         return sum(approach.seconds for approach in self.approaches)
 
 
-@dataclass(frozen=True, slots=True)
-class _Speed:
-    """Seconds a token in a large pass, and seconds of one decoding step of a full batch."""
-
-    token_s: float
-    step_s: float
-
-
 def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
     """Read and check a study, time its model for a moment, and reckon."""
+    from luthier.train.memory import answering_bytes
+
     prepared = prepare(study, root, allow_code=allow_code)
     base = prepared.base().predictor
     reports = {
         name: data_report(task, prepared.engine, Predictor(base.model, task.decoding))
         for name, task in prepared.tasks.items()
     }
+    plans = {
+        name: tuple(_trainings(name, approach, prepared))
+        for name, approach in study.approaches.items()
+        if approach.trains
+    }
+    speeds = {kind: _training_speed(planned, prepared) for kind, planned in _by_kind(plans).items()}
     model = prepared.engine.load(base.model)
     parameters = count_parameters(model)
-    speed = _time(model)
-    approaches = tuple(_forecast_approach(name, a, prepared, speed) for name, a in study.approaches.items())
+    speed = measure_answering(model, MAX_ROWS[prepared.device])
+    approaches = tuple(
+        _forecast_approach(name, approach, prepared, speed, plans.get(name, ()), speeds)
+        for name, approach in study.approaches.items()
+    )
     warnings = tuple(f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"])
     return Forecast(
         tasks=example_counts(prepared.tasks),
@@ -92,97 +104,133 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
         precision=prepared.precision,
         power=describe_power(len(prepared.target.test), prepared.target.metric),
         approaches=approaches,
-        peak_bytes=max(_memory(a, prepared, parameters, reports) for a in study.approaches.values()),
+        peak_bytes=max(
+            [answering_bytes(load_config(base.model.base), parameters, prepared.precision, prepared.device)]
+            + [planned.plan.bytes for own in plans.values() for planned in own]
+        ),
         stored_bytes=sum(_stored(a, parameters) for a in study.approaches.values()),
         warnings=warnings,
     )
 
 
-def _time(model: Any) -> _Speed:
-    import torch
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """A training that a study holds, with what it will compute."""
 
-    ids = torch.randint(10, 1000, (8, _TIMED_TOKENS // 8), device=model.device)
-    few = ids[:, :1].repeat(4, 1)
-    with torch.inference_mode():
-        token_s = min(_seconds(lambda: model(input_ids=ids, logits_to_keep=1)) for _ in range(3)) / ids.numel()
-        step_s = min(_seconds(lambda: model(input_ids=few, logits_to_keep=1)) for _ in range(3))
-    return _Speed(token_s, step_s)
-
-
-def _seconds(work: Any) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    step: SftStep
+    predictor: Predictor
+    sequences: list[TrainingSequence]
+    plan: MemoryPlan
+    settings: LoopSettings
 
 
-def _forecast_approach(name: str, approach: Approach, prepared: Prepared, speed: _Speed) -> ApproachForecast:
-    engine, task, study = prepared.engine, prepared.target, prepared.study
+def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_Training]:
+    """All trainings of an approach, every value of an open setting one; planned as `sft` will plan them."""
+    predictor, engine = prompting_of(prepared, name), prepared.engine
+    for step in approach.steps:
+        for candidate in closed(step):
+            if isinstance(candidate, SftStep):
+                sequences = candidate.sequences(predictor, prepared.target, engine)
+                plan = candidate.memory_plan(predictor.model, sequences, engine)
+                settings = candidate.loop_settings(engine, plan, prepared.study.seed)
+                yield _Training(candidate, predictor, sequences, plan, settings)
+
+
+def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, str], _Training]:
+    """One training of each kind whose speed differs: what is trained, of which model."""
+    return {_kind(planned): planned for own in plans.values() for planned in own}
+
+
+def _kind(planned: _Training) -> tuple[str, str]:
+    return str(planned.step.adapter), planned.predictor.model.base
+
+
+def _training_speed(planned: _Training, prepared: Prepared) -> float:
+    """Seconds a computed token, from a few steps."""
+    from luthier.train.timing import seconds_per_token
+
+    engine = prepared.engine
+    engine.release()
+    model = planned.step.trainable_model(planned.predictor.model, engine, prepared.study.seed)
+    found = seconds_per_token(model, planned.sequences, planned.settings)
+    del model
+    engine.release()
+    return found
+
+
+def _forecast_approach(
+    name: str,
+    approach: Approach,
+    prepared: Prepared,
+    speed: AnswerSpeed,
+    trainings: tuple[_Training, ...],
+    speeds: Mapping[tuple[str, str], float],
+) -> ApproachForecast:
+    from luthier.train.timing import computed_tokens
+
+    task, study = prepared.target, prepared.study
     predictor = prompting_of(prepared, name)
-    sample = [example.prompt for example in task.validation[:_SAMPLE]]
-    rendered = engine.render(predictor, sample, reserve=task.decoding.max_new_tokens)
-    mean = sum(len(r.ids) for r in rendered) / len(rendered)
-    renderer = engine.renderer(predictor.model)
-    answers = [len(renderer.completion(sample[0].messages, e.completion)) for e in task.train[: 4 * _SAMPLE]]
-    answer = sum(answers) / len(answers)
-    shares_shots = predictor.shots is None or predictor.shots.by in ("random", "spread")
-    own = _own_tokens(rendered) if shares_shots else mean  # what all prompts begin with is computed once
-    if predictor.decoding.answer == "generate":
-        request = own * speed.token_s + answer * speed.step_s / 16
-    else:
-        request = (
-            own + sum(len(renderer.completion(sample[0].messages, label)) for label in task.labels)
-        ) * speed.token_s
-    alone = study.latency_requests * (request + (mean - own) * speed.token_s)
-    seconds = len(task.test) * request + alone
+    sample = [example.prompt for example in (*task.validation, *task.train)[:_SAMPLE]]
+    rendered = prepared.engine.render(predictor, sample, reserve=0)
+    answering = _Answering(predictor, task, rendered, prepared.engine, speed, trained=approach.trains)
+    seconds = answering.together(len(task.test)) + study.latency_requests * answering.alone()
     for step in approach.steps:
-        combinations = prod(len(v.choose) for k in type(step).model_fields if isinstance(v := getattr(step, k), Choose))
-        if combinations > 1:
-            seconds += combinations * len(task.validation) * request
-        if isinstance(step, SftStep):
-            for candidate in closed(step):
-                assert isinstance(candidate, SftStep)
-                seen = float(candidate.epochs) * len(task.train) * (mean + answer)  # type: ignore[arg-type]
-                seconds += seen * _FORWARDS_A_STEP * speed.token_s
-                seconds += candidate.evaluations * len(task.validation) * request
+        values = prod(len(v.choose) for k in type(step).model_fields if isinstance(v := getattr(step, k), Choose))
+        if values > 1:
+            seconds += values * answering.together(len(task.validation))
+    for planned in trainings:
+        seconds += computed_tokens(planned.sequences, planned.settings) * speeds[_kind(planned)]
+        seconds += planned.step.evaluations * answering.together(len(task.validation))
     if approach.trains and study.forgetting.probe:
-        seconds += 8000 * speed.token_s  # about the tokens of the general probes
-    return ApproachForecast(name, mean, seconds)
+        seconds += _PROBE_TOKENS * (speed.token_s + speed.head_s)
+    return ApproachForecast(name, answering.prompt_tokens, seconds)
 
 
-def _own_tokens(rendered: Any) -> float:
-    from luthier.infer.prefix import common_prefix
+class _Answering:
+    """What answering takes with a predictor, from a sample of its prompts."""
 
-    ids = [r.ids for r in rendered]
-    return sum(map(len, ids)) / len(ids) - common_prefix(ids)
+    def __init__(
+        self,
+        predictor: Predictor,
+        task: Task,
+        rendered: Sequence[RenderedPrompt],
+        engine: Engine,
+        speed: AnswerSpeed,
+        *,
+        trained: bool,
+    ) -> None:
+        ids = [r.ids for r in rendered]
+        trunk = find_trunk(ids)
+        renderer = engine.renderer(predictor.model)
+        self._speed, self._rows = speed, MAX_ROWS[engine.device]
+        self._shared = len(trunk)
+        self._own = sum(len(own) - int(depth) for own, depth in zip(ids, trunk.depths, strict=True)) / len(ids)
+        self.prompt_tokens = sum(map(len, ids)) / len(ids)
+        self._generates = predictor.decoding.answer == "generate"
+        messages = rendered[0].messages
+        if self._generates:
+            wanted = [len(renderer.completion(messages, e.completion)) for e in task.train[: 4 * _SAMPLE]]
+            most = predictor.decoding.max_new_tokens
+            self._steps = min(most, _LONGER_ANSWERS * sum(wanted) / len(wanted)) if trained else most
+        else:
+            labels = [renderer.completion(messages, label) for label in task.labels]
+            tree = build_tree([(0, *label) for label in labels], [[0.0] + [1.0] * len(label) for label in labels])
+            self._below, self._heads = len(tree) - 1, len(set(tree.target_nodes.tolist()))
 
+    def together(self, prompts: int) -> float:
+        """Seconds for so many prompts in batches."""
+        seconds = (self._shared + prompts * self._own) * self._speed.token_s
+        if self._generates:
+            batches = ceil(prompts / self._rows)
+            return seconds + prompts * self._speed.head_s + self._steps * batches * self._speed.batch_s
+        return seconds + prompts * (self._below * self._speed.token_s + self._heads * self._speed.head_s)
 
-def _memory(approach: Approach, prepared: Prepared, parameters: int, reports: Mapping[str, dict[str, Any]]) -> float:
-    """Bytes at the peak: weights, and for training gradients, moments, best weights and activations."""
-    from luthier.model.load import load_config
-    from luthier.train.batches import micro_batch_tokens
-
-    config = load_config(prepared.base(approach.model).predictor.model.base)
-    width = 2 if prepared.precision == "bfloat16" else 4
-    overhead = 0.6e9  # the interpreter and its libraries
-    need = parameters * width + overhead + CACHE_TOKENS[prepared.device] * _cache_bytes(config, width)
-    for step in approach.steps:
-        if not isinstance(step, SftStep):
-            continue
-        full = step.adapter == "none" or isinstance(step.adapter, Choose)
-        trained = parameters if full else parameters // 25
-        longest = reports[prepared.target.name]["tokens"]["train"]["max"]
-        tokens = micro_batch_tokens(prepared.device, longest)
-        per_token = 18 * config.hidden_size + 7 * config.intermediate_size + 3 * config.num_attention_heads * longest
-        activations = config.num_hidden_layers * tokens * per_token * width
-        weights = parameters * (4 if full else width) + trained * 16
-        need = max(need, weights + activations + overhead)
-    return need
-
-
-def _cache_bytes(config: Any, width: int) -> int:
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * width)
+    def alone(self) -> float:
+        """Seconds for one prompt by itself."""
+        seconds = self.prompt_tokens * self._speed.token_s
+        if self._generates:
+            return seconds + self._steps * self._speed.alone_s
+        return seconds + self._below * self._speed.token_s + self._heads * self._speed.head_s
 
 
 def _stored(approach: Approach, parameters: int) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -11,18 +13,17 @@ from pydantic import Field, model_validator
 from luthier.settings import Choose, Open
 from luthier.steps.base import Step, StepContext, StepOutcome
 from luthier.steps.validate import score_of, validation_metrics
-from luthier.types import ModelRef, Predictor
+from luthier.types import ModelRef, Predictor, Task
 
 if TYPE_CHECKING:
+    from luthier.infer.engine import Engine
     from luthier.prompt.render import TrainingSequence
+    from luthier.train.loop import LoopSettings
+    from luthier.train.memory import MemoryPlan
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-# Eager attention's backward is 1.3 times faster than torch's fused one on CPU for short sequences (measured on
-# sequences of 130 tokens), but keeps the whole attention matrix, so it serves up to this length only.
-_EAGER_UP_TO = 1024
 
 
 class SftStep(Step):
@@ -63,6 +64,9 @@ class SftStep(Step):
     """Evaluations without a gain after which training stops; 0 trains to the end."""
     loss_on: Literal["completion", "all"] = "completion"
     """Tokens that the loss counts: those of the answer, or the prompt's as well."""
+    compile: bool = False
+    """Compile the model's layers (torch.compile): steps get faster, the first ones take a minute or more. Needs a C++
+    compiler."""
 
     @model_validator(mode="after")
     def _no_lora_settings_without_lora(self) -> SftStep:
@@ -84,8 +88,8 @@ class SftStep(Step):
         return settings | {"rank": self._rank(), "alpha": self._alpha()}
 
     def disk_bytes(self, model_bytes: int) -> int:
-        """Two checkpoints at a time (weights, two moments, the best weights; float32), and the result."""
-        return 9 * model_bytes if self.adapter == "none" else model_bytes // 2
+        """Three checkpoints at a time (weights, two moments, the best weights; float32), and the result."""
+        return 13 * model_bytes if self.adapter == "none" else model_bytes // 2
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """Train the predictor's model; the returned predictor is the same with the model replaced."""
@@ -96,23 +100,21 @@ class SftStep(Step):
         started = time.perf_counter()
         engine = context.engine
         engine.release()
-        sequences = self._sequences(predictor, context)
-        longest = max(len(s.ids) for s in sequences)
-        attention = "eager" if engine.device == "cpu" and longest <= _EAGER_UP_TO else "sdpa"
-        model = self._trainable_model(predictor.model, engine.device, engine.precision, attention, context.seed)
+        sequences = self.sequences(predictor, context.task, engine)
+        plan = self._kept_plan(predictor.model, sequences, context)
+        model = self.trainable_model(predictor.model, engine, context.seed)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = count_parameters(model)
 
         def validate(live: Any) -> dict[str, float]:
             return validation_metrics(engine, predictor, context.task, context.metric, model=live)
 
-        settings = self._settings(engine, longest, context.seed)
+        settings = self.loop_settings(engine, plan, context.seed)
         with context.progress.track("training", settings.total_steps(len(sequences))) as advance:
             outcome = train(
                 model,
                 sequences,
                 settings,
-                pad=engine.renderer(predictor.model).tokenizer.pad_token_id,
                 validate=validate,
                 score_of=lambda metrics: score_of(metrics, context.metric),
                 log=context.log,
@@ -142,51 +144,55 @@ class SftStep(Step):
             facts={
                 **asdict(outcome),
                 "examples": len(sequences),
-                "longest_tokens": longest,
+                "longest_tokens": max(len(s.ids) for s in sequences),
+                "memory_plan": asdict(plan),
                 "dropped_shots": sum(s.dropped_shots for s in sequences),
                 "trained_tokens_per_epoch": sum(sum(s.trained) for s in sequences),
                 "learning_rate": self._learning_rate(),
             },
         )
 
-    def _sequences(self, predictor: Predictor, context: StepContext) -> list[TrainingSequence]:
-        renderer = context.engine.renderer(predictor.model)
-        train = context.task.train
-        shots = context.engine.select_shots(predictor, [e.prompt for e in train])
+    def sequences(self, predictor: Predictor, task: Task, engine: Engine) -> list[TrainingSequence]:
+        """The task's training examples as the predictor renders them."""
+        renderer = engine.renderer(predictor.model)
+        shots = engine.select_shots(predictor, [e.prompt for e in task.train])
         return [
             renderer.training(example, predictor.wording, own, loss_on=self.loss_on)
-            for example, own in zip(train, shots, strict=True)
+            for example, own in zip(task.train, shots, strict=True)
         ]
 
-    def _trainable_model(self, ref: ModelRef, device: str, precision: str, attention: str, seed: int) -> Any:
-        from luthier.model.adapter import add_lora
+    def memory_plan(self, ref: ModelRef, sequences: Sequence[TrainingSequence], engine: Engine) -> MemoryPlan:
+        """How steps are split to fit in the memory that is free; no weights are loaded for it.
+
+        Raises:
+            TrainingError: The training does not fit however it is split.
+        """
+        from luthier.model.device import free_bytes
+        from luthier.model.load import count_parameters, empty_model
+        from luthier.train.batches import merged_tokens
+        from luthier.train.memory import TrainingShape, plan_memory
+
+        model = self._with_adapter(empty_model(ref), seed=0)
+        shape = TrainingShape(
+            config=model.config.get_text_config(),
+            parameters=count_parameters(model),
+            trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            full=self.adapter == "none",
+            width=2 if engine.precision == "bfloat16" else 4,
+            longest=max(len(s.ids) for s in sequences),
+            step_tokens=merged_tokens(sequences, int(_given(self.batch_size))),
+        )
+        return plan_memory(shape, engine.device, free_bytes(engine.device))
+
+    def trainable_model(self, ref: ModelRef, engine: Engine, seed: int) -> Any:
+        """The model with what is trained in float32 and the rest in the engine's precision."""
         from luthier.model.load import load_model
 
-        if self.adapter == "lora":
-            model = load_model(ref, device=device, precision=precision, attention=attention)
-            return add_lora(
-                model,
-                rank=self._rank(),
-                alpha=self._alpha(),
-                dropout=_given(self.dropout),
-                targets=self.targets if isinstance(self.targets, str) else list(self.targets),
-                seed=seed,
-            )
-        return load_model(ref, device=device, precision="float32", attention=attention)
+        precision = engine.precision if self.adapter == "lora" else "float32"
+        return self._with_adapter(load_model(ref, device=engine.device, precision=precision), seed)
 
-    def _save(self, model: Any, ref: ModelRef, context: StepContext, engine: Any) -> ModelRef:
-        from luthier.model.adapter import save_adapter, save_full
-
-        if self.adapter == "lora":
-            folder = context.folder / "adapter"
-            save_adapter(model, folder)
-            return replace(ref, adapters=(*ref.adapters, str(folder)))
-        folder = context.folder / "model"
-        save_full(model, engine.renderer(ref).tokenizer, folder)
-        return ModelRef(base=str(folder))
-
-    def _settings(self, engine: Any, longest: int, seed: int) -> Any:
-        from luthier.train.batches import micro_batch_tokens
+    def loop_settings(self, engine: Engine, plan: MemoryPlan, seed: int) -> LoopSettings:
+        """These settings as the loop takes them."""
         from luthier.train.loop import LoopSettings
 
         return LoopSettings(
@@ -202,8 +208,46 @@ class SftStep(Step):
             seed=seed,
             device=engine.device,
             precision=engine.precision,
-            micro_batch_tokens=micro_batch_tokens(engine.device, longest),
+            max_tokens=plan.max_tokens,
+            checkpointing=plan.checkpointing,
+            compiled=self.compile,
         )
+
+    def _with_adapter(self, model: Any, seed: int) -> Any:
+        if self.adapter == "none":
+            return model
+        from luthier.model.adapter import add_lora
+
+        return add_lora(
+            model,
+            rank=self._rank(),
+            alpha=self._alpha(),
+            dropout=_given(self.dropout),
+            targets=self.targets if isinstance(self.targets, str) else list(self.targets),
+            seed=seed,
+        )
+
+    def _kept_plan(self, ref: ModelRef, sequences: Sequence[TrainingSequence], context: StepContext) -> MemoryPlan:
+        """The plan, kept in the folder: an interrupted training goes on as it began, whatever is free by then."""
+        from luthier.train.memory import MemoryPlan
+
+        file = context.folder / "memory.json"
+        if not file.is_file():
+            context.folder.mkdir(parents=True, exist_ok=True)
+            plan = self.memory_plan(ref, sequences, context.engine)
+            file.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+        return MemoryPlan(**json.loads(file.read_text(encoding="utf-8")))
+
+    def _save(self, model: Any, ref: ModelRef, context: StepContext, engine: Any) -> ModelRef:
+        from luthier.model.adapter import save_adapter, save_full
+
+        if self.adapter == "lora":
+            folder = context.folder / "adapter"
+            save_adapter(model, folder)
+            return replace(ref, adapters=(*ref.adapters, str(folder)))
+        folder = context.folder / "model"
+        save_full(model, engine.renderer(ref).tokenizer, folder)
+        return ModelRef(base=str(folder))
 
     def _rank(self) -> int:
         return 16 if self.rank is None else int(_given(self.rank))

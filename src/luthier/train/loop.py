@@ -13,8 +13,9 @@ from luthier.errors import TrainingError
 from luthier.model.device import peak_bytes, reset_peak
 from luthier.progress import Advance
 from luthier.prompt.render import TrainingSequence
-from luthier.train.batches import epoch_steps, micro_batches
+from luthier.train.batches import prefetched
 from luthier.train.checkpoint import Checkpoint, Score, load_checkpoint, save_checkpoint
+from luthier.train.forward import Forward
 from luthier.train.objective import supervised_loss
 from luthier.train.optimizer import Schedule, build_optimizer
 
@@ -31,7 +32,9 @@ class LoopSettings:
         batch_size: Examples an optimizer step.
         evaluations: How often, evenly spread, the validation metric is taken.
         patience: Evaluations without a gain after which training stops; 0 never stops early.
-        micro_batch_tokens: Padded tokens in flight; a step's examples are split to stay below.
+        max_tokens: Tokens in flight; a step's examples are merged and split to stay below.
+        checkpointing: Whether activations are computed again in the backward pass to save memory.
+        compiled: Whether the model's layers are compiled.
     """
 
     epochs: float
@@ -46,7 +49,9 @@ class LoopSettings:
     seed: int
     device: str
     precision: str
-    micro_batch_tokens: int
+    max_tokens: int
+    checkpointing: bool = False
+    compiled: bool = False
 
     def total_steps(self, examples: int) -> int:
         """Optimizer steps over so many examples."""
@@ -59,20 +64,24 @@ class TrainingOutcome:
 
     Attributes:
         seconds: Of training proper, without validation; earlier, interrupted parts included.
-        tokens: Tokens that went through, padding left out.
+        tokens: Tokens of the examples that went through.
+        computed_tokens: Those that were computed: what the examples of a step share counts once.
         best_step: The step whose weights were kept.
         best_score: Their validation score.
         stopped_early: Whether patience ran out.
+        not_on_tree: Why padded batches were used in place of token trees; empty where trees were.
     """
 
     seconds: float
     validation_s: float
     tokens: int
+    computed_tokens: int
     steps: int
     best_step: int
     best_score: Score
     stopped_early: bool
     peak_bytes: int
+    not_on_tree: str
 
 
 def train(
@@ -80,7 +89,6 @@ def train(
     sequences: Sequence[TrainingSequence],
     settings: LoopSettings,
     *,
-    pad: int,
     validate: Callable[[Any], dict[str, float]],
     score_of: Callable[[dict[str, float]], Score],
     log: Callable[[dict[str, float]], None],
@@ -107,23 +115,21 @@ def train(
     optimizer, scheduler = build_optimizer(trainable, settings.learning_rate, settings, total)
     state = load_checkpoint(folder, trainable, optimizer, scheduler) or Checkpoint()
     advance(state.step)
+    forward = Forward(model, settings.precision, checkpointing=settings.checkpointing, compiled=settings.compiled)
     model.train()
     reset_peak(settings.device)
     saved = time.monotonic()
-    for step in range(state.step + 1, total + 1):
+    started = time.perf_counter()
+    for step, batches in prefetched(sequences, range(state.step + 1, total + 1), settings, merge=forward.on_tree):
         if settings.patience and state.evaluations_since_best >= settings.patience:
             break
-        started = time.perf_counter()
-        batch = epoch_steps(len(sequences), settings.batch_size, settings.seed, step - 1)
-        examples = [sequences[i] for i in batch]
+        examples = [sequence for batch in batches for sequence in batch.sequences]
         trained_tokens = sum(sum(s.trained) for s in examples)
         loss_sum = 0.0
         # Dropout and the like depend on the step alone, so that a resumed run goes on as if never interrupted.
         torch.manual_seed(settings.seed * 1_000_003 + step)
-        for micro in micro_batches(examples, settings.micro_batch_tokens):
-            loss = supervised_loss(model, micro, pad, settings.device, settings.precision) / trained_tokens
-            loss.backward()
-            loss_sum += float(loss.detach())
+        for batch in batches:
+            loss_sum += forward.and_backward(batch, supervised_loss, 1 / trained_tokens)
         _check_finite("loss", loss_sum, step, total, examples)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm))
         _check_finite("norm of the gradient", grad_norm, step, total, examples)
@@ -133,6 +139,7 @@ def train(
         scheduler.step()
         state.step = step
         state.tokens += sum(len(s.ids) for s in examples)
+        state.computed += sum(len(batch.tree) for batch in batches)
         state.seconds += time.perf_counter() - started
         log(
             {
@@ -153,17 +160,21 @@ def train(
         if step in evaluate_at or time.monotonic() - saved > _SAVE_EVERY_S:
             save_checkpoint(folder, state, trainable, optimizer, scheduler)
             saved = time.monotonic()
+        started = time.perf_counter()
     state.restore_best(trainable)
+    forward.undo()
     model.eval()
     return TrainingOutcome(
         seconds=state.seconds,
         validation_s=state.validation_s,
         tokens=state.tokens,
+        computed_tokens=state.computed,
         steps=state.step,
         best_step=state.best_step,
         best_score=state.best_score,
         stopped_early=state.step < total,
         peak_bytes=peak_bytes(settings.device),
+        not_on_tree=forward.refusal,
     )
 
 

@@ -1,42 +1,63 @@
-"""What is minimised."""
+"""What is minimised: pure functions of a tree's log-probabilities and its paths."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from luthier.model.device import autocast
-from luthier.prompt.render import TrainingSequence
+import numpy as np
 
+from luthier.tree.build import Path
 
-def supervised_loss(model: Any, batch: Sequence[TrainingSequence], pad: int, device: str, precision: str) -> Any:
-    """Summed negative log-likelihood of the trained tokens, in nats; a scalar tensor.
-
-    The caller divides by the trained tokens of the whole step, so that every trained token of a step counts the
-    same however the step was split. Rows are padded in front: the answers then stand together at the end, and only
-    their logits are computed.
-    """
+if TYPE_CHECKING:
     import torch
 
-    width = max(len(s.ids) for s in batch)
-    ids = torch.full((len(batch), width), pad)  # (B, T)
-    mask = torch.zeros((len(batch), width), dtype=torch.long)
-    trained = torch.zeros((len(batch), width), dtype=torch.bool)
-    for row, sequence in enumerate(batch):
-        begin = width - len(sequence.ids)
-        ids[row, begin:] = torch.tensor(sequence.ids)
-        mask[row, begin:] = 1
-        trained[row, begin:] = torch.tensor(sequence.trained)
-    first = int(trained.any(dim=0).nonzero().min())  # the first column with a trained token
-    ids, mask, trained = ids.to(device), mask.to(device), trained.to(device)
-    position = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    with autocast(device, precision):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position,
-            use_cache=False,
-            logits_to_keep=width - first + 1,
-        ).logits[:, :-1]  # (B, T - first, V)
-    kept = trained[:, first:]
-    return torch.nn.functional.cross_entropy(logits[kept].float(), ids[:, first:][kept], reduction="sum")
+
+@dataclass(frozen=True, slots=True)
+class PathTensors:
+    """The paths of N sequences, laid out one after the other.
+
+    Attributes:
+        targets: Index of the target of each weighted token. (M,)
+        weights: Its weight. (M,)
+        owners: The sequence that it belongs to. (M,)
+        count: N.
+    """
+
+    targets: torch.Tensor
+    weights: torch.Tensor
+    owners: torch.Tensor
+    count: int
+
+
+def path_tensors(paths: Sequence[Path], like: torch.Tensor) -> PathTensors:
+    """The paths as tensors beside the log-probabilities `like`."""
+    import torch
+
+    lengths = [len(path.targets) for path in paths]
+    return PathTensors(
+        targets=torch.from_numpy(np.concatenate([path.targets for path in paths])).to(like.device),
+        weights=torch.from_numpy(np.concatenate([path.weights for path in paths])).to(like.device, like.dtype),
+        owners=torch.from_numpy(np.repeat(np.arange(len(paths)), lengths)).to(like.device),
+        count=len(paths),
+    )
+
+
+def sequence_logprobs(logprobs: torch.Tensor, paths: Sequence[Path]) -> torch.Tensor:
+    """The weighted sum of each sequence's log-probabilities in nats. (N,)
+
+    Args:
+        logprobs: Of the tree's targets. (K,)
+    """
+    own = path_tensors(paths, logprobs)
+    return logprobs.new_zeros(own.count).index_add(0, own.owners, logprobs[own.targets] * own.weights)
+
+
+def supervised_loss(logprobs: torch.Tensor, paths: Sequence[Path]) -> torch.Tensor:
+    """Summed weighted negative log-likelihood in nats; a scalar.
+
+    The caller divides by the trained tokens of the whole step, so that every trained token of a step counts the same
+    however the step was split.
+    """
+    return -sequence_logprobs(logprobs, paths).sum()

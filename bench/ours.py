@@ -1,0 +1,333 @@
+"""Luthier's side: everything here that knows how Luthier trains and answers.
+
+Training goes through the step `sft` as its users have it; only its sequences are handed in, and it is left once enough
+steps are timed, before anything is validated or saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ceiling import ModelShape, training_flops
+from sides import progress
+from timing import Clock, Pace, timed_passes
+from workloads import NEW_TOKENS, Row, few_shot_rows, labels, shared_rows, training_rows
+
+if TYPE_CHECKING:
+    from luthier.prompt.render import Renderer, TrainingSequence
+    from luthier.types import Example
+
+Adapter = Literal["lora", "none"]
+
+RANK, ALPHA = 16, 32
+SEED = 0
+DEVICE = "cpu"  # what is measured here is the CPU, also where there is a GPU
+
+
+class _EnoughError(Exception):
+    """Leaves the training loop when all steps are timed."""
+
+
+def model_folder(name: str) -> str:
+    """The folder of a model: a folder, or a built-in name."""
+    from luthier.model.find import find_model
+
+    return str(find_model(name, Path()))
+
+
+def renderer(folder: str) -> Renderer:
+    from luthier.model.load import load_config, load_tokenizer, window_of
+    from luthier.prompt.render import Renderer
+
+    return Renderer(load_tokenizer(folder), window_of(load_config(folder)))
+
+
+def example(row: Row) -> Example:
+    from luthier.types import Example, Message, Place, Prompt
+
+    turns = tuple(Message(role, content) for role, content in row.turns)  # type: ignore[arg-type]
+    prompt = Prompt(row.id, "bench", turns, {}, row.id)
+    return Example(prompt, row.completion, (row.completion,), None, Place("bench"))
+
+
+def sequences(rows: Sequence[Row], folder: str) -> list[TrainingSequence]:
+    """The rows as `sft` trains on them, loss on the answer."""
+    from luthier.types import Wording
+
+    render = renderer(folder)
+    return [render.training(example(row), Wording(), ()) for row in rows]
+
+
+def batches(examples: int, batch_size: int, steps: int) -> list[list[int]]:
+    """The examples of each step, as the loop takes them."""
+    from luthier.train.batches import epoch_steps
+
+    return [epoch_steps(examples, batch_size, SEED, step) for step in range(steps)]
+
+
+def fit(
+    data: Sequence[TrainingSequence],
+    folder: str,
+    adapter: Adapter,
+    batch_size: int,
+    steps: int,
+    log: Callable[[Mapping[str, float]], None],
+    *,
+    precision: str,
+    **settings: Any,
+) -> None:
+    """The step `sft` with its own defaults, on sequences that are there already, for so many optimizer steps.
+
+    Args:
+        log: Takes the rows of metrics, one with `train/loss` at each step's end; may raise `_EnoughError`.
+        settings: Settings of `sft` other than its defaults.
+    """
+    from luthier.infer.engine import Engine
+    from luthier.progress import Silent
+    from luthier.steps.base import StepContext
+    from luthier.steps.sft import SftStep
+    from luthier.types import Decoding, ModelRef, Predictor
+
+    class Fit(SftStep):
+        def sequences(self, predictor: Any, task: Any, engine: Any) -> list[TrainingSequence]:
+            return list(data)
+
+    if adapter == "lora":
+        settings |= {"rank": RANK, "alpha": ALPHA}
+    epochs = steps / -(-len(data) // batch_size)
+    own = Fit(adapter=adapter, batch_size=batch_size, epochs=epochs, evaluations=1, patience=0, **settings)
+    unused: Any = None  # task and metric serve validation, which comes behind the last step
+    with tempfile.TemporaryDirectory() as work, contextlib.suppress(_EnoughError):
+        context = StepContext(unused, unused, Engine(DEVICE, precision), Path(work), SEED, Silent(), log)
+        own.fit(Predictor(ModelRef(folder), Decoding()), context)
+
+
+def save_fresh_adapter(folder: str, precision: str, to: str) -> None:
+    """The adapter that `fit` begins with."""
+    from luthier.model.adapter import add_lora
+    from luthier.model.load import load_model
+    from luthier.types import ModelRef
+
+    base = load_model(ModelRef(folder), device=DEVICE, precision=precision)
+    model = add_lora(base, rank=RANK, alpha=ALPHA, dropout=0.0, targets="all-linear", seed=SEED)
+    model.save_pretrained(to)
+
+
+def own_precision() -> str:
+    from luthier.model.device import resolve_precision
+
+    return resolve_precision("auto", DEVICE)
+
+
+def timed_training(
+    data: Sequence[TrainingSequence], folder: str, adapter: Adapter, batch_size: int, pace: Pace
+) -> dict[str, Any]:
+    """Train as `sft` does and time the steps; tokens are those of whole sequences, without padding."""
+    from luthier.model.device import peak_bytes
+
+    precision = own_precision()
+    taken = batches(len(data), batch_size, pace.at_most)
+    tokens = [sum(len(data[i].ids) for i in batch) for batch in taken]
+    clock = Clock(pace)
+    peak = 0
+
+    def log(row: Mapping[str, float]) -> None:
+        nonlocal peak
+        if "train/loss" not in row:
+            return
+        done = clock.tick(tokens[len(clock.seconds)])
+        peak = peak_bytes(DEVICE)
+        if done:
+            raise _EnoughError
+
+    clock.start()
+    fit(data, folder, adapter, batch_size, pace.at_most, log, precision=precision)
+    return {**clock.result(), "peak_bytes": peak, "precision": precision}
+
+
+def train(what: dict[str, Any]) -> dict[str, Any]:
+    """Time training on a workload, and count what a token of it takes."""
+    from luthier.model.load import load_config
+
+    data = sequences(training_rows(what["workload"]), what["model"])
+    progress(f"luthier: {what['workload']}, batches of {what['batch']}")
+    result = timed_training(data, what["model"], what["adapter"], what["batch"], Pace(**what["pace"]))
+    lengths, trained = [len(s.ids) for s in data], [sum(s.trained) for s in data]
+    flops = training_flops(
+        ModelShape.of(load_config(what["model"])), lengths, trained, RANK if what["adapter"] == "lora" else None
+    )
+    return {
+        **result,
+        "flops_per_token": flops / sum(lengths),
+        "mean_tokens": sum(lengths) / len(lengths),
+        "trained_share": sum(trained) / sum(lengths),
+    }
+
+
+def curve(what: dict[str, Any]) -> dict[str, Any]:
+    """The loss of each step, starting from an adapter that is left in `what["folder"]` for the peer."""
+    data = sequences(training_rows("varied"), what["model"])
+    save_fresh_adapter(what["model"], what["precision"], what["folder"])
+    losses: list[float] = []
+
+    def log(row: Mapping[str, float]) -> None:
+        if "train/loss" in row:
+            losses.append(row["train/loss"])
+            progress(f"luthier: step {len(losses)} of {what['steps']}, loss {losses[-1]:.4f}")
+            if len(losses) == what["steps"]:
+                raise _EnoughError
+
+    fit(
+        data,
+        what["model"],
+        "lora",
+        what["batch"],
+        what["steps"],
+        log,
+        precision=what["precision"],
+        learning_rate=what["learning_rate"],
+        schedule="cosine",
+        warmup=0.0,
+        weight_decay=what["weight_decay"],
+        max_grad_norm=what["max_grad_norm"],
+    )
+    return {"losses": losses}
+
+
+def sweep(what: dict[str, Any]) -> dict[str, Any]:
+    """Useful tokens a second for every length of the shared part and every number of branches."""
+    pace = Pace(**what["pace"])
+    rates: dict[str, dict[str, float]] = {}
+    for shared in what["shared"]:
+        rates[str(shared)] = {}
+        for branches in what["branches"]:
+            data = branching_sequences(what["model"], shared, branches * pace.at_most)
+            result = timed_training(data, what["model"], "lora", branches, pace)
+            rates[str(shared)][str(branches)] = result["overall"]
+            progress(f"luthier: {shared} shared tokens, {branches} branches: {result['overall']:.0f} useful tokens/s")
+    return {"rates": rates}
+
+
+def branching_sequences(folder: str, shared: int, count: int) -> list[TrainingSequence]:
+    """So many sequences that have exactly their first `shared` tokens in common, a message and its intent behind."""
+    from luthier.prompt.render import TrainingSequence
+    from luthier.types import Wording
+
+    render = renderer(folder)
+    shots, rows = few_shot_rows()
+    # A text long enough to be cut at any length: the instruction with two dozen worked examples.
+    many = [example(row) for row in (*shots, *rows[:16])]
+    beginning = render.training(example(rows[-1]), Wording(), many).ids[:shared]
+    assert len(beginning) == shared
+    own = [render.training(example(row), Wording(), ()) for row in shared_rows()]
+    instruction = common_length([s.ids for s in own])
+    found = []
+    for number in range(count):
+        whole = own[number % len(own)]
+        ids, trained = beginning + whole.ids[instruction:], (False,) * shared + whole.trained[instruction:]
+        found.append(TrainingSequence(f"{whole.id}-{number}", ids, trained))
+    return found
+
+
+def common_length(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all sequences begin with."""
+    columns = zip(*sequences, strict=False)
+    return next((n for n, column in enumerate(columns) if len(set(column)) > 1), min(map(len, sequences)))
+
+
+def few_shot_prompts(folder: str) -> list[tuple[int, ...]]:
+    """Token ids of the prompts with eight shots."""
+    from luthier.types import Wording
+
+    render = renderer(folder)
+    shots, rows = few_shot_rows()
+    own = [example(shot) for shot in shots]
+    return [render.prompt(example(row).prompt, Wording(), own, NEW_TOKENS).ids for row in rows]
+
+
+def choice_prompts(folder: str) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Token ids of the prompts without shots, and of the 77 labels as answers."""
+    from luthier.types import Wording
+
+    render = renderer(folder)
+    rows = [example(row) for row in shared_rows()]
+    answers = [render.completion(rows[0].prompt.messages, label) for label in labels()]
+    longest = max(map(len, answers))
+    return [render.prompt(row.prompt, Wording(), (), longest).ids for row in rows], answers
+
+
+def answer(what: dict[str, Any]) -> dict[str, Any]:
+    """Time greedy answers of exactly `NEW_TOKENS` tokens to the prompts with eight shots."""
+    import torch
+
+    from luthier.infer.engine import Engine
+    from luthier.infer.generate import generate
+    from luthier.model.device import peak_bytes, reset_peak
+    from luthier.types import Decoding, ModelRef
+
+    prompts = few_shot_prompts(what["model"])
+    tokenizer = renderer(what["model"]).tokenizer
+
+    def answers(engine: Engine, own: Sequence[Sequence[int]]) -> list[str]:
+        # No token ends an answer, so that every side makes the same number of them.
+        decoding = Decoding("generate", max_new_tokens=NEW_TOKENS)
+        with torch.inference_mode():
+            found = generate(
+                engine.load(ModelRef(what["model"])),
+                own,
+                tokenizer=tokenizer,
+                end_ids=frozenset(),
+                decoding=decoding,
+            )
+        return [one.text for one in found]
+
+    engine = Engine(DEVICE, own_precision())
+    engine.load(ModelRef(what["model"]))
+    reset_peak(DEVICE)
+    clock, texts = timed_passes(
+        "luthier, answers", Pace(**what["pace"]), prompts, what["prompts"], lambda own: answers(engine, own)
+    )
+    peak = peak_bytes(DEVICE)
+    engine.release()
+    exact = answers(Engine(DEVICE, "float32"), prompts[: what["checked"]])
+    return {
+        **clock.result(),
+        "peak_bytes": peak,
+        "precision": own_precision(),
+        "texts": texts,
+        "texts_float32": exact,
+        "prompt_tokens": sum(map(len, prompts)) / len(prompts),
+        "shared_tokens": common_length(prompts),
+    }
+
+
+def choose(what: dict[str, Any]) -> dict[str, Any]:
+    """Time the log-probabilities of all labels after each prompt."""
+    import torch
+
+    from luthier.infer.choose import label_logprobs
+    from luthier.infer.engine import Engine
+    from luthier.model.device import peak_bytes, reset_peak
+    from luthier.types import ModelRef
+
+    prompts, answers = choice_prompts(what["model"])
+    model = Engine(DEVICE, own_precision()).load(ModelRef(what["model"]))
+    reset_peak(DEVICE)
+
+    def sums(own: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        with torch.inference_mode():
+            return label_logprobs(model, own, answers)
+
+    clock, logprobs = timed_passes("luthier, choices", Pace(**what["pace"]), prompts, what["prompts"], sums)
+    return {
+        **clock.result(),
+        "peak_bytes": peak_bytes(DEVICE),
+        "precision": own_precision(),
+        "logprobs": logprobs,
+        "prompt_tokens": sum(map(len, prompts)) / len(prompts),
+        "label_tokens": sum(map(len, answers)),
+    }

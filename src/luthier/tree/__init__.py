@@ -1,0 +1,1 @@
+"""The token tree: sequences with every shared beginning stored, computed and differentiated once."""

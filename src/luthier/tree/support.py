@@ -1,0 +1,84 @@
+"""Whether a model can be run on a token tree, found by its configuration and by trying it."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from luthier.tree.attention import TreeAttention, UnservedAttention
+from luthier.tree.build import build_tree
+from luthier.tree.logprobs import base_of, tree_logprobs
+from luthier.tree.padded import padded_logprobs
+from luthier.tree.visible import tree_visibility
+
+_KINDS = {"full_attention", "sliding_attention"}
+# RoPE whose angles depend on the longest sequence of the batch, so that sequences are no longer independent.
+_BATCH_DEPENDENT_ROPE = {"dynamic", "longrope"}
+# Largest difference, in nats a token, that rounding explains; a wrong mask or head gives far more.
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.5}
+
+_refusals: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def refusal(model: Any) -> str:
+    """Why `model` cannot be run on a tree; empty where it can. Found once for each model.
+
+    A small tree is computed and compared with the sequences one by one, so a family that differs from what its
+    configuration says is found too.
+    """
+    base = base_of(model)
+    if base not in _refusals:
+        _refusals[base] = _by_configuration(model, base) or _by_trying(base)
+    return _refusals[base]
+
+
+def _by_configuration(model: Any, base: Any) -> str:
+    config = base.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    rope = getattr(config, "rope_parameters", None) or {}
+    ropes = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    if model is not base and getattr(model, "peft_config", None) and model.active_peft_config.is_prompt_learning:
+        return "its adapter puts virtual tokens before every sequence"
+    if getattr(base, "_is_stateful", False):
+        return "it keeps a summary of the past instead of its tokens"
+    if kinds - _KINDS:
+        return f"it has layers of kind {', '.join(sorted(kinds - _KINDS))}"
+    if not getattr(base, "_supports_attention_backend", False):
+        return "it does not use transformers' attention interface"
+    if any(own.get("rope_type") in _BATCH_DEPENDENT_ROPE for own in ropes):
+        return "its rotary embedding depends on the longest sequence"
+    if getattr(config, "attention_dropout", 0.0):
+        return "it drops attention weights at random"
+    if getattr(config, "num_kv_shared_layers", 0):
+        return "its layers share keys"
+    return ""
+
+
+def _by_trying(base: Any) -> str:
+    """The rest shows when it is tried: on a tree of depth 3, with a root of its own beside it."""
+    config = base.config.get_text_config()
+    token = [(7 * i + 3) % config.vocab_size for i in range(16)]
+    sequences = [token[:4] + token[5:9], token[:4] + token[9:12], token[:4] + token[9:11] + token[12:14], token[8:12]]
+    tree = build_tree(sequences, [[0.0] + [1.0] * (len(s) - 1) for s in sequences])
+    attention = TreeAttention(tree_visibility(tree))
+    training = base.training
+    base.eval()
+    try:
+        with torch.no_grad():
+            found = tree_logprobs(base, tree, attention)
+            wanted = padded_logprobs(base, sequences, tree, together=1)
+    except UnservedAttention as error:
+        return str(error)
+    except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError) as error:
+        return f"running it on a tree fails ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+    finally:
+        base.train(training)
+    sliding = {i for i, kind in enumerate(getattr(config, "layer_types", None) or []) if kind == "sliding_attention"}
+    if sliding != {layer for layer, window in attention.windows.items() if window is not None} and sliding:
+        return "its sliding windows do not reach the attention function"
+    worst = float((found - wanted).abs().max())
+    if not worst <= _TOLERANCE.get(base.dtype, 1e-3):
+        return f"on a tree its log-probabilities differ by {worst:.2g} nats from those of the sequences alone"
+    return ""

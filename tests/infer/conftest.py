@@ -1,0 +1,42 @@
+"""Tiny random models whose answers differ from prompt to prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def varied(make_tiny: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a model of a family with 500 tokens; settings that are named replace the usual ones."""
+
+    def make(family: str = "llama", vocabulary: int = 500, **changes: Any) -> Any:
+        usual = {
+            "tie_word_embeddings": False,  # tied, Gemma says its last token again and again
+            "initializer_range": 0.4,
+            "attn_implementation": "eager",  # the only one of transformers' own that caps Gemma 2's scores
+        }
+        return make_tiny(family, vocabulary, **(usual | changes))
+
+    return make
+
+
+@pytest.fixture
+def tiny_mamba(varied: Callable[..., Any]) -> Any:
+    """A model that keeps a summary of the past in place of its tokens."""
+    return varied("mamba")
+
+
+@pytest.fixture
+def tiny_dynamic(varied: Callable[..., Any]) -> Any:
+    """A model whose rotary embedding depends on the longest sequence of a batch, where that exceeds 256 tokens."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    return varied("llama", rope_parameters=rope, max_position_embeddings=256)
+
+
+@pytest.fixture
+def tiny_sinks(varied: Callable[..., Any]) -> Any:
+    """A model whose attention has sinks, which a tree does not serve."""
+    return varied("gptoss", sliding_window=8)
