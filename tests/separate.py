@@ -95,6 +95,7 @@ def draw_forest(
     sequences += [*begun[:-1], begun[0], begun[0][: len(begun[0]) // 2], segment(), (5, 6)]
     chance.shuffle(sequences)
     weights = [[0.0, *(chance.choice((0.0, 0.3, 1.0, 1.7)) for _ in ids[1:])] for ids in sequences]
-    weights[0][-1] = weights[1][-3] = 1.0
-    weights[1][-2:] = [0.0, 0.0]
+    one, other = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))[:2]
+    weights[one][-1] = weights[other][-3] = 1.0
+    weights[other][-2:] = [0.0, 0.0]
     return sequences, [tuple(own) for own in weights]

@@ -107,6 +107,20 @@ def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # 
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
+def test_show_draws_the_first_step_as_a_tree(luthier, study: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = luthier("show", str(study), "--tree")
+    assert code == 0
+    assert out.startswith("lora, first training step 8 examples, ")
+    assert "computed (" in out
+    assert "×8 <|im_start|>" in out
+    assert out.count("<|im_end|>⟧") == 8
+
+    code, out, _ = luthier("show", str(study), "--tree", "--approach", "zero-shot")
+    assert code == 0
+    assert out.startswith("zero-shot, prompts to the validation split 9 prompts, ")
+    assert "trains nothing" in out
+
+
 def test_init_writes_a_study_that_checks(luthier, tmp_path: Path, tiny_model_folder: Path) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = luthier("init", str(BANKING / "train.csv"), "--model", str(tiny_model_folder))
     assert code == 0
@@ -138,6 +152,8 @@ def test_chat_answers_until_an_empty_line(luthier, study: Path, monkeypatch: pyt
         (["run", "study.yaml", "--set", "device=tpu"], "device"),
         (["predict", "nothing", "test.csv"], "luthier run"),
         (["report", "nothing"], "nothing"),
+        (["show", "study.yaml", "--tree", "-n", "3"], "leave one of them out"),
+        (["show", "study.yaml", "--tree", "--approach", "lorra"], "no approach 'lorra'"),
         (["run", "study.yaml", "--colour"], "No such option"),
     ],
 )

@@ -135,22 +135,34 @@ def init(
 @app.command()
 def show(
     study: StudyFile,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many examples.")] = 3,
-    approach: ApproachName = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many examples. Default: 3.")] = None,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Draw the first training step, what its examples share only once.")
+    ] = False,
+    approach: Annotated[
+        str | None, typer.Option("--approach", help="Name of an approach. Default: the first that trains.")
+    ] = None,
     overrides: Overrides = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Show examples exactly as the model gets them: trained tokens coloured, special tokens spelled out.
 
     Example: `luthier show studies/quickstart.yaml -n 3 --approach few-shot+lora`
+
+    Example: `luthier show studies/quickstart.yaml --tree`
     """
-    from luthier.console import console, print_sequences
-    from luthier.runner.show import training_examples
+    from luthier.console import console, print_sequences, print_tree
+    from luthier.runner.show import token_tree, training_examples
     from luthier.study import load_study
 
+    if tree and n is not None:
+        raise LuthierError("-n counts examples, and --tree draws the whole first step; leave one of them out.")
     _quiet()
     settings = load_study(study, tuple(overrides or ()))
-    print_sequences(console, training_examples(settings, study.parent, n, approach, allow_code=allow_code))
+    if tree:
+        print_tree(console, token_tree(settings, study.parent, approach, allow_code=allow_code))
+    else:
+        print_sequences(console, training_examples(settings, study.parent, n or 3, approach, allow_code=allow_code))
 
 
 @app.command()

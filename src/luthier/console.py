@@ -1,9 +1,10 @@
-"""What the command line draws besides the report: progress, the forecast, rendered examples, errors."""
+"""What the command line draws besides the report: progress, the forecast, rendered examples and trees, errors."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,21 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from luthier.evaluate.verdict import duration
 from luthier.progress import Advance
+from luthier.report.units import plural
 
 if TYPE_CHECKING:
     from luthier.runner.estimate import Forecast
-    from luthier.runner.show import ShownSequence
+    from luthier.runner.show import Piece, ShownSegment, ShownSequence, ShownTree
     from luthier.study import Study
+
+# Segments that are drawn below another; of more, the first ones.
+_MOST_BRANCHES = 12
+# Cells of text beside which the place of an example is drawn; on narrow screens the text has them all.
+_LEAST_TEXT = 64
 
 console = Console()
 errors = Console(stderr=True)
@@ -79,20 +87,101 @@ class RichProgress:
 
 def print_sequences(to: Console, sequences: Sequence[ShownSequence]) -> None:
     """Rendered examples: trained tokens in green (or, without colours, between ⟦ and ⟧), special tokens spelled out."""
-    plain = to.no_color or not to.is_terminal
     for sequence in sequences:
         to.rule(Text(f"{sequence.place} · {sequence.tokens} tokens, {sequence.trained} trained"))
-        text = Text()
-        before = False
-        for piece, trained, special in sequence.pieces:
-            if plain and trained != before:
-                text.append("⟦" if trained else "⟧")
-            text.append(piece, style="bold green" if trained else "dim" if special else "")
-            before = trained
-        text.append("⟧" if plain and before else "")
-        to.print(text, soft_wrap=True)
-    legend = "⟦between these⟧" if plain else "[bold green]green[/bold green]"
-    to.print(f"\n{legend}: trained, the loss counts predicting it")
+        to.print(_marked(sequence.pieces, plain=_is_plain(to)), soft_wrap=True)
+    to.print(Text("\n") + _legend(to))
+
+
+def print_tree(to: Console, shown: ShownTree) -> None:
+    """Examples merged at their shared beginnings, trained tokens marked as in `print_sequences`."""
+    what = "example" if shown.trains else "prompt"
+    say(to, f"{shown.approach}, {'first training step' if shown.trains else 'prompts to the validation split'}", "bold")
+    shared = 1 - shown.computed / shown.tokens
+    counts = f"{plural(shown.sequences, what)}, {shown.tokens:,} tokens, {shown.computed:,} computed"
+    say(to, f"{counts} ({shared:.0%} shared)", "bold")
+    digits = len(f"{max(segment.tokens for part in shown.parts for segment in _all_segments(part)):,}")
+    for number, part in enumerate(shown.parts, 1):
+        if len(shown.parts) > 1:
+            say(to, f"part {number} of {len(shown.parts)}", "dim")
+        tree = Tree("", guide_style="dim", hide_root=True)
+        _grow(tree, part, digits, to, to.width)
+        to.print(tree)
+    say(to, f"\nNumbers count tokens; ×3 stands beside those that three {what}s share.")
+    if shown.trains:
+        to.print(_legend(to))
+        say(to, "The last token of an example is only predicted, not computed.")
+    else:
+        say(to, "This approach trains nothing; the answers are no part of the picture.")
+
+
+def _grow(tree: Tree, segments: Sequence[ShownSegment], digits: int, to: Console, width: int) -> None:
+    """Draw the segments as branches of the tree, in `width` cells."""
+    drawn = segments if len(segments) <= _MOST_BRANCHES else segments[: _MOST_BRANCHES - 1]
+    for segment in drawn:
+        shares = f" ×{len(segment.places)}" if segment.below else ""
+        label = Text(no_wrap=True, overflow="ellipsis").append(f"{segment.tokens:>{digits},}{shares}  ", style="cyan")
+        place = Text("" if segment.below else f"  {segment.places[0].rpartition('/')[2]}", style="dim")
+        room = width - label.cell_len - place.cell_len
+        if room < _LEAST_TEXT:
+            room, place = room + place.cell_len, Text()
+        label.append_text(_shortened(segment.pieces, room, plain=_is_plain(to))).append_text(place)
+        _grow(tree.add(label), segment.below, digits, to, width - 4)
+    if left := segments[len(drawn) :]:
+        tokens = sum(segment.tokens for segment in _all_segments(left))
+        tree.add(Text(f"… {len(left):,} more, {tokens:,} tokens", style="dim"))
+
+
+def _all_segments(segments: Sequence[ShownSegment]) -> Iterator[ShownSegment]:
+    for segment in segments:
+        yield segment
+        yield from _all_segments(segment.below)
+
+
+def _shortened(pieces: Sequence[Piece], room: int, *, plain: bool) -> Text:
+    """The pieces on one line, cut out in the middle where they take more than `room` cells."""
+    line: list[Piece] = [(_on_one_line(text), trained, special) for text, trained, special in pieces]
+    whole = _marked(line, plain=plain)
+    letters: list[Piece] = [(letter, trained, special) for text, trained, special in line for letter in text]
+    answer = sum(1 for _ in itertools.takewhile(lambda piece: piece[1], reversed(letters)))
+    kept = len(letters)
+    while whole.cell_len > room and kept > 4:  # marks take room too, and some letters two cells
+        kept = min(kept - 1, room - 1)
+        tail = max(kept // 2, min(answer, 3 * kept // 4))  # of the answer as much as can be
+        gap = ("…", letters[kept - tail - 1][1] and letters[-tail][1], True)
+        whole = _marked(_joined([*letters[: kept - tail], gap, *letters[-tail:]]), plain=plain)
+    return whole
+
+
+def _joined(letters: Sequence[Piece]) -> Iterator[Piece]:
+    for (trained, special), run in itertools.groupby(letters, key=lambda piece: piece[1:]):
+        yield "".join(letter for letter, _, _ in run), trained, special
+
+
+def _on_one_line(text: str) -> str:
+    return text.replace("\n", "↵").replace("\t", "→")
+
+
+def _marked(pieces: Iterable[Piece], *, plain: bool) -> Text:
+    """The pieces as text: trained ones green or, plain, between ⟦ and ⟧; special ones dim."""
+    text = Text()
+    before = False
+    for piece, trained, special in pieces:
+        if plain and trained != before:
+            text.append("⟦" if trained else "⟧")
+        text.append(piece, style="bold green" if trained else "dim" if special else "")
+        before = trained
+    text.append("⟧" if plain and before else "")
+    return text
+
+
+def _legend(to: Console) -> Text:
+    mark = Text("⟦between these⟧") if _is_plain(to) else Text("green", style="bold green")
+    return mark + Text(": trained, the loss counts predicting it")
+
+
+def _is_plain(to: Console) -> bool:
+    return to.no_color or not to.is_terminal
 
 
 def say(to: Console, text: str, style: str = "") -> None:

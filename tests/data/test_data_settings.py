@@ -13,14 +13,20 @@ def rejected(**settings: object) -> str:
 
 def test_defaults_generate_and_score_open_ended_answers():
     settings = TaskSettings(data="a.csv")
-    assert settings.decoding() == Decoding("generate", 64, ())
+    assert settings.decoding(seed=5) == Decoding("generate", 64, (), temperature=0.0, top_p=1.0, seed=0)
     assert settings.all_metrics() == ("token_f1", "exact_match_normalised")
 
 
 def test_defaults_with_labels_score_accuracy_and_never_imply_choosing():
     settings = TaskSettings(data="a.csv", labels="auto")
     assert settings.all_metrics() == ("accuracy", "macro_f1")
-    assert settings.decoding().answer == "generate"
+    assert settings.decoding(seed=5).answer == "generate"
+
+
+def test_the_seed_decides_where_answers_are_drawn_and_is_no_part_of_greedy_ones():
+    drawn = TaskSettings(data="a.csv", temperature=0.7, top_p=0.9)
+    assert drawn.decoding(seed=5) == Decoding("generate", 64, (), temperature=0.7, top_p=0.9, seed=5)
+    assert TaskSettings(data="a.csv").decoding(seed=5) == TaskSettings(data="a.csv").decoding(seed=6)
 
 
 def test_the_deciding_metric_comes_first():
@@ -40,7 +46,23 @@ def test_yaml_booleans_as_labels_are_refused_with_the_remedy():
     ("settings", "complaint"),
     [
         ({"answer": "choose"}, "labels is null; set labels to auto or to a list"),
-        ({"answer": "choose", "labels": "auto", "stop": ["\n"]}, "stop and max_new_tokens have no meaning"),
+        ({"answer": "choose", "labels": "auto", "stop": ["\n"]}, "stop has no meaning"),
+        (
+            {"answer": "choose", "labels": "auto", "stop": ["\n"], "max_new_tokens": 9},
+            "max_new_tokens and stop have no meaning",
+        ),
+        ({"answer": "choose", "labels": "auto", "temperature": 0.7}, "temperature has no meaning"),
+        (
+            {"answer": "choose", "labels": "auto", "temperature": 0.7, "top_p": 0.9},
+            "temperature and top_p have no meaning",
+        ),
+        ({"top_p": 0.9}, "set a temperature"),
+        ({"temperature": 0, "top_p": 0.9}, "set a temperature"),
+        ({"temperature": -0.1}, "greater than or equal to 0"),
+        ({"temperature": float("nan")}, "finite"),
+        ({"temperature": float("inf")}, "finite"),
+        ({"temperature": 1, "top_p": 0}, "greater than 0"),
+        ({"temperature": 1, "top_p": 1.1}, "less than or equal to 1"),
         ({"prompt": "{{ a }}"}, "prompt is given without completion"),
         ({"completion": "{{ a }}"}, "completion is given without prompt"),
         ({"prompt": "{{ a", "completion": "{{ b }}"}, "not a Jinja template"),

@@ -37,6 +37,12 @@ def test_the_split_has_a_seed_of_its_own(write_jsonl, load):
     assert ids[0] != [e.id for e in load(seed=0).test]
 
 
+def test_drawn_answers_go_by_the_study_s_seed_not_by_that_of_the_split(write_jsonl, load):
+    write_jsonl(questions(100))
+    task = load(seed=4, split={"seed": 3}, temperature=0.5)
+    assert task.decoding == Decoding(temperature=0.5, seed=4)
+
+
 def test_given_splits_stay_as_they_are_and_the_missing_one_is_cut_from_train(write_jsonl, load):
     write_jsonl(questions(50), "train.jsonl")
     write_jsonl(questions(20, start=50), "test.jsonl")

@@ -40,3 +40,46 @@ def tiny_dynamic(varied: Callable[..., Any]) -> Any:
 def tiny_sinks(varied: Callable[..., Any]) -> Any:
     """A model whose attention has sinks, which a tree does not serve."""
     return varied("gptoss", sliding_window=8)
+
+
+@pytest.fixture
+def tiny_hybrid() -> Any:
+    """A model with layers of a short convolution between those of attention."""
+    import torch
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    config = Lfm2Config(
+        vocab_size=500,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention", "conv"],
+        initializer_range=0.4,
+        tie_word_embeddings=False,
+        pad_token_id=2,
+    )
+    torch.manual_seed(0)
+    return Lfm2ForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tiny_recurrent() -> Any:
+    """A model with a linear recurrence, which padding in front would enter."""
+    import torch
+    from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+
+    config = RecurrentGemmaConfig(
+        vocab_size=500,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        lru_width=32,
+        attention_window_size=16,
+        pad_token_id=2,
+    )
+    torch.manual_seed(0)
+    return RecurrentGemmaForCausalLM(config).eval()

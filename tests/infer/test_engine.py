@@ -135,6 +135,56 @@ def test_a_live_model_in_float32_answers_as_the_loaded_one(
         assert a.label_logprobs == pytest.approx(b.label_logprobs, abs=1e-4)
 
 
+def test_a_live_model_with_an_adapter_answers_with_it(
+    engine: Engine, predictor: Predictor, tiny_task: Task, load_tiny: Callable[..., Any], tokenizer: Any
+):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    settings = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)  # B is not zero
+    model = get_peft_model(load_tiny(), settings).eval()
+    without = engine.answer(predictor, prompts_of(tiny_task), tiny_task.labels)
+    answers = engine.answer(predictor, prompts_of(tiny_task), tiny_task.labels, model=model)
+    for answer, plain in zip(answers, without, strict=True):
+        turns = [{"role": m.role, "content": m.content} for m in answer.messages]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        assert answer.label_logprobs is not None
+        assert plain.label_logprobs is not None
+        for label, found in answer.label_logprobs.items():
+            after = tokenizer(f"{label}<|im_end|>", add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                logprobs = model(input_ids=torch.tensor([ids + after])).logits[0].log_softmax(-1)
+            assert found == pytest.approx(
+                sum(float(logprobs[len(ids) - 1 + i, token]) for i, token in enumerate(after)), abs=1e-4
+            )
+            assert abs(found - plain.label_logprobs[label]) > 0.01
+
+
+def test_a_live_model_in_bfloat16_answers_as_in_float32_but_for_rounding(
+    predictor: Predictor, tiny_task: Task, load_tiny: Callable[..., Any]
+):
+    model, prompts = load_tiny(), prompts_of(tiny_task)
+    exact = Engine("cpu", "float32").answer(predictor, prompts, tiny_task.labels, model=model)
+    rounding = Engine("cpu", "bfloat16")
+    rounded = rounding.answer(predictor, prompts, tiny_task.labels, model=model)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    for a, b in zip(exact, rounded, strict=True):
+        assert a.label_logprobs != b.label_logprobs
+        assert a.label_logprobs == pytest.approx(b.label_logprobs, abs=0.5)
+    warm = replace(predictor, decoding=Decoding("generate", max_new_tokens=4, temperature=0.7, seed=1))
+    assert all(answer.completion_tokens <= 4 for answer in rounding.answer(warm, prompts, model=model))
+
+
+def test_drawn_answers_depend_on_the_seed(engine: Engine, predictor: Predictor, tiny_task: Task):
+    prompts = prompts_of(tiny_task)
+    warm = replace(predictor, decoding=Decoding("generate", max_new_tokens=6, temperature=1.0, seed=1))
+    first = engine.answer(warm, prompts)
+    assert [answer.id for answer in first] == [prompt.id for prompt in prompts]
+    assert engine.answer(warm, prompts) == first
+    other = engine.answer(replace(warm, decoding=replace(warm.decoding, seed=2)), prompts)
+    assert [answer.text for answer in other] != [answer.text for answer in first]
+
+
 def test_choosing_works_where_only_the_new_wording_suits_the_chat_template(
     engine: Engine, predictor: Predictor, tiny_task: Task
 ):

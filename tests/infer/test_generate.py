@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from forest import FAMILIES, FOREST, OWN_TOKENS, SHARED, TRUNK_TOKENS, Spelled, calls_of, reference
+
 from luthier.infer import budget
 from luthier.infer.decode import DecodingAttention
 from luthier.infer.generate import Generated, generate
@@ -192,7 +192,7 @@ def test_all_families_are_run_on_a_tree_but_those_that_cannot_be(
     assert refusal(tiny_sinks) == "its GptOssAttention asks for s_aux"
 
 
-@pytest.mark.parametrize("kind", ["tiny_mamba", "tiny_dynamic", "tiny_sinks"])
+@pytest.mark.parametrize("kind", ["tiny_mamba", "tiny_hybrid", "tiny_dynamic", "tiny_sinks"])
 @pytest.mark.parametrize("rows", [64, 2, 1])
 def test_models_that_cannot_be_run_on_a_tree_answer_as_each_prompt_alone(
     kind: str, rows: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def test_a_predictor_comes_back_as_it_was(tmp_path: Path):
     given = predictor(tmp_path)
     text = json.dumps(predictor_to_json(given, tmp_path))
     assert predictor_from_json(json.loads(text), tmp_path) == given
+    drawing = replace(given, decoding=replace(given.decoding, temperature=0.7, top_p=0.9, seed=3))
+    assert predictor_from_json(json.loads(json.dumps(predictor_to_json(drawing, tmp_path))), tmp_path) == drawing
     bare = Predictor(ModelRef("/models/base"), Decoding())
     assert predictor_from_json(json.loads(json.dumps(predictor_to_json(bare, tmp_path))), tmp_path) == bare
 

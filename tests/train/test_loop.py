@@ -29,12 +29,14 @@ SETTINGS = LoopSettings(
     seed=0,
     device="cpu",
     precision="float32",
-    micro_batch_tokens=40,
+    max_tokens=40,
 )
 SEQUENCES = [
     TrainingSequence(f"s{n}", (*range(10 + n, 16 + n + n % 3), 2), (False,) * 4 + (True,) * (3 + n % 3))
     for n in range(12)
 ]
+# Six tokens that all have, then three of each one's own.
+ALIKE = [TrainingSequence(f"a{n}", (*range(30, 36), 40 + n, 60 + n, 2), (False,) * 6 + (True,) * 3) for n in range(12)]
 
 
 def lora(model: Any) -> Any:
@@ -53,6 +55,7 @@ def run(
     scores: dict[int, float] | None = None,
     interrupt_at: int | None = None,
     rows: list[dict[str, float]] | None = None,
+    sequences: list[TrainingSequence] = SEQUENCES,
 ) -> TrainingOutcome:
     """Train with the validation scores given by step (rising where none are), perhaps interrupted in `log`."""
     seen = [] if rows is None else rows
@@ -68,9 +71,8 @@ def run(
 
     return train(
         model,
-        SEQUENCES,
+        sequences,
         settings,
-        pad=2,
         validate=validate,
         score_of=lambda metrics: (metrics["accuracy"],),
         log=log,
@@ -91,6 +93,13 @@ def test_a_step_s_row_holds_loss_rate_and_tokens(load_tiny: Callable[..., Any], 
     tokens = sum(len(s.ids) for s in SEQUENCES)
     assert outcome.tokens == rows[-1]["tokens"] == 2 * tokens
     assert (outcome.steps, outcome.best_step, outcome.stopped_early) == (6, 6, False)
+    assert outcome.not_on_tree == ""
+
+
+def test_shared_beginnings_are_counted_as_tokens_and_computed_once(load_tiny: Callable[..., Any], tmp_path: Path):
+    outcome = run(load_tiny(), tmp_path, replace(SETTINGS, epochs=1.0, max_tokens=10_000), sequences=ALIKE)
+    assert outcome.tokens == 12 * 9
+    assert outcome.computed_tokens == 3 * 6 + 12 * 2  # each step the beginning once; the last token is only predicted
 
 
 def test_the_loss_falls(load_tiny: Callable[..., Any], tmp_path: Path):
@@ -103,12 +112,38 @@ def test_the_loss_falls(load_tiny: Callable[..., Any], tmp_path: Path):
 def test_training_does_not_depend_on_the_micro_batches(load_tiny: Callable[..., Any], tmp_path: Path):
     small, large = load_tiny(), load_tiny()
     settings = replace(SETTINGS, epochs=1.0, schedule="constant", learning_rate=1e-4)
-    run(small, tmp_path / "small", replace(settings, micro_batch_tokens=1))
-    run(large, tmp_path / "large", replace(settings, micro_batch_tokens=10_000))
+    run(small, tmp_path / "small", replace(settings, max_tokens=1))
+    run(large, tmp_path / "large", replace(settings, max_tokens=10_000))
     for name, weight in weights(large).items():
         # Adam divides a gradient by its own size, so that rounding shows where a gradient is nearly nothing.
         different = ((weight - weights(small)[name]).abs() > 1e-6).float().mean()
         assert different < 0.01, name
+
+
+def test_sharing_changes_no_step(load_tiny: Callable[..., Any], tmp_path: Path):
+    settings = replace(SETTINGS, epochs=1.0)
+    alone: list[dict[str, float]] = []
+    shared: list[dict[str, float]] = []
+    run(load_tiny(), tmp_path / "alone", replace(settings, max_tokens=1), rows=alone, sequences=ALIKE)
+    run(load_tiny(), tmp_path / "shared", replace(settings, max_tokens=10_000), rows=shared, sequences=ALIKE)
+    assert_alike(shared, alone)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_.*able. is deprecated:FutureWarning")
+def test_computing_activations_again_changes_no_step(load_tiny: Callable[..., Any], tmp_path: Path):
+    settings = replace(SETTINGS, epochs=1.0)
+    kept: list[dict[str, float]] = []
+    again: list[dict[str, float]] = []
+    run(lora(load_tiny()), tmp_path / "kept", settings, rows=kept)
+    run(lora(load_tiny()), tmp_path / "again", replace(settings, checkpointing=True), rows=again)
+    assert_alike(again, kept)
+
+
+def assert_alike(rows: list[dict[str, float]], others: list[dict[str, float]]) -> None:
+    for name in ("train/loss", "train/grad_norm"):
+        found, wanted = ([row[name] for row in own if name in row] for own in (rows, others))
+        assert len(found) == 3
+        assert found == pytest.approx(wanted, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", [lora, full])
@@ -214,3 +249,22 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(
     with pytest.raises(TrainingError, match=r"gradient is (nan|inf) at step 1 of 6 \(examples s"):
         run(model, tmp_path)
     assert all(torch.equal(weight, weights(model)[name]) for name, weight in before.items())
+
+
+def test_a_model_that_no_tree_serves_is_trained_on_padded_batches(
+    make_tiny: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    model = make_tiny("mamba")
+    rows: list[dict[str, float]] = []
+    with caplog.at_level("WARNING"):
+        outcome = run(model, tmp_path, replace(SETTINGS, epochs=6.0, learning_rate=1e-2), rows=rows)
+    assert "it keeps a summary of the past" in outcome.not_on_tree
+    assert "padded batches are used instead" in caplog.text
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_padding_costs_what_it_computes(make_tiny: Callable[..., Any], tmp_path: Path):
+    settings = replace(SETTINGS, epochs=1.0, max_tokens=10_000)
+    outcome = run(make_tiny("mamba", vocabulary=80), tmp_path, settings, sequences=ALIKE)
+    assert outcome.computed_tokens >= outcome.tokens  # nothing is shared

@@ -16,8 +16,8 @@ from luthier.model.device import autocast
 from luthier.model.fused import fuse
 from luthier.train.objective import supervised_loss
 from luthier.tree import attention as attention_module
+from luthier.tree import head, products
 from luthier.tree import logprobs as logprobs_module
-from luthier.tree import products
 from luthier.tree.attention import Backend, TreeAttention, attending
 from luthier.tree.build import Tree, build_tree
 from luthier.tree.logprobs import base_of, tree_logprobs
@@ -139,6 +139,8 @@ def test_what_saves_memory_changes_nothing(
     monkeypatch.setattr(products, "KEPT_PROBABILITIES", 0)
     separate.assert_equal(SINGLE)
     monkeypatch.setattr(logprobs_module, "CHUNK_ROWS", 5)
+    separate.assert_equal(SINGLE)
+    monkeypatch.setattr(head, "KEPT_EXPONENTIALS", 0)
     separate.assert_equal(SINGLE)
     calls: list[int] = []
     base_of(model).get_decoder().layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -13,13 +14,18 @@ from luthier.tree.attention import NAME, UnservedAttention
 from luthier.tree.build import build_tree
 from luthier.tree.padded import by_length, left_padded, padded_logprobs
 from luthier.tree.support import refusal
-from separate import draw_forest, gradients, largest_error, relative_error, separate_backward, separate_target_logprobs
-from separate import with_lora
-
-
-@pytest.mark.parametrize(
-    "family", ["llama", "qwen3", "mistral", "gemma3", "gemma2", "starcoder2", "cohere", "gpt2"]
+from separate import (
+    draw_forest,
+    gradients,
+    largest_error,
+    relative_error,
+    separate_backward,
+    separate_target_logprobs,
+    with_lora,
 )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma3", "gemma2", "starcoder2", "cohere", "gpt2"])
 def test_families_that_a_tree_serves(make_tiny: Callable[..., Any], family: str):
     model = make_tiny(family).train()
     assert refusal(model) == ""
@@ -56,11 +62,7 @@ GEMMA_ROPE = {
         ("gemma3", {"use_bidirectional_attention": True}, "differ by|what follows"),
     ],
 )
-def test_what_a_tree_does_not_serve(
-    make_tiny: Callable[..., Any], family: str, changes: dict[str, Any], reason: str
-):
-    import re
-
+def test_what_a_tree_does_not_serve(make_tiny: Callable[..., Any], family: str, changes: dict[str, Any], reason: str):
     assert re.search(reason, refusal(make_tiny(family, **changes)))
 
 

@@ -251,8 +251,8 @@ class TaskSettings(Settings):
             return f"answer: {self.answer} chooses among labels, but labels is null; set labels to auto or to a list"
         writing = [k for k in ("max_new_tokens", "stop", "temperature", "top_p") if self.is_changed(k)]
         if self.answer != "generate" and writing:
-            have = "has" if len(writing) == 1 else "have"
-            return f"answer: {self.answer} writes no text, so {' and '.join(writing)} {have} no meaning; leave out"
+            have, it = ("has", "it") if len(writing) == 1 else ("have", "them")
+            return f"answer: {self.answer} writes no text, so {' and '.join(writing)} {have} no meaning; leave {it} out"
         if self.is_changed("top_p") and self.temperature == 0:
             return "top_p has no meaning where temperature is 0, which takes the likeliest token; set a temperature"
         if self.merge_references and self.labels is not None:

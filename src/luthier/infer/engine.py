@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ from luthier.types import Completion, Example, ModelRef, Predictor, Prompt, Shot
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -156,7 +160,15 @@ class Engine:
         if self._loaded is None or self._loaded[0] != ref:
             self.release()
             self._loaded = (ref, load_model(ref, device=self.device, precision=self.precision))
+            if reason := self.refusal(ref):
+                log.warning("%s cannot be run on token trees (%s); nothing is shared in answering", ref.base, reason)
         return self._loaded[1]
+
+    def refusal(self, ref: ModelRef) -> str:
+        """Why the model cannot be run on token trees; empty where it can."""
+        from luthier.tree.support import refusal
+
+        return refusal(self.load(ref))
 
     def release(self) -> None:
         """Forget the loaded model, so that its memory can be used for something else."""

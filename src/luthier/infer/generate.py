@@ -149,35 +149,34 @@ def _decode_on_trunk(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) 
 def _decode_padded(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) -> Any:
     """The same with transformers' own cache and nothing shared, for models that cannot be run on a tree."""
     import torch
-    from transformers import DynamicCache
+    from transformers import Cache
 
     from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
+    from luthier.tree.logprobs import base_of
     from luthier.tree.padded import by_length, left_padded
 
+    base = base_of(model)
     device = model.get_input_embeddings().weight.device
     lengths = [len(ids) + ends.decoding.max_new_tokens for ids in prompts]
-    for members in by_length(lengths, BATCH_TOKENS[device.type], MAX_ROWS[device.type]):
+    # To a summary of the past, padding in front is a past: such models get prompts of equal length together.
+    equal = bool(getattr(base, "_is_stateful", False))
+    for members in by_length(lengths, BATCH_TOKENS[device.type], MAX_ROWS[device.type], equal=equal):
         ids, mask = left_padded([prompts[i] for i in members], 0, device)
-        position = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        cache = DynamicCache(config=model.config)
+        kept = {"attention_mask": mask, "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0), "use_cache": True}
         rows = _Rows(members, ends)
-        for _ in range(ends.decoding.max_new_tokens):
-            out = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+        for step in range(ends.decoding.max_new_tokens):
+            # Families differ in what they keep and how it is handed on; transformers' own generation knows.
+            inputs = base.prepare_inputs_for_generation(ids, **kept, is_first_iteration=step == 0)
+            out = model(**inputs, logits_to_keep=1)
             tokens = rows.take(out.logits[:, -1])
             if tokens is None:
                 break
-            if (places := rows.to_keep()) is not None:
+            kept = base._update_model_kwargs_for_generation(out, kept)
+            cache = kept.get("past_key_values", kept.get("cache_params"))
+            if isinstance(cache, Cache) and (places := rows.to_keep()) is not None:
                 index = torch.tensor(places, device=device)
-                cache.batch_select_indices(index)
-                mask, position, tokens = mask[index], position[index], [tokens[place] for place in places]
+                cache.reorder_cache(index)  # every kind of layer has it, and it may leave rows out
+                kept |= {name: kept[name][index] for name in ("attention_mask", "position_ids")}
+                tokens = [tokens[place] for place in places]
             ids = torch.tensor(tokens, device=device)[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)
-            position = position[:, -1:] + 1
         yield members, rows.said

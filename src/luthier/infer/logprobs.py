@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from luthier.infer.budget import BATCH_TOKENS
 
 
@@ -39,8 +41,11 @@ def sequence_logprobs(
     for members in _groups(sequences, counted, budget, padded=padded):
         own = [sequences[i] for i in members]
         tree = build_tree(own, [[float(c) for c in counted[i]] for i in members])
-        logprobs = padded_logprobs(model, own, tree) if padded else tree_logprobs(model, tree)
-        values = logprobs.double().cpu().numpy()
+        if len(tree):
+            logprobs = padded_logprobs(model, own, tree) if padded else tree_logprobs(model, tree)
+            values = logprobs.double().cpu().numpy()
+        else:  # nothing counts, so nothing is computed
+            values = np.empty(0)
         for i, path in zip(members, tree.paths, strict=True):
             results[i] = LogProb(float(values[path.targets].sum()), len(path.targets))
         advance(len(members))

@@ -148,11 +148,13 @@ class _RmsNorm(torch.autograd.Function):
 
 
 def _is_gated_mlp(module: torch.nn.Module) -> bool:
-    """Whether the module is `down(silu(gate(x)) * up(x))` and nothing else."""
-    parts = {name for name, _ in module.named_children()}
+    """Whether the module is `down(silu(gate(x)) * up(x))` and no more: its forward is Llama's to the instruction."""
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    known, own = LlamaMLP.forward.__code__, getattr(type(module).forward, "__code__", None)
     return (
-        parts == {"gate_proj", "up_proj", "down_proj", "act_fn"}
-        and type(module).__name__.endswith("MLP")
+        own is not None
+        and (own.co_code, own.co_names, own.co_consts) == (known.co_code, known.co_names, known.co_consts)
         and type(module.act_fn).__name__ in ("SiLU", "SiLUActivation")
     )
 

@@ -191,14 +191,17 @@ def _usage(folder: RunFolder, one: ApproachFolder) -> str:
     system = (predictor.get("wording") or {}).get("system")
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": "…"})
-    limit = (predictor.get("decoding") or {}).get("max_new_tokens", 64)
+    decoding = predictor.get("decoding") or {}
+    limit, drawn = decoding.get("max_new_tokens", 64), "do_sample=False"
+    if decoding.get("temperature"):
+        drawn = f"do_sample=True, temperature={decoding['temperature']}, top_p={decoding['top_p']}, top_k=0"
     lines += [
         "",
         f"messages = {_python(messages)}",
         "inputs = tokenizer.apply_chat_template(",
         '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
         ")",
-        f"output = model.generate(**inputs, max_new_tokens={limit}, do_sample=False)",
+        f"output = model.generate(**inputs, max_new_tokens={limit}, {drawn})",
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
     ]
     return "\n\n".join(["```python\n" + "\n".join(lines) + "\n```", *_prompt_notes(predictor)])

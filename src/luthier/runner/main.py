@@ -202,7 +202,7 @@ def _about(
     reports: Mapping[str, dict[str, Any]],
     validation_only: bool,
 ) -> dict[str, Any]:
-    from luthier.model.load import count_parameters
+    from luthier.model.load import count_parameters, empty_model
 
     study = prepared.study
     finished = datetime.now(UTC)
@@ -216,6 +216,7 @@ def _about(
     test = examples_key(prepared.target.test)
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
     warnings += _dropped_shots(prepared, folder)
+    warnings += _not_on_trees(prepared, folder)
     if validation_only:
         warnings.append(
             "Compared on validation; the test split was not opened. These figures choose, they do not prove."
@@ -228,7 +229,7 @@ def _about(
         "seconds": seconds,
         "target": bench.target,
         "model": study.model,
-        "model_parameters": count_parameters(prepared.engine.load(prepared.base().predictor.model)),
+        "model_parameters": count_parameters(empty_model(prepared.base().predictor.model)),
         "device": prepared.device,
         "precision": prepared.precision,
         "seed": study.seed,
@@ -243,6 +244,19 @@ def _about(
         "study_hash": study_hash,
         "root": str(prepared.root),
     }
+
+
+def _not_on_trees(prepared: Prepared, folder: RunFolder) -> list[str]:
+    """A warning for each approach whose model was run in padded batches."""
+    reasons = {
+        name: read_json(folder.approach(name) / "measured.json").get("not_on_tree")
+        for name in prepared.study.approaches
+    }
+    return [
+        f"{name}: the model cannot be run on token trees ({reason}); padded batches were used, and nothing was shared"
+        for name, reason in reasons.items()
+        if reason
+    ]
 
 
 def _dropped_shots(prepared: Prepared, folder: RunFolder) -> list[str]:

@@ -100,6 +100,7 @@ def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
             "latencies": [],
             "peak_bytes": peak_bytes(engine.device),
             "window": engine.renderer(fitted.predictor.model).window,
+            "not_on_tree": engine.refusal(fitted.predictor.model),
         },
     )
 

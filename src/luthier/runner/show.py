@@ -1,18 +1,28 @@
-"""Training examples as the model gets them, token by token."""
+"""Training examples as the model gets them: token by token, or a step of them merged at their shared beginnings."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.errors import StudyError
 from luthier.progress import Silent
 from luthier.runner.prepare import Prepared, prepare
 from luthier.settings import closed
+from luthier.steps import SftStep
 from luthier.steps.base import Step, StepContext
 from luthier.study import Study
-from luthier.types import Predictor
+from luthier.types import Example, Predictor
+
+if TYPE_CHECKING:
+    from luthier.prompt.render import TrainingSequence
+    from luthier.tree.trunk import Trunk
+
+# A text, whether it is trained, and whether it is a special token.
+Piece = tuple[str, bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +30,11 @@ class ShownSequence:
     """A rendered example.
 
     Attributes:
-        pieces: The text of each token, whether it is trained, and whether it is a special token.
+        pieces: One for each token.
     """
 
     place: str
-    pieces: tuple[tuple[str, bool, bool], ...]
+    pieces: tuple[Piece, ...]
 
     @property
     def tokens(self) -> int:
@@ -33,6 +43,43 @@ class ShownSequence:
     @property
     def trained(self) -> int:
         return sum(trained for _, trained, _ in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSegment:
+    """A run of tokens that some sequences share, or that is one's own.
+
+    Attributes:
+        pieces: Its text, in runs that are trained or special alike.
+        tokens: How many tokens it has.
+        places: Where the sequences that go through it were read; one where nothing stands below.
+        below: The segments that continue it.
+    """
+
+    pieces: tuple[Piece, ...]
+    tokens: int
+    places: tuple[str, ...]
+    below: tuple[ShownSegment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShownTree:
+    """What goes through the model together, merged at its shared beginnings.
+
+    Attributes:
+        trains: Whether it is the first step of a training; else it is prompts to be answered.
+        parts: The uppermost segments of each tree; several where a step is split.
+        sequences: How many examples, or prompts, there are.
+        tokens: All their tokens.
+        computed: Those that are computed: shared ones once, and none that only is predicted.
+    """
+
+    approach: str
+    trains: bool
+    parts: tuple[tuple[ShownSegment, ...], ...]
+    sequences: int
+    tokens: int
+    computed: int
 
 
 def training_examples(
@@ -46,18 +93,62 @@ def training_examples(
         StudyError: There is no such approach.
     """
     prepared = prepare(study, root, allow_code=allow_code)
-    name = approach or next((name for name, a in study.approaches.items() if a.trains), next(iter(study.approaches)))
-    if name not in study.approaches:
-        raise StudyError(f"the study has no approach '{name}' (there are: {', '.join(study.approaches)}).")
+    name = _chosen(study, approach)
     predictor = prompting_of(prepared, name)
-    loss_on = next((s.loss_on for s in study.approaches[name].steps if s.step == "sft"), "completion")
-    renderer = prepared.engine.renderer(predictor.model)
     examples = prepared.target.train[:n]
-    shots = prepared.engine.select_shots(predictor, [e.prompt for e in examples])
-    return [
-        _shown(str(e.place), renderer.training(e, predictor.wording, own, loss_on=loss_on), renderer.tokenizer)
-        for e, own in zip(examples, shots, strict=True)
-    ]
+    sequences = _rendered(prepared, predictor, examples, _training_of(study, name))
+    tokenizer = prepared.engine.renderer(predictor.model).tokenizer
+    return [_shown(str(e.place), s, tokenizer) for e, s in zip(examples, sequences, strict=True)]
+
+
+def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_code: bool = False) -> ShownTree:
+    """The examples of an approach's first optimizer step, merged as they go through the model.
+
+    Where an approach trains nothing: its prompts to the validation examples, as far as answering shares them. Open
+    settings are shown with their first value; no model is loaded, and memory is taken to be ample.
+
+    Raises:
+        StudyError: There is no such approach.
+    """
+    from luthier.train.batches import epoch_steps, micro_batches
+    from luthier.train.memory import WANTED_TOKENS
+    from luthier.tree.trunk import find_trunk
+
+    prepared = prepare(study, root, allow_code=allow_code)
+    name = _chosen(study, approach)
+    predictor, training = prompting_of(prepared, name), _training_of(study, name)
+    tokenizer = prepared.engine.renderer(predictor.model).tokenizer
+    if training is None:
+        prompts = [example.prompt for example in prepared.target.validation]
+        ids = [rendered.ids for rendered in prepared.engine.render(predictor, prompts, reserve=0)]
+        trunk = find_trunk(ids)
+        places = [str(example.place) for example in prepared.target.validation]
+        roots = _segments(ids, [(False,) * len(own) for own in ids], places, trunk, tokenizer)
+        tokens, depths = sum(map(len, ids)), int(trunk.depths.sum())
+        return ShownTree(name, False, (roots,), len(ids), tokens, tokens - depths + len(trunk))
+    train = prepared.target.train
+    batch = epoch_steps(len(train), int(training.batch_size), study.seed, 0)  # type: ignore[arg-type]
+    examples = [train[i] for i in batch]
+    sequences = _rendered(prepared, predictor, examples, training)
+    place_of = {example.id: str(example.place) for example in examples}
+    parts = micro_batches(sequences, max(WANTED_TOKENS[prepared.device], *(len(s.ids) for s in sequences)))
+    return ShownTree(
+        approach=name,
+        trains=True,
+        parts=tuple(
+            _segments(
+                [s.ids for s in part.sequences],
+                [s.trained for s in part.sequences],
+                [place_of[s.id] for s in part.sequences],
+                find_trunk([s.ids for s in part.sequences], least=1),
+                tokenizer,
+            )
+            for part in parts
+        ),
+        sequences=len(sequences),
+        tokens=sum(part.tree.tokens for part in parts),
+        computed=sum(len(part.tree) for part in parts),
+    )
 
 
 def prompting_of(prepared: Prepared, name: str) -> Predictor:
@@ -82,10 +173,72 @@ def prompting_of(prepared: Prepared, name: str) -> Predictor:
     return predictor
 
 
-def _shown(place: str, sequence: Any, tokenizer: Any) -> ShownSequence:
+def _chosen(study: Study, approach: str | None) -> str:
+    """The approach to show: the one that is named, or the first that trains."""
+    name = approach or next((name for name, a in study.approaches.items() if a.trains), next(iter(study.approaches)))
+    if name not in study.approaches:
+        raise StudyError(f"the study has no approach '{name}' (there are: {', '.join(study.approaches)}).")
+    return name
+
+
+def _training_of(study: Study, name: str) -> SftStep | None:
+    """The first training of an approach, open settings at their first value."""
+    step = next((s for s in study.approaches[name].steps if isinstance(s, SftStep)), None)
+    first = None if step is None else next(iter(closed(step)))
+    assert first is None or isinstance(first, SftStep)
+    return first
+
+
+def _rendered(
+    prepared: Prepared, predictor: Predictor, examples: Sequence[Example], training: SftStep | None
+) -> list[TrainingSequence]:
+    renderer = prepared.engine.renderer(predictor.model)
+    shots = prepared.engine.select_shots(predictor, [e.prompt for e in examples])
+    loss_on = "completion" if training is None else training.loss_on
+    return [
+        renderer.training(e, predictor.wording, own, loss_on=loss_on) for e, own in zip(examples, shots, strict=True)
+    ]
+
+
+def _shown(place: str, sequence: TrainingSequence, tokenizer: Any) -> ShownSequence:
     special = set(tokenizer.all_special_ids)
     pieces = tuple(
         (tokenizer.decode([token]), trained, token in special)
         for token, trained in zip(sequence.ids, sequence.trained, strict=True)
     )
     return ShownSequence(place, pieces)
+
+
+def _segments(
+    ids: Sequence[Sequence[int]],
+    trained: Sequence[Sequence[bool]],
+    places: Sequence[str],
+    trunk: Trunk,
+    tokenizer: Any,
+) -> tuple[ShownSegment, ...]:
+    """The trunk's segments with the sequences' own tokens below them."""
+    special = set(tokenizer.all_special_ids)
+
+    def pieces(members: Sequence[int], begin: int, end: int) -> Iterator[Piece]:
+        # Shared tokens may be the prompt of one sequence and the answer of another.
+        marks = [(any(trained[i][t] for i in members), ids[members[0]][t] in special) for t in range(begin, end)]
+        for mark, run in itertools.groupby(range(begin, end), key=lambda t: marks[t - begin]):
+            yield tokenizer.decode([ids[members[0]][t] for t in run]), *mark
+
+    def below(number: int, stop: int) -> tuple[ShownSegment, ...]:
+        """What follows directly on segment `number - 1`, whose subtree ends at `stop`."""
+        found = []
+        above = number - 1
+        while number < stop:
+            segment = trunk.segments[number]
+            members = [i for i, tip in enumerate(trunk.tips) if number <= tip < segment.end]
+            text = tuple(pieces(members, segment.depth, segment.depth + len(segment.ids)))
+            own = tuple(places[i] for i in members)
+            found.append(ShownSegment(text, len(segment.ids), own, below(number + 1, segment.end)))
+            number = segment.end
+        for i in [i for i, tip in enumerate(trunk.tips) if tip == above]:
+            depth, length = int(trunk.depths[i]), len(ids[i])
+            found.append(ShownSegment(tuple(pieces([i], depth, length)), length - depth, (places[i],)))
+        return tuple(found)
+
+    return below(0, len(trunk.segments))

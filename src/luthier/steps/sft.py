@@ -171,6 +171,8 @@ class SftStep(Step):
         from luthier.model.load import count_parameters, empty_model
         from luthier.train.batches import merged_tokens
         from luthier.train.memory import TrainingShape, plan_memory
+        from luthier.tree.logprobs import base_of
+        from luthier.tree.support import refusal_by_configuration
 
         model = self._with_adapter(empty_model(ref), seed=0)
         shape = TrainingShape(
@@ -181,6 +183,7 @@ class SftStep(Step):
             width=2 if engine.precision == "bfloat16" else 4,
             longest=max(len(s.ids) for s in sequences),
             step_tokens=merged_tokens(sequences, int(_given(self.batch_size))),
+            padded=bool(refusal_by_configuration(base_of(model))),
         )
         return plan_memory(shape, engine.device, free_bytes(engine.device))
 
@@ -235,7 +238,9 @@ class SftStep(Step):
         if not file.is_file():
             context.folder.mkdir(parents=True, exist_ok=True)
             plan = self.memory_plan(ref, sequences, context.engine)
-            file.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+            new = file.with_suffix(".new")
+            new.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+            new.replace(file)  # whole or not at all
         return MemoryPlan(**json.loads(file.read_text(encoding="utf-8")))
 
     def _save(self, model: Any, ref: ModelRef, context: StepContext, engine: Any) -> ModelRef:

@@ -31,10 +31,12 @@ class MicroBatch:
 
     Attributes:
         tree: The examples merged, their trained tokens as targets of weight 1.
+        computed: Tokens that the model computes for it: the tree's nodes, or padded rows.
     """
 
     sequences: tuple[TrainingSequence, ...]
     tree: Tree
+    computed: int
 
 
 def epoch_steps(examples: int, batch_size: int, seed: int, step: int) -> list[int]:
@@ -67,7 +69,8 @@ def micro_batches(sequences: Sequence[TrainingSequence], max_tokens: int, *, mer
     batches = []
     for group in groups:
         own = tuple(sequences[i] for i in group)
-        batches.append(MicroBatch(own, build_tree([s.ids for s in own], [weights[i] for i in group])))
+        tree = build_tree([s.ids for s in own], [weights[i] for i in group])
+        batches.append(MicroBatch(own, tree, len(tree) if merge else len(own) * max(len(s.ids) for s in own)))
     return batches
 
 

@@ -20,7 +20,7 @@ Objective = Callable[["torch.Tensor", Sequence[Path]], "torch.Tensor"]
 
 
 class Forward:
-    """Runs a model in training.
+    """Runs a model in training; a context manager that leaves the model as it was.
 
     Args:
         precision: What is computed in; weights that are trained stay float32.
@@ -37,10 +37,10 @@ class Forward:
         self.refusal = refusal(model)
         if self.refusal:
             log.warning("this model cannot be run on token trees (%s); padded batches are used instead", self.refusal)
-        self._compiled = compiled
+        self._compiled, self._checkpointing = compiled, checkpointing
         base = base_of(model)
         if checkpointing:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            base.activation_checkpointing_enable()
         if compiled:
             for layer in base.get_decoder().layers:
                 layer.compile(dynamic=True)
@@ -72,13 +72,16 @@ class Forward:
             loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def undo(self) -> None:
+    def __enter__(self) -> Forward:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Give the model its own forward functions back."""
         from luthier.tree.logprobs import base_of
 
         base = base_of(self._model)
         for layer in base.get_decoder().layers if self._compiled else ():
             layer._compiled_call_impl = None
-        if getattr(base, "is_gradient_checkpointing", False):
-            base.gradient_checkpointing_disable()
+        if self._checkpointing:
+            base.activation_checkpointing_disable()
         unfuse(self._model)

@@ -115,54 +115,55 @@ def train(
     optimizer, scheduler = build_optimizer(trainable, settings.learning_rate, settings, total)
     state = load_checkpoint(folder, trainable, optimizer, scheduler) or Checkpoint()
     advance(state.step)
-    forward = Forward(model, settings.precision, checkpointing=settings.checkpointing, compiled=settings.compiled)
-    model.train()
-    reset_peak(settings.device)
-    saved = time.monotonic()
-    started = time.perf_counter()
-    for step, batches in prefetched(sequences, range(state.step + 1, total + 1), settings, merge=forward.on_tree):
-        if settings.patience and state.evaluations_since_best >= settings.patience:
-            break
-        examples = [sequence for batch in batches for sequence in batch.sequences]
-        trained_tokens = sum(sum(s.trained) for s in examples)
-        loss_sum = 0.0
-        # Dropout and the like depend on the step alone, so that a resumed run goes on as if never interrupted.
-        torch.manual_seed(settings.seed * 1_000_003 + step)
-        for batch in batches:
-            loss_sum += forward.and_backward(batch, supervised_loss, 1 / trained_tokens)
-        _check_finite("loss", loss_sum, step, total, examples)
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm))
-        _check_finite("norm of the gradient", grad_norm, step, total, examples)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        learning_rate = scheduler.get_last_lr()[0]
-        scheduler.step()
-        state.step = step
-        state.tokens += sum(len(s.ids) for s in examples)
-        state.computed += sum(len(batch.tree) for batch in batches)
-        state.seconds += time.perf_counter() - started
-        log(
-            {
-                "step": step,
-                "tokens": state.tokens,
-                "train/loss": loss_sum,
-                "train/grad_norm": grad_norm,
-                "train/learning_rate": learning_rate,
-            }
-        )
-        advance(1)
-        if step in evaluate_at:
-            started = time.perf_counter()
-            metrics = validate(model)
-            state.validation_s += time.perf_counter() - started
-            log({"step": step, "tokens": state.tokens, **{f"validation/{k}": v for k, v in metrics.items()}})
-            state.note(step, score_of(metrics), trainable)
-        if step in evaluate_at or time.monotonic() - saved > _SAVE_EVERY_S:
-            save_checkpoint(folder, state, trainable, optimizer, scheduler)
-            saved = time.monotonic()
+    with Forward(
+        model, settings.precision, checkpointing=settings.checkpointing, compiled=settings.compiled
+    ) as forward:
+        model.train()
+        reset_peak(settings.device)
+        saved = time.monotonic()
         started = time.perf_counter()
+        for step, batches in prefetched(sequences, range(state.step + 1, total + 1), settings, merge=forward.on_tree):
+            if settings.patience and state.evaluations_since_best >= settings.patience:
+                break
+            examples = [sequence for batch in batches for sequence in batch.sequences]
+            trained_tokens = sum(sum(s.trained) for s in examples)
+            loss_sum = 0.0
+            # Dropout and the like depend on the step alone, so that a resumed run goes on as if never interrupted.
+            torch.manual_seed(settings.seed * 1_000_003 + step)
+            for batch in batches:
+                loss_sum += forward.and_backward(batch, supervised_loss, 1 / trained_tokens)
+            _check_finite("loss", loss_sum, step, total, examples)
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm))
+            _check_finite("norm of the gradient", grad_norm, step, total, examples)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            learning_rate = scheduler.get_last_lr()[0]
+            scheduler.step()
+            state.step = step
+            state.tokens += sum(len(s.ids) for s in examples)
+            state.computed += sum(batch.computed for batch in batches)
+            state.seconds += time.perf_counter() - started
+            log(
+                {
+                    "step": step,
+                    "tokens": state.tokens,
+                    "train/loss": loss_sum,
+                    "train/grad_norm": grad_norm,
+                    "train/learning_rate": learning_rate,
+                }
+            )
+            advance(1)
+            if step in evaluate_at:
+                started = time.perf_counter()
+                metrics = validate(model)
+                state.validation_s += time.perf_counter() - started
+                log({"step": step, "tokens": state.tokens, **{f"validation/{k}": v for k, v in metrics.items()}})
+                state.note(step, score_of(metrics), trainable)
+            if step in evaluate_at or time.monotonic() - saved > _SAVE_EVERY_S:
+                save_checkpoint(folder, state, trainable, optimizer, scheduler)
+                saved = time.monotonic()
+            started = time.perf_counter()
     state.restore_best(trainable)
-    forward.undo()
     model.eval()
     return TrainingOutcome(
         seconds=state.seconds,

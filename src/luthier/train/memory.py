@@ -9,7 +9,7 @@ from luthier.errors import TrainingError
 from luthier.tree.logprobs import CHUNK_ROWS
 
 # Tokens in flight that keep the matrix products full; more only takes memory.
-WANTED_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 8192}
+WANTED_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 8192}
 # The interpreter and its libraries.
 PROCESS_BYTES = 0.55e9
 # Share of the free memory that training may plan with.
@@ -41,6 +41,7 @@ class TrainingShape:
         width: Bytes of a number in compute precision.
         longest: Tokens of the longest sequence.
         step_tokens: Most tokens of a step, merged.
+        padded: Whether the model cannot be run on a tree; the logits of whole rows are held then.
     """
 
     config: Any
@@ -50,6 +51,7 @@ class TrainingShape:
     width: int
     longest: int
     step_tokens: int
+    padded: bool = False
 
 
 def training_bytes(shape: TrainingShape, tokens: int, *, checkpointing: bool) -> float:
@@ -67,7 +69,9 @@ def training_bytes(shape: TrainingShape, tokens: int, *, checkpointing: bool) ->
     kept += width * heads * min(shape.longest, 1024) * 0.6  # attention probabilities
     activations = tokens * (layers * hidden * residual + kept if checkpointing else layers * kept)
     # In passing: the gradients of one layer, and one chunk of logits with its gradient, in float32.
-    passing = tokens * width * (4 * hidden + 3 * inner) + CHUNK_ROWS * config.vocab_size * (width + 12)
+    passing = tokens * width * (4 * hidden + 3 * inner) + (
+        tokens if shape.padded else CHUNK_ROWS
+    ) * config.vocab_size * (width + 12)
     if shape.full:
         weights = shape.parameters * (4 + width * (width < 4))  # the masters and their copies in compute precision
     else:

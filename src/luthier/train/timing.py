@@ -21,24 +21,23 @@ def seconds_per_token(model: Any, sequences: Sequence[TrainingSequence], setting
     """Median seconds of an optimizer step for each computed token. The model's trainable weights are changed by it."""
     import torch
 
-    forward = Forward(model, settings.precision, checkpointing=settings.checkpointing, compiled=False)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer, _ = build_optimizer(trainable, settings.learning_rate, settings, settings.total_steps(len(sequences)))
     model.train()
     seconds = []
-    for step in range(_STEPS + 1):
-        own = [sequences[i] for i in epoch_steps(len(sequences), settings.batch_size, settings.seed, step)]
-        own = own[: 1 if step == 0 else None]  # the first warms up
-        batches = micro_batches(own, settings.max_tokens, merge=forward.on_tree)
-        started = time.perf_counter()
-        for batch in batches:
-            forward.and_backward(batch, supervised_loss, 1.0)
-        torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if step:
-            seconds.append((time.perf_counter() - started) / sum(len(batch.tree) for batch in batches))
-    forward.undo()
+    with Forward(model, settings.precision, checkpointing=settings.checkpointing) as forward:
+        for step in range(_STEPS + 1):
+            own = [sequences[i] for i in epoch_steps(len(sequences), settings.batch_size, settings.seed, step)]
+            own = own[: 1 if step == 0 else None]  # the first warms up
+            batches = micro_batches(own, settings.max_tokens, merge=forward.on_tree)
+            started = time.perf_counter()
+            for batch in batches:
+                forward.and_backward(batch, supervised_loss, 1.0)
+            torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if step:
+                seconds.append((time.perf_counter() - started) / sum(batch.computed for batch in batches))
     return statistics.median(seconds)
 
 

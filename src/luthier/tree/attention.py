@@ -50,6 +50,7 @@ class UnservedAttention(RuntimeError):
     """A model asks its attention function for something that a tree does not serve."""
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # what it does differs from tree to tree
 def _attend(
     module: torch.nn.Module,
     query: torch.Tensor,

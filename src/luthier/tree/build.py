@@ -77,6 +77,8 @@ def build_tree(sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[fl
         ValueError: A sequence is empty, has other than one weight a token, or weighs its first token, which has
             nothing before it.
     """
+    if weights is not None and len(weights) != len(sequences):
+        raise ValueError(f"{len(sequences)} sequences and the weights of {len(weights)}")
     arrays = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
     weighted = [_weighted(i, array, weights) for i, array in enumerate(arrays)]
     read = [len(a) if weights is None else int(w[-1]) if len(w) else 0 for a, w in zip(arrays, weighted, strict=True)]

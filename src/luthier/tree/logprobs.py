@@ -10,9 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from luthier.tree.attention import Attention, TreeAttention, attending
 from luthier.tree.build import Ints, Tree
+from luthier.tree.head import head_logprobs
 from luthier.tree.visible import tree_visibility
 
-# Logits that are held at a time: rows of the vocabulary's width.
+# Nodes whose logits, in the vocabulary's width, are held at a time.
 CHUNK_ROWS = 256
 
 
@@ -48,25 +49,35 @@ def target_logprobs(model: Any, hidden: torch.Tensor, nodes: Ints, ids: Ints) ->
         hidden: Hidden states of all nodes. (T, E)
         nodes: Ascending. (K,)
     """
+    if not len(nodes):
+        return widened(hidden[:0, 0])
     distinct, owner = np.unique(nodes, return_inverse=True)
+    starts = np.searchsorted(owner, range(0, len(distinct) + CHUNK_ROWS, CHUNK_ROWS)).tolist()
     at = hidden[torch.from_numpy(distinct).to(hidden.device)]  # (U, E)
+    own, tokens = torch.from_numpy(owner).to(hidden.device), torch.from_numpy(ids).to(hidden.device)
+    layer = base_of(model).get_output_embeddings()
+    plain = type(layer) is torch.nn.Linear and getattr(layer, "bias", None) is None
+    if plain and not _reshaped(model):
+        dtype = compute_dtype(hidden.device, layer.weight.dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return head_logprobs(at.to(dtype), layer.weight.to(dtype), own, tokens, starts, CHUNK_ROWS)
     parts = []
-    for begin in range(0, len(distinct), CHUNK_ROWS):
-        first, last = np.searchsorted(owner, (begin, begin + CHUNK_ROWS))
-        own, tokens = (torch.from_numpy(a[first:last]).to(hidden.device) for a in (owner - begin, ids))
-        chunk = at[begin : begin + CHUNK_ROWS]
-        if len(distinct) > CHUNK_ROWS and torch.is_grad_enabled() and hidden.requires_grad:
-            parts.append(checkpoint(_logprobs, model, chunk, own, tokens, use_reentrant=False))
-        else:
-            parts.append(_logprobs(model, chunk, own, tokens))
-    return torch.cat(parts) if parts else widened(hidden[:0, 0])
+    for number, begin in enumerate(range(0, len(distinct), CHUNK_ROWS)):
+        chunk, mine = at[begin : begin + CHUNK_ROWS], slice(starts[number], starts[number + 1])
+        inputs = (model, chunk, own[mine] - begin, tokens[mine])
+        again = len(distinct) > CHUNK_ROWS and torch.is_grad_enabled()
+        parts.append(checkpoint(_logprobs, *inputs, use_reentrant=False) if again else _logprobs(*inputs))
+    return torch.cat(parts)
 
 
 def _logprobs(model: Any, hidden: torch.Tensor, owner: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     scores = widened(logits(model, hidden))
-    if len(owner) == len(hidden):  # one target for each node: torch has it in one operation
-        return -torch.nn.functional.cross_entropy(scores, ids, reduction="none")
     return scores[owner, ids] - scores.logsumexp(dim=-1)[owner]
+
+
+def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What a layer with weights of `dtype` computes in, autocast considered."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:
@@ -76,15 +87,23 @@ def widened(tensor: torch.Tensor) -> torch.Tensor:
 def logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """The next token's logits after hidden states, scaled and capped as the family does. (K, V)"""
     base = base_of(model)
-    config = base.config.get_text_config()
     out: torch.Tensor = base.get_output_embeddings()(hidden)
-    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-        out = out * scale
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
-        out = out / divisor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma
+    reshaping = _reshaped(model)
+    if "logit_scale" in reshaping:
+        out = out * reshaping["logit_scale"]
+    if "logits_scaling" in reshaping:
+        out = out / reshaping["logits_scaling"]
+    if "final_logit_softcapping" in reshaping:
+        cap = reshaping["final_logit_softcapping"]
         out = torch.tanh(out / cap) * cap
     return out
+
+
+def _reshaped(model: Any) -> dict[str, float]:
+    """What the family does to its logits: scaled in Cohere, divided in Granite, capped in Gemma."""
+    config = base_of(model).config.get_text_config()
+    names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+    return {name: value for name in names if (value := getattr(config, name, None)) is not None}
 
 
 def base_of(model: Any) -> Any:

@@ -33,19 +33,19 @@ def padded_logprobs(
 
 
 def _batch(model: Any, sequences: Sequence[Sequence[int]], tree: Tree, wanted: Any, rows: Any) -> torch.Tensor:
+    # Padded behind, where it changes nothing before it: in front, a summary of the past would take it in.
     device = model.get_input_embeddings().weight.device
-    ids, mask = left_padded(sequences, 0, device)
+    ids, mask = (tensor.flip(1) for tensor in left_padded([ids[::-1] for ids in sequences], 0, device))
     width = ids.shape[1]
-    padding = width - mask.sum(dim=1).cpu().numpy()
-    columns = tree.positions[tree.target_nodes[wanted]] + padding[rows]
+    columns = tree.positions[tree.target_nodes[wanted]]
     first = int(columns.min())
     logits = model(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        position_ids=torch.arange(width, device=device).expand_as(ids),
         use_cache=False,
         logits_to_keep=width - first,
-    ).logits
+    ).logits[:, first - width :]  # some keep all
     picked = logits[torch.from_numpy(rows).to(device), torch.from_numpy(columns - first).to(device)]
     picked = picked.to(torch.promote_types(picked.dtype, torch.float32))
     targets = torch.from_numpy(tree.target_ids[wanted]).to(device)
@@ -63,12 +63,19 @@ def left_padded(sequences: Sequence[Sequence[int]], pad: int, device: Any) -> tu
     return ids.to(device), mask.to(device)
 
 
-def by_length(lengths: Sequence[int], budget: int, most: int | None = None) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first, each within `budget` padded tokens and `most` rows."""
+def by_length(
+    lengths: Sequence[int], budget: int, most: int | None = None, *, equal: bool = False
+) -> Iterator[list[int]]:
+    """Indices in batches of similar (or equal) length, longest first.
+
+    Each holds at most `budget` padded tokens and `most` rows.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     start = 0
     while start < len(order):
         rows = max(1, budget // max(1, lengths[order[start]]))
         rows = rows if most is None else min(rows, most)
+        if equal:
+            rows = min(rows, sum(lengths[i] == lengths[order[start]] for i in order[start:]))
         yield order[start : start + rows]
         start += rows

@@ -29,18 +29,20 @@ def refusal(model: Any) -> str:
     configuration says is found too.
     """
     base = base_of(model)
+    if model is not base and any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
+        return "its adapter puts virtual tokens before every sequence"
     if base not in _refusals:
-        _refusals[base] = _by_configuration(model, base) or _by_trying(base)
+        with torch.autocast(base.device.type, enabled=False):
+            _refusals[base] = refusal_by_configuration(base) or _by_trying(base)
     return _refusals[base]
 
 
-def _by_configuration(model: Any, base: Any) -> str:
+def refusal_by_configuration(base: Any) -> str:
+    """Why a transformers model cannot be run on a tree, as far as that shows without running it."""
     config = base.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     rope = getattr(config, "rope_parameters", None) or {}
     ropes = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    if model is not base and getattr(model, "peft_config", None) and model.active_peft_config.is_prompt_learning:
-        return "its adapter puts virtual tokens before every sequence"
     if getattr(base, "_is_stateful", False):
         return "it keeps a summary of the past instead of its tokens"
     if kinds - _KINDS:
@@ -49,7 +51,7 @@ def _by_configuration(model: Any, base: Any) -> str:
         return "it does not use transformers' attention interface"
     if any(own.get("rope_type") in _BATCH_DEPENDENT_ROPE for own in ropes):
         return "its rotary embedding depends on the longest sequence"
-    if getattr(config, "attention_dropout", 0.0):
+    if any(getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop", "attn_dropout")):
         return "it drops attention weights at random"
     if getattr(config, "num_kv_shared_layers", 0):
         return "its layers share keys"
