@@ -80,7 +80,7 @@ def test_float32_weights_learn_in_bfloat16(make_tiny: Callable[..., Any], family
     forward = Forward(model, "bfloat16")
     losses: list[float] = []
     found = gradients(model, lambda: losses.append(forward.and_backward(batch, supervised_loss, 1.0)))
-    forward.undo()
+    forward.__exit__(None, None, None)
     assert all(own.dtype == torch.float32 for own in found.values())
     assert largest_error(found, exact)[0] < 2 * largest_error(rounded, exact)[0] < 0.2
 
@@ -95,14 +95,14 @@ def test_activations_are_computed_again_only_when_asked(make_tiny: Callable[...,
         calls.clear()
         forward.and_backward(batch, supervised_loss, 1.0)
         assert len(calls) == expected
-        forward.undo()
+        forward.__exit__(None, None, None)
 
 
 def test_a_model_is_given_back_as_it_was(make_tiny: Callable[..., Any]):
     model = with_lora(make_tiny())
     forward = Forward(model, "float32", checkpointing=True)
     assert any("forward" in module.__dict__ for module in model.modules())
-    forward.undo()
+    forward.__exit__(None, None, None)
     assert not any("forward" in module.__dict__ for module in model.modules())
     assert not base_of(model).is_gradient_checkpointing
     assert base_of(model).config._attn_implementation == "sdpa"
@@ -150,5 +150,5 @@ def test_compiled_layers_give_the_same(make_tiny: Callable[..., Any], family: st
         assert losses == [pytest.approx(loss, rel=1e-5)]
         error, name = largest_error(found, separate)
         assert error < 1e-5, name
-    forward.undo()
+    forward.__exit__(None, None, None)
     assert all(layer._compiled_call_impl is None for layer in base_of(model).get_decoder().layers)

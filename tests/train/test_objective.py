@@ -46,7 +46,7 @@ def mean_loss(model: Any, batches: Sequence[MicroBatch]) -> float:
     trained = sum(sum(s.trained) for batch in batches for s in batch.sequences)
     forward = Forward(model, "float32")
     loss = sum(forward.and_backward(batch, supervised_loss, 1 / trained) for batch in batches)
-    forward.undo()
+    forward.__exit__(None, None, None)
     return loss
 
 
@@ -167,7 +167,7 @@ def test_dpo_on_a_tree_equals_dpo_on_separate_forwards(make_tiny: Callable[..., 
 
         forward = Forward(policy, "float32")
         losses.append(forward.and_backward(batch, objective, 1.0))
-        forward.undo()
+        forward.__exit__(None, None, None)
 
     wanted = gradients(policy, separately)
     error, name = largest_error(gradients(policy, on_a_tree), wanted)
@@ -216,8 +216,8 @@ def test_a_clipped_policy_loss_on_a_tree_equals_that_on_separate_forwards(make_t
             return (per_token / lengths[own.owners]).sum() / own.count
 
         forward = Forward(policy, "float32")
-        losses.append(forward.and_backward(MicroBatch(tuple(group), tree), objective, 1.0))
-        forward.undo()
+        losses.append(forward.and_backward(MicroBatch(tuple(group), tree, len(tree)), objective, 1.0))
+        forward.__exit__(None, None, None)
 
     wanted = gradients(policy, separately)
     error, name = largest_error(gradients(policy, on_a_tree), wanted)
