@@ -149,6 +149,23 @@ def timed_training(
     return {**clock.result(), "peak_bytes": peak, "precision": precision}
 
 
+def predict(what: dict[str, Any]) -> dict[str, Any]:
+    """Seconds and peak memory of a training, reckoned as `luthier check` does."""
+    from luthier.infer.engine import Engine
+    from luthier.steps.sft import SftStep
+    from luthier.train.timing import computed_tokens, seconds_per_token
+    from luthier.types import ModelRef
+
+    data = sequences(training_rows(what["workload"]), what["model"])
+    epochs = what["steps"] / -(-len(data) // what["batch"])
+    own = SftStep(adapter=what["adapter"], batch_size=what["batch"], epochs=epochs)
+    engine, ref = Engine(DEVICE, own_precision()), ModelRef(what["model"])
+    plan = own.memory_plan(ref, data, engine)
+    settings = own.loop_settings(engine, plan, SEED)
+    token_s = seconds_per_token(own.trainable_model(ref, engine, SEED), data, settings)
+    return {"seconds": token_s * computed_tokens(data, settings), "bytes": plan.bytes}
+
+
 def train(what: dict[str, Any]) -> dict[str, Any]:
     """Time training on a workload, and count what a token of it takes."""
     from luthier.model.load import load_config

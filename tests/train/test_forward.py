@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.errors import ModelError
+from luthier.model.adapter import add_lora
 from luthier.model.device import autocast
+from luthier.model.fused import fuse, use_liger
 from luthier.prompt.render import TrainingSequence
 from luthier.train.batches import MicroBatch, micro_batches
 from luthier.train.forward import Forward
 from luthier.train.objective import supervised_loss
 from luthier.tree.logprobs import base_of
 from separate import draw_forest, gradients, largest_error, separate_backward, with_lora
-
-pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing_.*able. is deprecated:FutureWarning")
 
 
 def forest(depth: int) -> tuple[list[TrainingSequence], MicroBatch]:
@@ -152,3 +153,14 @@ def test_compiled_layers_give_the_same(make_tiny: Callable[..., Any], family: st
         assert error < 1e-5, name
     forward.__exit__(None, None, None)
     assert all(layer._compiled_call_impl is None for layer in base_of(model).get_decoder().layers)
+
+
+def test_ligers_kernels_are_refused_where_there_is_no_gpu(load_tiny: Callable[..., Any]):
+    with pytest.raises(ModelError, match=r"liger: true needs a CUDA GPU; this runs on cpu"):
+        use_liger(load_tiny(), "cpu")
+
+
+def test_beside_ligers_kernels_only_lora_is_fused(load_tiny: Callable[..., Any]):
+    model = add_lora(load_tiny(), rank=2, alpha=4, dropout=0.0, targets="all-linear", seed=0)
+    adapted = sum(hasattr(module, "lora_A") for module in model.modules())
+    assert fuse(model, only_lora=True) == adapted > 0

@@ -12,7 +12,8 @@ from luthier.infer.choose import label_logprobs
 from luthier.infer.generate import generate
 from luthier.infer.logprobs import LogProb, sequence_logprobs
 from luthier.model.device import autocast
-from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, window_of
+from luthier.model.fused import fuse
+from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, reuse_freed_memory, window_of
 from luthier.progress import Advance
 from luthier.prompt.render import RenderedPrompt, Renderer
 from luthier.prompt.shots import ShotSelector
@@ -38,6 +39,7 @@ class Engine:
     def __init__(
         self, device: str, precision: str, embed: Callable[[str, Sequence[str]], np.ndarray] | None = None
     ) -> None:
+        reuse_freed_memory()
         self.device = device
         self.precision = precision
         self._embed = embed
@@ -159,7 +161,9 @@ class Engine:
         """The predictor's model, from memory where it is the last one used."""
         if self._loaded is None or self._loaded[0] != ref:
             self.release()
-            self._loaded = (ref, load_model(ref, device=self.device, precision=self.precision))
+            model = load_model(ref, device=self.device, precision=self.precision)
+            fuse(model)
+            self._loaded = (ref, model)
             if reason := self.refusal(ref):
                 log.warning("%s cannot be run on token trees (%s); nothing is shared in answering", ref.base, reason)
         return self._loaded[1]

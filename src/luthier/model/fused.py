@@ -13,15 +13,23 @@ from typing import Any
 import torch
 from torch.nn.functional import linear, silu
 
+from luthier.errors import ModelError
 
-def fuse(model: Any) -> int:
-    """Replace what can be replaced in `model`, in place; returns how many modules were."""
+
+def fuse(model: Any, *, only_lora: bool = False) -> int:
+    """Replace what can be replaced in `model`, in place; returns how many modules were.
+
+    Args:
+        only_lora: Leave norms and feed-forward blocks as they are, where other kernels have taken their place.
+    """
     from peft.tuners.lora.layer import Linear as LoraLinear
 
     replaced = 0
     for module in model.modules():
         if type(module) is LoraLinear and type(module.base_layer) is torch.nn.Linear:
             forward: Any = _lora_forward
+        elif only_lora:
+            continue
         elif _is_plain_rms_norm(module):
             forward = _rms_norm_forward
         elif _is_gated_mlp(module):
@@ -31,6 +39,24 @@ def fuse(model: Any) -> int:
         module.forward = MethodType(forward, module)
         replaced += 1
     return replaced
+
+
+def use_liger(model: Any, device: str) -> None:
+    """Put Liger's kernels (Hsu et al. 2024) into the model, for good; not its losses, which ours replace.
+
+    Raises:
+        ModelError: There is no CUDA GPU, or the package is missing.
+    """
+    if device != "cuda":
+        raise ModelError(f"liger: true needs a CUDA GPU; this runs on {device}. Leave it out.")
+    from transformers.integrations.liger import apply_liger_kernel
+
+    try:
+        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
+    except ImportError as error:
+        raise ModelError(
+            "liger: true needs the package liger-kernel; install it with: pip install liger-kernel"
+        ) from error
 
 
 def unfuse(model: Any) -> None:

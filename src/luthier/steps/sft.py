@@ -67,6 +67,8 @@ class SftStep(Step):
     compile: bool = False
     """Compile the model's layers (torch.compile): steps get faster, the first ones take a minute or more. Needs a C++
     compiler."""
+    liger: bool = False
+    """Use Liger's kernels for norms, feed-forward blocks and rotary embeddings. Needs a CUDA GPU and liger-kernel."""
 
     @model_validator(mode="after")
     def _no_lora_settings_without_lora(self) -> SftStep:
@@ -189,10 +191,14 @@ class SftStep(Step):
 
     def trainable_model(self, ref: ModelRef, engine: Engine, seed: int) -> Any:
         """The model with what is trained in float32 and the rest in the engine's precision."""
+        from luthier.model.fused import use_liger
         from luthier.model.load import load_model
 
         precision = engine.precision if self.adapter == "lora" else "float32"
-        return self._with_adapter(load_model(ref, device=engine.device, precision=precision), seed)
+        model = load_model(ref, device=engine.device, precision=precision)
+        if self.liger:
+            use_liger(model, engine.device)
+        return self._with_adapter(model, seed)
 
     def loop_settings(self, engine: Engine, plan: MemoryPlan, seed: int) -> LoopSettings:
         """These settings as the loop takes them."""
@@ -214,6 +220,7 @@ class SftStep(Step):
             max_tokens=plan.max_tokens,
             checkpointing=plan.checkpointing,
             compiled=self.compile,
+            liger=self.liger,
         )
 
     def _with_adapter(self, model: Any, seed: int) -> Any:

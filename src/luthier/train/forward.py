@@ -26,9 +26,12 @@ class Forward:
         precision: What is computed in; weights that are trained stay float32.
         checkpointing: Compute activations again in the backward pass, to save memory.
         compiled: Compile the model's layers; the first steps take long.
+        liger: Liger's kernels are in the model already.
     """
 
-    def __init__(self, model: Any, precision: str, *, checkpointing: bool = False, compiled: bool = False) -> None:
+    def __init__(
+        self, model: Any, precision: str, *, checkpointing: bool = False, compiled: bool = False, liger: bool = False
+    ) -> None:
         from luthier.tree.logprobs import base_of
         from luthier.tree.support import refusal
 
@@ -45,7 +48,7 @@ class Forward:
             for layer in base.get_decoder().layers:
                 layer.compile(dynamic=True)
         else:  # the compiler fuses by itself
-            fuse(model)
+            fuse(model, only_lora=liger)
 
     @property
     def on_tree(self) -> bool:

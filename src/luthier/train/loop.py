@@ -35,6 +35,7 @@ class LoopSettings:
         max_tokens: Tokens in flight; a step's examples are merged and split to stay below.
         checkpointing: Whether activations are computed again in the backward pass to save memory.
         compiled: Whether the model's layers are compiled.
+        liger: Whether Liger's kernels are in the model.
     """
 
     epochs: float
@@ -52,6 +53,7 @@ class LoopSettings:
     max_tokens: int
     checkpointing: bool = False
     compiled: bool = False
+    liger: bool = False
 
     def total_steps(self, examples: int) -> int:
         """Optimizer steps over so many examples."""
@@ -116,7 +118,11 @@ def train(
     state = load_checkpoint(folder, trainable, optimizer, scheduler) or Checkpoint()
     advance(state.step)
     with Forward(
-        model, settings.precision, checkpointing=settings.checkpointing, compiled=settings.compiled
+        model,
+        settings.precision,
+        checkpointing=settings.checkpointing,
+        compiled=settings.compiled,
+        liger=settings.liger,
     ) as forward:
         model.train()
         reset_peak(settings.device)

@@ -56,10 +56,13 @@ class _Head(torch.autograd.Function):
         for number, begin in enumerate(range(0, len(hidden), rows)):
             nodes = slice(begin, begin + rows)
             own = slice(starts[number], starts[number + 1])
-            exponentials, top, mass, logits = _exponentials(hidden[nodes], weight)
+            wide_exponentials, top, mass, logits = _exponentials(hidden[nodes], weight)
             at = owner[own] - begin
             logprobs[own] = logits[at, ids[own]].to(wide) - (top + mass.log())[at, 0]
             masses[nodes] = mass
+            if mixtures is None and not keep:
+                continue
+            exponentials = wide_exponentials.to(hidden.dtype)
             if mixtures is not None:
                 mixtures[nodes] = (exponentials @ weight).div_(mass)
             if keep:
@@ -82,7 +85,7 @@ class _Head(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight)
             for number, begin in enumerate(range(0, len(hidden), rows)):
                 nodes = slice(begin, begin + rows)
-                exponentials = kept[number] if kept else _exponentials(hidden[nodes], weight)[0]
+                exponentials = kept[number] if kept else _exponentials(hidden[nodes], weight)[0].to(hidden.dtype)
                 grad_weight.addmm_(exponentials.t(), scaled[nodes], alpha=-1)
             grad_weight.index_add_(0, ids, (hidden[owner].to(grad.dtype) * grad[:, None]).to(weight.dtype))
         return grad_hidden, grad_weight, None, None, None, None, None
@@ -91,9 +94,9 @@ class _Head(torch.autograd.Function):
 def _exponentials(
     hidden: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """exp(logits - top) in compute precision, the rows' largest logits and masses (U, 1), and the logits."""
+    """exp(logits - top) in float32 at least, the rows' largest logits and masses (U, 1), and the logits."""
     logits = hidden @ weight.t()  # (U, V)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
-    top = wide.amax(dim=-1, keepdim=True)
+    top = logits.amax(dim=-1, keepdim=True).to(wide.dtype)
     mass = wide.sub_(top).exp_().sum(dim=-1, keepdim=True)
-    return wide.to(hidden.dtype), top, mass, logits
+    return wide, top, mass, logits
