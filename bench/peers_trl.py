@@ -87,8 +87,8 @@ CANDIDATES: dict[str, Options] = {
 
 # Which candidate is `trl-tuned`, by workload and adapter.
 TUNED: dict[tuple[str, str], str] = {
-    ("varied", "lora"): "bfloat16, eager, one row at once",
-    ("varied", "none"): "bfloat16, eager, one row at once",
+    ("varied", "lora"): "bfloat16, eager, grouped, two rows at once",
+    ("varied", "none"): "bfloat16, eager, grouped, two rows at once",
     ("shared", "lora"): "bfloat16, eager, one row at once",
 }
 
@@ -311,14 +311,23 @@ def curve(what: dict[str, Any]) -> dict[str, Any]:
     return {"losses": losses}
 
 
-def tune(workload: Workload, adapter: str, batch_size: int, model: str, timeout_s: float, steps: int) -> None:
+def tune(
+    workload: Workload,
+    adapter: str,
+    batch_size: int,
+    model: str,
+    timeout_s: float,
+    steps: int,
+    names: Sequence[str] = tuple(CANDIDATES),
+) -> None:
     """Time each candidate and print the table, the fastest first."""
     from rich.console import Console
     from rich.table import Table
 
     found: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
-    for name, options in CANDIDATES.items():
+    for name in names:
+        options = CANDIDATES[name]
         what = {
             "name": name,
             "workload": workload,
@@ -354,6 +363,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--tune", action="store_true", required=True, help="time every candidate, print the table")
     options.add_argument("--workload", choices=("varied", "shared"), default="varied", help="default: varied")
     options.add_argument("--adapter", choices=("lora", "none"), default="lora", help="default: lora")
+    options.add_argument(
+        "--candidate", action="append", choices=tuple(CANDIDATES), help="only this one; may be repeated"
+    )
     options.add_argument("--batch", type=int, default=8, help="examples a step (default: 8)")
     options.add_argument("--steps", type=int, default=3, help="timed steps a candidate, after one (default: 3)")
     options.add_argument("--model", default="smollm2-135m-instruct", help="a folder or a built-in name")
@@ -363,5 +375,13 @@ def parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     given = parser().parse_args()
-    tune(given.workload, given.adapter, given.batch, given.model, given.timeout, given.steps)
+    tune(
+        given.workload,
+        given.adapter,
+        given.batch,
+        given.model,
+        given.timeout,
+        given.steps,
+        given.candidate or tuple(CANDIDATES),
+    )
     sys.exit(0)
