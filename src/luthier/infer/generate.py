@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.infer.sample import drawn, pick
+from luthier.progress import Advance
 from luthier.types import Decoding
 
 if TYPE_CHECKING:
     import torch
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)

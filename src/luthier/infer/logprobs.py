@@ -61,10 +61,7 @@ def _groups(
     if padded:
         yield from by_length([len(ids) for ids in sequences], budget)
         return
+    from luthier.tree.build import read_length
     from luthier.tree.pack import pack_in_order
 
-    read = [
-        ids[: max((t for t, on in enumerate(own) if on), default=0)]
-        for ids, own in zip(sequences, counted, strict=True)
-    ]
-    yield from pack_in_order(read, budget)
+    yield from pack_in_order([ids[: read_length(own)] for ids, own in zip(sequences, counted, strict=True)], budget)

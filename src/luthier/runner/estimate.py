@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.evaluate.power import describe_power
-from luthier.infer.budget import MAX_ROWS
+from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
 from luthier.model.load import count_parameters, load_config
 from luthier.runner.describe import data_report, example_counts
@@ -105,7 +105,11 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
         power=describe_power(len(prepared.target.test), prepared.target.metric),
         approaches=approaches,
         peak_bytes=max(
-            [answering_bytes(load_config(base.model.base), parameters, prepared.precision, prepared.device)]
+            [
+                answering_bytes(
+                    load_config(base.model.base), parameters, prepared.precision, BATCH_TOKENS[prepared.device]
+                )
+            ]
             + [planned.plan.bytes for own in plans.values() for planned in own]
         ),
         stored_bytes=sum(_stored(a, parameters) for a in study.approaches.values()),

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from luthier.prompt.render import TrainingSequence
-from luthier.tree.build import Tree, build_tree, shared_length
+from luthier.tree.build import Tree, build_tree, read_length, shared_length
 from luthier.tree.pack import pack
 from luthier.tree.padded import by_length
 
@@ -62,7 +62,7 @@ def micro_batches(sequences: Sequence[TrainingSequence], max_tokens: int, *, mer
     weights = [[float(trained) for trained in s.trained] for s in sequences]
     if merge:
         # What stands behind the last trained token, and that token itself, need not be computed.
-        read = [s.ids[: max((t for t, on in enumerate(s.trained) if on), default=0)] for s in sequences]
+        read = [s.ids[: read_length(s.trained)] for s in sequences]
         groups = pack(read, max_tokens)
     else:
         groups = list(by_length([len(s.ids) for s in sequences], max_tokens))

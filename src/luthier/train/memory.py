@@ -80,15 +80,15 @@ def training_bytes(shape: TrainingShape, tokens: int, *, checkpointing: bool) ->
     return float(PROCESS_BYTES + weights + state + activations + passing)
 
 
-def answering_bytes(config: Any, parameters: int, precision: str, device: str) -> float:
-    """Reckoned peak memory of answering in full batches."""
+def answering_bytes(config: Any, parameters: int, precision: str, tokens: int) -> float:
+    """Reckoned peak memory of answering with so many tokens in flight."""
     width = 2 if precision == "bfloat16" else 4
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cached = 2 * config.num_hidden_layers * heads * size * width
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    passing = WANTED_TOKENS[device] * (6 * config.hidden_size + 3 * inner) * width
-    return float(PROCESS_BYTES + parameters * width + WANTED_TOKENS[device] * cached + passing)
+    passing = tokens * (6 * config.hidden_size + 3 * inner) * width
+    return float(PROCESS_BYTES + parameters * width + tokens * cached + passing)
 
 
 def plan_memory(shape: TrainingShape, device: str, free: float) -> MemoryPlan:

@@ -130,6 +130,11 @@ def build_tree(sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[fl
     )
 
 
+def read_length(counted: Sequence[float]) -> int:
+    """How many tokens of a sequence have to be computed: those before the last one that counts."""
+    return max((t for t, weight in enumerate(counted) if weight), default=0)
+
+
 def shared_length(a: Ints, b: Ints) -> int:
     """How many tokens two sequences have in common at their beginning."""
     length = min(len(a), len(b))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from luthier.tree.build import Tree
+from luthier.tree.logprobs import widened
 
 
 def padded_logprobs(
@@ -47,9 +48,8 @@ def _batch(model: Any, sequences: Sequence[Sequence[int]], tree: Tree, wanted: A
         logits_to_keep=width - first,
     ).logits[:, first - width :]  # some keep all
     picked = logits[torch.from_numpy(rows).to(device), torch.from_numpy(columns - first).to(device)]
-    picked = picked.to(torch.promote_types(picked.dtype, torch.float32))
     targets = torch.from_numpy(tree.target_ids[wanted]).to(device)
-    return -torch.nn.functional.cross_entropy(picked, targets, reduction="none")
+    return -torch.nn.functional.cross_entropy(widened(picked), targets, reduction="none")
 
 
 def left_padded(sequences: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
