@@ -153,7 +153,7 @@ def predict(what: dict[str, Any]) -> dict[str, Any]:
     """Seconds and peak memory of a training, reckoned as `luthier check` does."""
     from luthier.infer.engine import Engine
     from luthier.steps.sft import SftStep
-    from luthier.train.timing import computed_tokens, seconds_per_token
+    from luthier.train.timing import forecast_seconds, training_speed
     from luthier.types import ModelRef
 
     data = sequences(training_rows(what["workload"]), what["model"])
@@ -162,8 +162,8 @@ def predict(what: dict[str, Any]) -> dict[str, Any]:
     engine, ref = Engine(DEVICE, own_precision()), ModelRef(what["model"])
     plan = own.memory_plan(ref, data, engine)
     settings = own.loop_settings(engine, plan, SEED)
-    token_s = seconds_per_token(own.trainable_model(ref, engine, SEED), data, settings)
-    return {"seconds": token_s * computed_tokens(data, settings), "bytes": plan.bytes}
+    speed = training_speed(own.trainable_model(ref, engine, SEED), data, settings)
+    return {"seconds": forecast_seconds(speed, data, settings), "bytes": plan.bytes}
 
 
 def train(what: dict[str, Any]) -> dict[str, Any]:

@@ -93,9 +93,9 @@ def test_sharing_changes_neither_the_loss_nor_a_gradient(make_tiny: Callable[...
 
 def test_the_loss_is_the_weighted_sum_over_all_sequences():
     # Targets 0 and 1 count in both sequences, with weights of their own.
-    paths = [Path(3, torch.tensor([0, 1]).numpy(), torch.tensor([1.0, 0.5]).double().numpy())]
-    paths += [Path(4, torch.tensor([1, 2, 0]).numpy(), torch.tensor([2.0, 1.0, -1.0]).double().numpy())]
-    paths += [Path(-1, torch.tensor([], dtype=torch.long).numpy(), torch.tensor([]).double().numpy())]
+    paths = [Path(torch.tensor([0, 1]).numpy(), torch.tensor([1.0, 0.5]).double().numpy())]
+    paths += [Path(torch.tensor([1, 2, 0]).numpy(), torch.tensor([2.0, 1.0, -1.0]).double().numpy())]
+    paths += [Path(torch.tensor([], dtype=torch.long).numpy(), torch.tensor([]).double().numpy())]
     logprobs = torch.tensor([-1.0, -2.0, -4.0], requires_grad=True)
     assert sequence_logprobs(logprobs, paths).tolist() == [-2.0, -7.0, 0.0]
     loss = supervised_loss(logprobs, paths)

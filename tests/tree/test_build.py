@@ -15,8 +15,8 @@ def columns(tree: Tree) -> dict[str, list[int]]:
     return {name: getattr(tree, name).tolist() for name in names}
 
 
-def paths(tree: Tree) -> list[tuple[int, list[int], list[float]]]:
-    return [(path.last, path.targets.tolist(), path.weights.tolist()) for path in tree.paths]
+def paths(tree: Tree) -> list[tuple[list[int], list[float]]]:
+    return [(path.targets.tolist(), path.weights.tolist()) for path in tree.paths]
 
 
 def test_a_shared_beginning_is_stored_once():
@@ -32,7 +32,7 @@ def test_a_shared_beginning_is_stored_once():
         "target_ids": [3, 5, 9, 6],
         "target_rows": [1, 0, 1, 0],
     }
-    assert paths(tree) == [(4, [1, 3], [1.0, 1.0]), (3, [0, 2], [0.5, 2.0])]
+    assert paths(tree) == [([1, 3], [1.0, 1.0]), ([0, 2], [0.5, 2.0])]
     assert (len(tree), tree.tokens) == (5, 9)
 
 
@@ -47,21 +47,21 @@ def test_without_shared_beginnings_sequences_stand_side_by_side():
         "target_ids": [4, 8, 9],
         "target_rows": [1, 0, 0],
     }
-    assert paths(tree) == [(2, [1, 2], [1.0, 1.0]), (0, [0], [1.0])]
+    assert paths(tree) == [([1, 2], [1.0, 1.0]), ([0], [1.0])]
 
 
 def test_a_sequence_that_begins_another_ends_within_it():
     tree = build_tree([(1, 2, 3, 4), (1, 2, 3)], [(0, 1, 1, 1), (0, 0, 2)])
     assert tree.ids.tolist() == [1, 2, 3]
     assert tree.parents.tolist() == [-1, 0, 1]
-    assert paths(tree) == [(2, [0, 1, 2], [1.0, 1.0, 1.0]), (1, [1], [2.0])]
+    assert paths(tree) == [([0, 1, 2], [1.0, 1.0, 1.0]), ([1], [2.0])]
 
 
 def test_equal_sequences_share_everything_and_keep_their_own_weights():
     tree = build_tree([(1, 2, 3)] * 3, [(0, 1, 1), (0, 0, 0.25), (0, 0, 0)])
     assert tree.ids.tolist() == [1, 2]
     assert tree.target_nodes.tolist() == [0, 1]
-    assert paths(tree) == [(1, [0, 1], [1.0, 1.0]), (1, [1], [0.25]), (-1, [], [])]
+    assert paths(tree) == [([0, 1], [1.0, 1.0]), ([1], [0.25]), ([], [])]
     assert tree.tokens == 9
 
 
@@ -69,13 +69,13 @@ def test_what_stands_behind_the_last_weighted_token_is_not_computed():
     tree = build_tree([(1, 2, 3, 4, 5), (6, 7), (8,)], [(0, 0, -1, 0, 0), (0, 0), (0,)])
     assert tree.ids.tolist() == [1, 2]
     assert (tree.target_nodes.tolist(), tree.target_ids.tolist()) == ([1], [3])
-    assert paths(tree) == [(1, [0], [-1.0]), (-1, [], []), (-1, [], [])]
+    assert paths(tree) == [([0], [-1.0]), ([], []), ([], [])]
 
 
 def test_a_token_that_is_predicted_by_one_and_read_by_another_is_both():
     tree = build_tree([(1, 2), (1, 2, 3)], [(0, 1), (0, 1, 1)])
     assert tree.ids.tolist() == [1, 2]
-    assert paths(tree) == [(0, [0], [1.0]), (1, [0, 1], [1.0, 1.0])]
+    assert paths(tree) == [([0], [1.0]), ([0, 1], [1.0, 1.0])]
 
 
 def test_without_weights_every_token_is_computed_and_none_predicted():
@@ -83,7 +83,7 @@ def test_without_weights_every_token_is_computed_and_none_predicted():
     assert tree.ids.tolist() == [1, 2, 3, 4]
     assert tree.ends.tolist() == [4, 3, 3, 4]
     assert len(tree.target_nodes) == len(tree.target_ids) == len(tree.target_rows) == 0
-    assert paths(tree) == [(2, [], []), (3, [], []), (1, [], [])]
+    assert paths(tree) == [([], []), ([], []), ([], [])]
 
 
 def test_nothing_gives_an_empty_tree():
@@ -147,7 +147,6 @@ def test_random_trees_agree_with_a_trie_of_dictionaries(seed: int):
         places = [t for t, weight in enumerate(own) if weight]
         assert [targets[k] for k in path.targets] == [(ids[:t], ids[t]) for t in places]
         assert path.weights.tolist() == [own[t] for t in places]
-        assert path.last == (beginnings.index(ids[: places[-1]]) if places else -1)
     assert tree.tokens == sum(map(len, sequences))
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.tree.attention import TreeAttention
+from luthier.tree.attention import Scoring, TreeAttention
 from luthier.tree.build import Tree, build_tree
 from luthier.tree.products import attend_by_products, to_device
-from luthier.tree.visible import RowBlock, Visibility, row_blocks, tree_visibility
+from luthier.tree.visible import RowBlock, Visibility, rounded_up, row_blocks, tree_visibility
 from separate import draw_forest
 
 
@@ -68,7 +68,8 @@ def test_blocks_skip_columns_that_no_row_sees():
     tree = build_tree([(first, *range(10, 60)) for first in range(4)])  # four trees of 51 nodes
     blocks = row_blocks(tree_visibility(tree), None, 128)
     assert [(block.start, block.stop) for block in blocks] == [(51 * k, 51 * (k + 1)) for k in range(4)]
-    assert all(block.columns == ((block.start, block.stop),) for block in blocks)
+    rounded = [(51 * k, min(204, 51 * k + 64)) for k in range(4)]
+    assert [block.columns for block in blocks] == [(own,) for own in rounded]
 
 
 def test_what_every_row_sees_needs_no_mask():
@@ -115,7 +116,7 @@ def test_products_have_the_values_and_gradients_of_the_whole_matrix(
     blocks = to_device(row_blocks(visibility, window, rows), torch.device("cpu"))
     found = attend_by_products(query, key, value, blocks, 0.3, softcap)
     dense = TreeAttention(visibility, "dense")
-    wanted = dense(0, query[None], key[None], value[None], scaling=0.3, window=window, softcap=softcap)[0]
+    wanted = dense(0, query[None], key[None], value[None], Scoring(0.3, window, softcap))[0]
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     grad = torch.randn_like(found)
     for own, other in zip(
@@ -124,3 +125,15 @@ def test_products_have_the_values_and_gradients_of_the_whole_matrix(
         strict=True,
     ):
         torch.testing.assert_close(own, other, rtol=1e-11, atol=1e-12)
+
+
+def test_rows_that_are_added_see_themselves_alone_and_nothing_sees_them():
+    tree = build_tree(draw_forest(5)[0])
+    plain, rounded = tree_visibility(tree), rounded_up(tree_visibility(tree), 16)
+    size = len(tree)
+    assert len(rounded.rows) == len(rounded.columns) == -(-size // 16) * 16 > size
+    mask = rounded.mask(None)
+    assert np.array_equal(mask[:size, :size], plain.mask(None))
+    assert np.array_equal(mask[size:], np.eye(len(mask), dtype=bool)[size:])
+    assert not mask[:size, size:].any()
+    assert rounded_up(rounded, 16).rows.tolist() == rounded.rows.tolist()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from luthier.infer.trunk import Memory, Place, Prefilled
+from luthier.tree.attention import Scoring
 from luthier.tree.logprobs import widened
 
 
@@ -65,24 +66,21 @@ class DecodingAttention:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        *,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         keys, values = self._own[layer]
         length = self._width + self._done + 1
         keys[:, :, length - 1], values[:, :, length - 1] = key[:, :, 0], value[:, :, 0]
         rows, heads, _, size = query.shape
-        folded = query.view(rows, keys.shape[1], -1, size) * scaling  # (B, K, G, D)
+        folded = query.view(rows, keys.shape[1], -1, size) * scoring.scaling  # (B, K, G, D)
         hidden = self._missing[:, :length]
-        if window is not None and window < length:
-            hidden = hidden | (torch.arange(length - 1, -1, -1, device=query.device) >= window)
-        scores = _capped(folded @ keys[:, :, :length].transpose(2, 3), softcap)
+        if scoring.window is not None and scoring.window < length:
+            hidden = hidden | (torch.arange(length - 1, -1, -1, device=query.device) >= scoring.window)
+        scores = _capped(folded @ keys[:, :, :length].transpose(2, 3), scoring.softcap)
         scores = widened(scores).masked_fill(hidden[:, None, None], -torch.inf)  # (B, K, G, N)
         out = torch.softmax(scores, dim=-1).to(values.dtype) @ values[:, :, :length]
         if self._places:
-            out = self._with_trunk(layer, folded, out, scores.logsumexp(dim=-1), window, softcap)
+            out = self._with_trunk(layer, folded, out, scores.logsumexp(dim=-1), scoring)
         return out.reshape(rows, 1, heads, values.shape[-1])
 
     def _with_trunk(
@@ -91,8 +89,7 @@ class DecodingAttention:
         query: torch.Tensor,
         own: torch.Tensor,
         own_sum: torch.Tensor,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """Join attention over the rows' own tokens, with its log-sum (B, K, G), and that over the segments above."""
         keys, values = self._trunk.keys[layer], self._trunk.values[layer]
@@ -100,13 +97,13 @@ class DecodingAttention:
         for place in self._places:
             rows = slice(place.first, place.last)
             q = query[rows].transpose(0, 1).flatten(1, 2)  # (K, R·G, D)
-            scores = widened(_capped(q @ keys[:, place.start : place.stop].transpose(1, 2), softcap))
-            if window is not None:
+            scores = widened(_capped(q @ keys[:, place.start : place.stop].transpose(1, 2), scoring.softcap))
+            if scoring.window is not None:
                 back = (
                     self.positions[rows, None] - place.depth - torch.arange(place.stop - place.start, device=q.device)
                 )
                 groups = query.shape[2]
-                scores = scores.masked_fill((back >= window).repeat_interleave(groups, dim=0), -torch.inf)
+                scores = scores.masked_fill((back >= scoring.window).repeat_interleave(groups, dim=0), -torch.inf)
             top = scores.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
             weights = (scores - top).exp_()
             mass = weights.sum(dim=-1, keepdim=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from luthier.infer.budget import BATCH_TOKENS, CACHE_TOKENS, MAX_ROWS
-from luthier.tree.attention import TreeAttention
+from luthier.tree.attention import Scoring, TreeAttention
 from luthier.tree.build import Ints, Tree
 from luthier.tree.logprobs import tree_hidden
 from luthier.tree.trunk import Trunk, find_trunk
@@ -46,16 +46,13 @@ class RememberingAttention(TreeAttention):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        *,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         self.own.add(layer, key[0], value[0])
         if layer in self._before.keys:
             key = torch.cat([self._before.keys[layer][None, :, self._columns], key], dim=2)
             value = torch.cat([self._before.values[layer][None, :, self._columns], value], dim=2)
-        return super().__call__(layer, query, key, value, scaling=scaling, window=window, softcap=softcap)
+        return super().__call__(layer, query, key, value, scoring)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,13 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
+def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What a layer with weights of `dtype` computes in, autocast considered."""
+    import torch
+
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
+
+
 def peak_bytes(device: str) -> int:
     """The highest memory in use since the last `reset_peak`.
 

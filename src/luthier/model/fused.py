@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import linear, silu
 
 from luthier.errors import ModelError
+from luthier.model.device import compute_dtype
 
 
 def fuse(model: Any, *, only_lora: bool = False) -> int:
@@ -66,10 +67,6 @@ def unfuse(model: Any) -> None:
             del module.forward
 
 
-def _compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
-
-
 def _lora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     names = [name for name in self.active_adapters if name in self.lora_A]
     plain = (
@@ -83,7 +80,7 @@ def _lora_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torc
     if not plain:
         return type(self).forward(self, x, *args, **kwargs)  # type: ignore[no-any-return]
     base, name = self.base_layer, names[0]
-    dtype = _compute_dtype(x.device, base.weight.dtype)
+    dtype = compute_dtype(x.device, base.weight.dtype)
     x = x.to(dtype)
     with torch.autocast(x.device.type, enabled=False):
         flat = x.reshape(-1, x.shape[-1])
@@ -144,7 +141,7 @@ def _is_plain_rms_norm(module: torch.nn.Module) -> bool:
 
 def _rms_norm_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
     # Linear layers read the output: rounded here once, not in each of them.
-    dtype = _compute_dtype(x.device, torch.promote_types(x.dtype, self.weight.dtype))
+    dtype = compute_dtype(x.device, torch.promote_types(x.dtype, self.weight.dtype))
     return _RmsNorm.apply(x, self.weight, self.variance_epsilon, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 

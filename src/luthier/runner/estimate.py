@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.prompt.render import RenderedPrompt, TrainingSequence
     from luthier.train.loop import LoopSettings
     from luthier.train.memory import MemoryPlan
+    from luthier.train.timing import TrainingSpeed
 
 # Prompts of a task that are looked at for their lengths and what they share.
 _SAMPLE = 48
@@ -149,14 +150,13 @@ def _kind(planned: _Training) -> tuple[str, str]:
     return str(planned.step.adapter), planned.predictor.model.base
 
 
-def _training_speed(planned: _Training, prepared: Prepared) -> float:
-    """Seconds a computed token, from a few steps."""
-    from luthier.train.timing import seconds_per_token
+def _training_speed(planned: _Training, prepared: Prepared) -> TrainingSpeed:
+    from luthier.train.timing import training_speed
 
     engine = prepared.engine
     engine.release()
     model = planned.step.trainable_model(planned.predictor.model, engine, prepared.study.seed)
-    found = seconds_per_token(model, planned.sequences, planned.settings)
+    found = training_speed(model, planned.sequences, planned.settings)
     del model
     engine.release()
     return found
@@ -168,9 +168,9 @@ def _forecast_approach(
     prepared: Prepared,
     speed: AnswerSpeed,
     trainings: tuple[_Training, ...],
-    speeds: Mapping[tuple[str, str], float],
+    speeds: Mapping[tuple[str, str], TrainingSpeed],
 ) -> ApproachForecast:
-    from luthier.train.timing import computed_tokens
+    from luthier.train.timing import forecast_seconds
 
     task, study = prepared.target, prepared.study
     predictor = prompting_of(prepared, name)
@@ -183,7 +183,7 @@ def _forecast_approach(
         if values > 1:
             seconds += values * answering.together(len(task.validation))
     for planned in trainings:
-        seconds += computed_tokens(planned.sequences, planned.settings) * speeds[_kind(planned)]
+        seconds += forecast_seconds(speeds[_kind(planned)], planned.sequences, planned.settings)
         seconds += planned.step.evaluations * answering.together(len(task.validation))
     if approach.trains and study.forgetting.probe:
         seconds += _PROBE_TOKENS * (speed.token_s + speed.head_s)

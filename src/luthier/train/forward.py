@@ -59,7 +59,7 @@ class Forward:
         from luthier.tree.attention import TreeAttention, attending
         from luthier.tree.logprobs import base_of, tree_logprobs
         from luthier.tree.padded import padded_logprobs
-        from luthier.tree.visible import tree_visibility
+        from luthier.tree.visible import rounded_up, tree_visibility
 
         device = self._model.get_input_embeddings().weight.device.type
         if not self.on_tree:
@@ -68,7 +68,7 @@ class Forward:
             loss = objective(logprobs, batch.tree.paths) * scale
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
-        attention = TreeAttention(tree_visibility(batch.tree))
+        attention = TreeAttention(rounded_up(tree_visibility(batch.tree)))
         # The backward pass too: where activations are checkpointed, it calls the attention function again.
         with attending(base_of(self._model), attention), autocast(device, self._precision):
             loss = objective(tree_logprobs(self._model, batch.tree, attention), batch.tree.paths) * scale

@@ -1,4 +1,4 @@
-"""The training loop: batch, forward, loss, backward, clip, step, log; sometimes evaluate, sometimes save."""
+"""The training loop: batch, step, log; sometimes evaluate, sometimes save."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import TrainingError
 from luthier.model.device import peak_bytes, reset_peak
 from luthier.progress import Advance
 from luthier.prompt.render import TrainingSequence
 from luthier.train.batches import prefetched
 from luthier.train.checkpoint import Checkpoint, Score, load_checkpoint, save_checkpoint
 from luthier.train.forward import Forward
-from luthier.train.objective import supervised_loss
 from luthier.train.optimizer import Schedule, build_optimizer
+from luthier.train.step import take_step
 
 # A checkpoint is also written between evaluations, so that a kill costs minutes at the most.
 _SAVE_EVERY_S = 120.0
@@ -131,30 +130,22 @@ def train(
         for step, batches in prefetched(sequences, range(state.step + 1, total + 1), settings, merge=forward.on_tree):
             if settings.patience and state.evaluations_since_best >= settings.patience:
                 break
-            examples = [sequence for batch in batches for sequence in batch.sequences]
-            trained_tokens = sum(sum(s.trained) for s in examples)
-            loss_sum = 0.0
             # Dropout and the like depend on the step alone, so that a resumed run goes on as if never interrupted.
             torch.manual_seed(settings.seed * 1_000_003 + step)
-            for batch in batches:
-                loss_sum += forward.and_backward(batch, supervised_loss, 1 / trained_tokens)
-            _check_finite("loss", loss_sum, step, total, examples)
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm))
-            _check_finite("norm of the gradient", grad_norm, step, total, examples)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            where = f"step {step} of {total}"
+            result = take_step(forward, batches, trainable, optimizer, settings.max_grad_norm, where)
             learning_rate = scheduler.get_last_lr()[0]
             scheduler.step()
             state.step = step
-            state.tokens += sum(len(s.ids) for s in examples)
+            state.tokens += sum(len(s.ids) for batch in batches for s in batch.sequences)
             state.computed += sum(batch.computed for batch in batches)
             state.seconds += time.perf_counter() - started
             log(
                 {
                     "step": step,
                     "tokens": state.tokens,
-                    "train/loss": loss_sum,
-                    "train/grad_norm": grad_norm,
+                    "train/loss": result.loss,
+                    "train/grad_norm": result.grad_norm,
                     "train/learning_rate": learning_rate,
                 }
             )
@@ -183,12 +174,3 @@ def train(
         peak_bytes=peak_bytes(settings.device),
         not_on_tree=forward.refusal,
     )
-
-
-def _check_finite(what: str, value: float, step: int, total: int, examples: Sequence[TrainingSequence]) -> None:
-    if not math.isfinite(value):
-        ids = ", ".join(s.id for s in examples)
-        raise TrainingError(
-            f"the {what} is {value} at step {step} of {total} (examples {ids}).\n"
-            "Lower the learning rate, or look at these examples with `luthier show`."
-        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol
 
@@ -21,6 +22,21 @@ NAME = "luthier_tree"
 Backend = Literal["products", "flex", "dense"]
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How a layer turns queries and keys into scores.
+
+    Attributes:
+        scaling: Factor of the products.
+        window: Positions that a row looks back, its own included; None for all.
+        softcap: Scores are squashed to this magnitude by a tanh; None leaves them.
+    """
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+
+
 class Attention(Protocol):
     """Answers the attention calls of a model's layers."""
 
@@ -30,10 +46,7 @@ class Attention(Protocol):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        *,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """From query (B, H, T, D), key (B, K, T, D) and value (B, K, T, D') to (B, T, H, D')."""
         ...
@@ -83,9 +96,7 @@ def _attend(
             query,
             key,
             value,
-            scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
-            window=sliding_window,
-            softcap=softcap,
+            Scoring(query.shape[-1] ** -0.5 if scaling is None else float(scaling), sliding_window, softcap),
         )
     return out, None
 
@@ -134,11 +145,9 @@ class TreeAttention:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        *,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
+        scoring: Scoring,
     ) -> torch.Tensor:
+        window, scaling, softcap = scoring.window, scoring.scaling, scoring.softcap
         self.windows[layer] = window
         backend = self.backend or ("flex" if query.device.type == "cuda" else "products")
         if backend == "products":

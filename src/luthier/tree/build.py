@@ -22,12 +22,10 @@ class Path:
     """One sequence's way through the tree.
 
     Attributes:
-        last: The node of its last computed token, -1 where none is computed.
         targets: Indices into the tree's targets, in the order of its weighted tokens. (N,)
         weights: Their weights. (N,)
     """
 
-    last: int
     targets: Ints
     weights: Floats
 
@@ -109,7 +107,6 @@ def build_tree(sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[fl
         keys = [(int(above[t - 1]), int(arrays[i][t])) for t in weighted[i]]
         rows += [i for key in keys if key not in targets]
         paths[i] = Path(
-            last=int(above[-1]) if len(above) else -1,
             targets=np.array([targets.setdefault(key, len(targets)) for key in keys], np.int64),
             weights=np.array([weights[i][t] for t in weighted[i]] if weights is not None else [], np.float64),
         )

@@ -8,16 +8,19 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from luthier.tree.attention import Attention, TreeAttention, attending
+from luthier.model.device import compute_dtype
+from luthier.tree.attention import TreeAttention, attending
 from luthier.tree.build import Ints, Tree
 from luthier.tree.head import head_logprobs
 from luthier.tree.visible import tree_visibility
 
 # Nodes whose logits, in the vocabulary's width, are held at a time.
 CHUNK_ROWS = 256
+# Their number is rounded up, so that shapes come again; see ROUND_ROWS.
+_ROUND_HEAD = 8
 
 
-def tree_logprobs(model: Any, tree: Tree, attention: Attention | None = None) -> torch.Tensor:
+def tree_logprobs(model: Any, tree: Tree, attention: TreeAttention | None = None) -> torch.Tensor:
     """For each target of the tree its log-probability in nats, given its ancestors. (K,), float32 at least.
 
     Gradients flow to all trainable weights. With activation checkpointing, run the backward pass inside
@@ -28,8 +31,14 @@ def tree_logprobs(model: Any, tree: Tree, attention: Attention | None = None) ->
     return target_logprobs(model, hidden, tree.target_nodes, tree.target_ids)
 
 
-def tree_hidden(model: Any, ids: Any, positions: Any, attention: Attention) -> torch.Tensor:
-    """The last hidden states of all nodes. (T, E)"""
+def tree_hidden(model: Any, ids: Ints, positions: Ints, attention: TreeAttention) -> torch.Tensor:
+    """The last hidden states of all nodes. (T, E)
+
+    Args:
+        attention: May have more rows than there are nodes; they are computed and left out of the result.
+    """
+    more = len(attention.visibility.rows) - len(ids)
+    ids, positions = np.pad(ids, (0, more)), np.pad(positions, (0, more))
     device = model.get_input_embeddings().weight.device
     with attending(base_of(model), attention):
         out = base_of(model).get_decoder()(
@@ -37,7 +46,7 @@ def tree_hidden(model: Any, ids: Any, positions: Any, attention: Attention) -> t
             position_ids=torch.from_numpy(positions).to(device)[None],
             use_cache=False,
         )
-    return out.last_hidden_state[0]  # type: ignore[no-any-return]
+    return out.last_hidden_state[0, : len(ids) - more]  # type: ignore[no-any-return]
 
 
 def target_logprobs(model: Any, hidden: torch.Tensor, nodes: Ints, ids: Ints) -> torch.Tensor:
@@ -52,6 +61,7 @@ def target_logprobs(model: Any, hidden: torch.Tensor, nodes: Ints, ids: Ints) ->
     if not len(nodes):
         return widened(hidden[:0, 0])
     distinct, owner = np.unique(nodes, return_inverse=True)
+    distinct = np.pad(distinct, (0, -len(distinct) % _ROUND_HEAD), mode="edge")
     starts = np.searchsorted(owner, range(0, len(distinct) + CHUNK_ROWS, CHUNK_ROWS)).tolist()
     at = hidden[torch.from_numpy(distinct).to(hidden.device)]  # (U, E)
     own, tokens = torch.from_numpy(owner).to(hidden.device), torch.from_numpy(ids).to(hidden.device)
@@ -73,11 +83,6 @@ def target_logprobs(model: Any, hidden: torch.Tensor, nodes: Ints, ids: Ints) ->
 def _logprobs(model: Any, hidden: torch.Tensor, owner: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     scores = widened(logits(model, hidden))
     return scores[owner, ids] - scores.logsumexp(dim=-1)[owner]
-
-
-def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """What a layer with weights of `dtype` computes in, autocast considered."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,9 @@ from luthier.tree.build import Ints, Tree
 
 # Rows that are multiplied at a time: enough for full matrix products, few enough to skip most of the upper triangle.
 BLOCK_ROWS = 128
+# Rows and columns are rounded up to a multiple of this. A matrix product of a new shape takes about a millisecond more
+# than one of a known shape and half a megabyte that is kept (oneDNN), and every step has dozens of shapes.
+ROUND_ROWS = 32
 # Where a new tree of the forest begins, a block ends early if it has at least so many rows.
 _FEWEST_ROWS = 32
 
@@ -55,6 +58,21 @@ def tree_visibility(tree: Tree) -> Visibility:
     return Visibility(np.arange(len(tree)), tree.ends, tree.positions, tree.positions, np.flatnonzero(tree.parents < 0))
 
 
+def rounded_up(visibility: Visibility, multiple: int = ROUND_ROWS) -> Visibility:
+    """The same with rows added at the end, each with a column of its own, that nothing else sees and that see nothing
+    else, so that steps of about the same size are of the same shape."""
+    rows = len(visibility.rows)
+    own = np.arange(rows, -(-rows // multiple) * multiple)
+    first = np.zeros(len(own), np.int64)
+    return Visibility(
+        begins=np.concatenate([visibility.begins, own]),
+        ends=np.concatenate([visibility.ends, own + 1]),
+        columns=np.concatenate([visibility.columns, first]),
+        rows=np.concatenate([visibility.rows, first]),
+        roots=visibility.roots,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RowBlock:
     """Rows and the columns that any of them sees.
@@ -86,7 +104,12 @@ def row_blocks(visibility: Visibility, window: int | None, rows: int = BLOCK_ROW
         everywhere, somewhere = seen.all(axis=0), seen.any(axis=0)
         partly = somewhere & ~everywhere
         columns = np.concatenate([near[everywhere], near[partly]])
-        blocks.append(RowBlock(start, stop, tuple(_runs(columns)), int(everywhere.sum()), ~seen[:, partly]))
+        # Rounded up by columns behind, hidden from all.
+        behind = columns.max() + 1 + np.arange(-len(columns) % ROUND_ROWS)
+        behind = behind[behind < len(visibility.columns)]
+        hidden = np.pad(~seen[:, partly], ((0, 0), (0, len(behind))), constant_values=True)
+        runs = tuple(_runs(np.concatenate([columns, behind])))
+        blocks.append(RowBlock(start, stop, runs, int(everywhere.sum()), hidden))
     return blocks
 
 
