@@ -51,6 +51,8 @@ bench: bench-setup
 	$(BIN)/python bench/choose_label.py $(BENCH_FLAGS)
 	$(BIN)/python bench/loss_curves.py $(BENCH_FLAGS)
 	$(BIN)/python bench/shared_sweep.py $(BENCH_FLAGS)
+	$(BIN)/python bench/step_profile.py $(BENCH_FLAGS)
+	$(BIN)/python bench/forecast.py $(BENCH_FLAGS)
 	$(BIN)/python bench/record.py
 
 clean:

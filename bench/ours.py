@@ -1,7 +1,7 @@
 """Luthier's side: everything here that knows how Luthier trains and answers.
 
-Training goes through the step `sft` as its users have it; only its sequences are handed in, and it is left once enough
-steps are timed, before anything is validated or saved.
+What is compared with a peer goes through the step `sft` as its users have it; only its sequences are handed in, and it
+is left once enough steps are timed, before anything is validated or saved.
 """
 
 from __future__ import annotations
@@ -164,6 +164,110 @@ def predict(what: dict[str, Any]) -> dict[str, Any]:
     settings = own.loop_settings(engine, plan, SEED)
     speed = training_speed(own.trainable_model(ref, engine, SEED), data, settings)
     return {"seconds": forecast_seconds(speed, data, settings), "bytes": plan.bytes}
+
+
+def train_to_the_end(what: dict[str, Any]) -> dict[str, Any]:
+    """Seconds and peak memory of a whole training, its best weights kept and a checkpoint saved; nothing is validated.
+
+    They are what `sft` reports.
+    """
+    from luthier.infer.engine import Engine
+    from luthier.steps.sft import SftStep
+    from luthier.train.loop import train as run
+    from luthier.types import ModelRef
+
+    data = sequences(training_rows(what["workload"]), what["model"])
+    epochs = what["steps"] / -(-len(data) // what["batch"])
+    own = SftStep(adapter=what["adapter"], batch_size=what["batch"], epochs=epochs, evaluations=1, patience=0)
+    engine, ref = Engine(DEVICE, own_precision()), ModelRef(what["model"])
+    settings = own.loop_settings(engine, own.memory_plan(ref, data, engine), SEED)
+    progress(f"luthier: {what['steps']} steps on {what['workload']} rows")
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = run(
+            own.trainable_model(ref, engine, SEED),
+            data,
+            settings,
+            validate=lambda live: {"loss": 0.0},
+            score_of=lambda metrics: (0.0,),
+            log=lambda row: None,
+            folder=Path(folder),
+        )
+    return {"seconds": outcome.seconds, "bytes": outcome.peak_bytes, "steps": outcome.steps}
+
+
+def profile(what: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of LoRA steps by what they are spent on, from torch's profiler."""
+    import time
+
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    from luthier.infer.engine import Engine
+    from luthier.model.load import load_config
+    from luthier.steps.sft import SftStep
+    from luthier.train.batches import micro_batches
+    from luthier.train.forward import Forward
+    from luthier.train.optimizer import build_optimizer
+    from luthier.train.step import take_step
+    from luthier.types import ModelRef
+
+    data = sequences(training_rows(what["workload"]), what["model"])
+    own, engine = SftStep(adapter="lora", rank=RANK, batch_size=what["batch"]), Engine(DEVICE, own_precision())
+    ref = ModelRef(what["model"])
+    settings = own.loop_settings(engine, own.memory_plan(ref, data, engine), SEED)
+    model = own.trainable_model(ref, engine, SEED)
+    model.train()
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer, _ = build_optimizer(trainable, settings.learning_rate, settings, what["steps"])
+    shape = ModelShape.of(load_config(what["model"]))
+    progress(f"luthier: profile of {what['workload']}, batches of {what['batch']}")
+    computed, seconds = 0, 0.0
+    parts = dict.fromkeys(PARTS, 0.0)
+    with Forward(model, settings.precision, checkpointing=settings.checkpointing) as forward:
+        for number, members in enumerate(batches(len(data), what["batch"], what["steps"] + 1)):
+            step = micro_batches([data[i] for i in members], settings.max_tokens)
+            with profiler(activities=[ProfilerActivity.CPU], record_shapes=True) as record:
+                started = time.perf_counter()
+                take_step(forward, step, trainable, optimizer, settings.max_grad_norm, "a profiled step")
+                took = time.perf_counter() - started
+            if number == 0:  # warms up
+                continue
+            seconds += took
+            computed += sum(batch.computed for batch in step)
+            for event in record.key_averages(group_by_input_shape=True):
+                if event.key.startswith("aten::") and "foreach" not in event.key and "fused_adamw" not in event.key:
+                    sizes = {size for one in event.input_shapes for size in one if isinstance(size, int)}
+                    parts[_part(event.key, sizes, shape)] += event.self_cpu_time_total / 1e6
+    parts["Python, dispatch, the optimizer"] = seconds - sum(parts.values())
+    weights = sum(inputs * outputs * count for inputs, outputs, count in shape.linear_layers().values())
+    steps = what["steps"]
+    return {
+        "seconds": seconds / steps,
+        "computed": computed / steps,
+        "gflop": 4 * weights * computed / steps / 1e9,
+        "parts": {part: own / steps for part, own in parts.items()},
+        "precision": settings.precision,
+    }
+
+
+PARTS = (
+    "layers' products",
+    "LoRA's products",
+    "the head's products",
+    "attention",
+    "norms, activations, rotations, conversions, sums",
+    "Python, dispatch, the optimizer",
+)
+
+
+def _part(operation: str, sizes: set[int], shape: ModelShape) -> str:
+    """What an operation on tensors of these sizes is part of."""
+    name = operation.removeprefix("aten::")
+    if name in ("mm", "addmm", "addmm_"):
+        return PARTS[2] if shape.vocabulary in sizes else PARTS[1] if RANK in sizes else PARTS[0]
+    if name in ("bmm", "_softmax", "_softmax_backward_data", "masked_fill_"):
+        return PARTS[3]
+    return PARTS[4]
 
 
 def train(what: dict[str, Any]) -> dict[str, Any]:

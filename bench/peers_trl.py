@@ -88,8 +88,8 @@ CANDIDATES: dict[str, Options] = {
 # Which candidate is `trl-tuned`, by workload and adapter.
 TUNED: dict[tuple[str, str], str] = {
     ("varied", "lora"): "bfloat16, eager, grouped, two rows at once",
-    ("varied", "none"): "bfloat16, eager, grouped, two rows at once",
-    ("shared", "lora"): "bfloat16, eager, one row at once",
+    ("varied", "none"): "bfloat16, eager, one row at once",
+    ("shared", "lora"): "bfloat16, eager, grouped, two rows at once",
 }
 
 

@@ -56,8 +56,11 @@ def figures(results: Results) -> str:
     if (own := results.get("loss_curves")) is not None:
         parts.append("### Loss curves\n\n" + _notes(own) + "\n\n![The two curves](results/loss_curves.svg)")
     if (own := results.get("shared_sweep")) is not None:
-        parts.append("### Shared length and branches\n\n" + sweep_table(own) + "\n\n" + _notes(own))
+        parts.append("### Shared length and branches\n\n" + own_table(own) + "\n\n" + _notes(own))
         parts.append("![Speed by shared length and branches](results/shared_sweep.svg)")
+    for name, title in (("step_profile", "Where the time of a step goes"), ("forecast", "Forecast and measured")):
+        if (own := results.get(name)) is not None:
+            parts.append(f"### {title}\n\n" + own_table(own) + "\n\n" + _notes(own))
     return "\n\n".join(parts)
 
 
@@ -110,7 +113,8 @@ def sides_table(own: Mapping[str, Any]) -> str:
     return f"{table}\n\n{_notes(own)}"
 
 
-def sweep_table(own: Mapping[str, Any]) -> str:
+def own_table(own: Mapping[str, Any]) -> str:
+    """The one table of a benchmark, its title as a sentence in front."""
     ((title, rows),) = own["tables"].items()
     return f"{title[0].upper()}{title[1:]}:\n\n" + _table([str(cell) for cell in rows[0]], rows[1:])
 

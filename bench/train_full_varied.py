@@ -14,12 +14,8 @@ def parser() -> argparse.ArgumentParser:
     return outcome.options(__doc__, NAME)
 
 
-def main(given: argparse.Namespace) -> None:
+if __name__ == "__main__":
+    given = parser().parse_args()
     from training import compare
 
-    found = compare(NAME, "varied", "none", 8, TARGETS, quick=given.quick, model=given.model)
-    outcome.finish(found, given)
-
-
-if __name__ == "__main__":
-    main(parser().parse_args())
+    outcome.finish(compare(NAME, "varied", "none", 8, TARGETS, given), given)

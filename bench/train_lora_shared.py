@@ -16,14 +16,9 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(given: argparse.Namespace) -> None:
+if __name__ == "__main__":
+    given = parser().parse_args()
     from training import compare
 
-    name = f"{NAME}_{given.batch}"
     targets = TARGETS.get(given.batch, {})
-    found = compare(name, "shared", "lora", given.batch, targets, quick=given.quick, model=given.model)
-    outcome.finish(found, given)
-
-
-if __name__ == "__main__":
-    main(parser().parse_args())
+    outcome.finish(compare(f"{NAME}_{given.batch}", "shared", "lora", given.batch, targets, given), given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib.util
 import sys
@@ -22,14 +23,13 @@ def compare(
     adapter: Adapter,
     batch_size: int,
     targets: Mapping[str, float],
-    *,
-    quick: bool,
-    model: str,
+    given: argparse.Namespace,
 ) -> dict[str, Any]:
     """Time each side in a process of its own and put the rates side by side."""
     if importlib.util.find_spec("trl") is None:
         sys.exit("TRL is not installed in this environment. Install it with: make bench-setup")
-    what = {"workload": workload, "adapter": adapter, "batch": batch_size, "model": model_folder(model)}
+    quick: bool = given.quick
+    what = {"workload": workload, "adapter": adapter, "batch": batch_size, "model": model_folder(given.model)}
     pace = QUICK if quick else FULL
     progress("matrix products of the model's shapes")
     ceiling = run_side("ceiling:measure", what)
@@ -42,8 +42,8 @@ def compare(
         best = dataclasses.replace(best, dtype=None, bf16=False)
 
     def peer(name: str, options: Options) -> dict[str, Any]:
-        given = {"name": name, "options": dataclasses.asdict(options), "tiny_warmup": quick}
-        return run_side("peers_trl:train", {**what, **given, "pace": dataclasses.asdict(peer_pace)})
+        side = {"name": name, "options": dataclasses.asdict(options), "tiny_warmup": quick}
+        return run_side("peers_trl:train", {**what, **side, "pace": dataclasses.asdict(peer_pace)})
 
     peers = {"trl-default": peer("trl-default", DEFAULT), "trl-tuned": peer("trl-tuned", best)}
     gflops = ceiling[ours["precision"]]["gflops"]

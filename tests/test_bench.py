@@ -33,7 +33,7 @@ import workloads  # noqa: E402
 
 BENCHMARKS = (
     *("train_lora_varied", "train_full_varied", "train_lora_shared", "answer_few_shot", "choose_label"),
-    *("loss_curves", "shared_sweep"),
+    *("loss_curves", "shared_sweep", "step_profile", "forecast"),
 )
 
 

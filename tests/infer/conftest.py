@@ -65,6 +65,28 @@ def tiny_hybrid() -> Any:
 
 
 @pytest.fixture
+def tiny_rwkv() -> Any:
+    """A model that keeps neither tokens nor a cache of transformers' own."""
+    import torch
+    from transformers import RwkvConfig, RwkvForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "context_length": 128}
+    return RwkvForCausalLM(RwkvConfig(vocab_size=500, pad_token_id=2, **sizes)).eval()
+
+
+@pytest.fixture
+def tiny_first_gpt() -> Any:
+    """A model with learned positions and no cache at all, whose rows may be padded."""
+    import torch
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.4}
+    return OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=500, pad_token_id=2, **sizes)).eval()
+
+
+@pytest.fixture
 def tiny_recurrent() -> Any:
     """A model with a linear recurrence, which padding in front would enter."""
     import torch

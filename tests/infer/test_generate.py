@@ -192,7 +192,13 @@ def test_all_families_are_run_on_a_tree_but_those_that_cannot_be(
     assert refusal(tiny_sinks) == "its GptOssAttention asks for s_aux"
 
 
-@pytest.mark.parametrize("kind", ["tiny_mamba", "tiny_hybrid", "tiny_dynamic", "tiny_sinks"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("tiny_mamba", "tiny_hybrid", "tiny_dynamic", "tiny_sinks"),
+        *("tiny_recurrent", "tiny_rwkv", "tiny_first_gpt"),  # these compute everything again for each token
+    ],
+)
 @pytest.mark.parametrize("rows", [64, 2, 1])
 def test_models_that_cannot_be_run_on_a_tree_answer_as_each_prompt_alone(
     kind: str, rows: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -99,6 +99,21 @@ def test_activations_are_computed_again_only_when_asked(make_tiny: Callable[...,
         forward.__exit__(None, None, None)
 
 
+def test_batches_of_about_the_same_size_are_of_the_same_shape(make_tiny: Callable[..., Any]):
+    model = make_tiny().train()
+    widths: list[int] = []
+    base_of(model).get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    with Forward(model, "float32") as forward:
+        widths.clear()  # of the trial on a small tree
+        for length in (33, 40, 51, 64, 65):
+            own = TrainingSequence("a", tuple(3 + k % 20 for k in range(length + 1)), (False, *[True] * length))
+            (batch,) = micro_batches([own], 1000)
+            forward.and_backward(batch, supervised_loss, 1.0)
+    assert widths == [64, 64, 64, 64, 96]
+
+
 def test_a_model_is_given_back_as_it_was(make_tiny: Callable[..., Any]):
     model = with_lora(make_tiny())
     forward = Forward(model, "float32", checkpointing=True)

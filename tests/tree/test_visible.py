@@ -11,7 +11,7 @@ import torch
 from luthier.tree.attention import Scoring, TreeAttention
 from luthier.tree.build import Tree, build_tree
 from luthier.tree.products import attend_by_products, to_device
-from luthier.tree.visible import RowBlock, Visibility, rounded_up, row_blocks, tree_visibility
+from luthier.tree.visible import ROUND_ROWS, RowBlock, Visibility, rounded_up, row_blocks, tree_visibility
 from separate import draw_forest
 
 
@@ -68,8 +68,9 @@ def test_blocks_skip_columns_that_no_row_sees():
     tree = build_tree([(first, *range(10, 60)) for first in range(4)])  # four trees of 51 nodes
     blocks = row_blocks(tree_visibility(tree), None, 128)
     assert [(block.start, block.stop) for block in blocks] == [(51 * k, 51 * (k + 1)) for k in range(4)]
-    rounded = [(51 * k, min(204, 51 * k + 64)) for k in range(4)]
-    assert [block.columns for block in blocks] == [(own,) for own in rounded]
+    # Each is rounded up to 64 columns, by those that follow, or by the first where none do.
+    assert [block.columns for block in blocks] == [((0, 64),), ((51, 115),), ((102, 166),), ((153, 204), (0, 13))]
+    assert all(block.hidden[:, -13:].all() for block in blocks)
 
 
 def test_what_every_row_sees_needs_no_mask():
@@ -77,7 +78,8 @@ def test_what_every_row_sees_needs_no_mask():
     block = row_blocks(tree_visibility(tree), None, 10)[-1]
     assert block.clear == 40
     assert block.columns[0] == (0, 40)
-    assert block.hidden.shape == (10, 10)
+    assert block.hidden[:, :10].shape == (10, 10)
+    assert block.hidden[:, 10:].all()
 
 
 def test_part_of_a_mask_is_that_part_of_the_whole():
@@ -125,6 +127,16 @@ def test_products_have_the_values_and_gradients_of_the_whole_matrix(
         strict=True,
     ):
         torch.testing.assert_close(own, other, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_blocks_of_rounded_trees_are_of_rounded_shapes(window: int | None):
+    for depth in range(1, 5):
+        tree = build_tree(draw_forest(depth)[0])
+        visibility = rounded_up(tree_visibility(tree))
+        blocks = row_blocks(visibility, window)
+        assert all(block.width % ROUND_ROWS == 0 for block in blocks)
+        assert np.array_equal(mask_of(blocks, len(visibility.rows), len(visibility.columns)), visibility.mask(window))
 
 
 def test_rows_that_are_added_see_themselves_alone_and_nothing_sees_them():

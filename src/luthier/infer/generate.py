@@ -146,7 +146,10 @@ def _decode_on_trunk(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) 
 
 
 def _decode_padded(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) -> Any:
-    """The same with transformers' own cache and nothing shared, for models that cannot be run on a tree."""
+    """The same with transformers' own cache and nothing shared, for models that cannot be run on a tree.
+
+    A model that keeps something else than a cache (RecurrentGemma, RWKV) computes a row anew for each token.
+    """
     import torch
     from transformers import Cache
 
@@ -161,7 +164,11 @@ def _decode_padded(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) ->
     equal = bool(getattr(base, "_is_stateful", False))
     for members in by_length(lengths, BATCH_TOKENS[device.type], MAX_ROWS[device.type], equal=equal):
         ids, mask = left_padded([prompts[i] for i in members], 0, device)
-        kept = {"attention_mask": mask, "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0), "use_cache": True}
+        kept: dict[str, Any] = {
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
+            "use_cache": True,
+        }
         rows = _Rows(members, ends)
         for step in range(ends.decoding.max_new_tokens):
             # Families differ in what they keep and how it is handed on; transformers' own generation knows.
@@ -172,10 +179,14 @@ def _decode_padded(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) ->
                 break
             kept = base._update_model_kwargs_for_generation(out, kept)
             cache = kept.get("past_key_values", kept.get("cache_params"))
-            if isinstance(cache, Cache) and (places := rows.to_keep()) is not None:
+            if not isinstance(cache, Cache):  # not ours to carry on: everything is computed again
+                kept = {name: kept[name] for name in ("attention_mask", "position_ids")} | {"use_cache": False}
+            if (places := rows.to_keep()) is not None:
                 index = torch.tensor(places, device=device)
-                cache.reorder_cache(index)  # every kind of layer has it, and it may leave rows out
+                tokens, ids = [tokens[place] for place in places], ids[index]
                 kept |= {name: kept[name][index] for name in ("attention_mask", "position_ids")}
-                tokens = [tokens[place] for place in places]
-            ids = torch.tensor(tokens, device=device)[:, None]
+                if isinstance(cache, Cache):
+                    cache.reorder_cache(index)  # every kind of layer has it, and it may leave rows out
+            newest = torch.tensor(tokens, device=device)[:, None]
+            ids = newest if isinstance(cache, Cache) else torch.cat([ids, newest], dim=1)
         yield members, rows.said

@@ -65,8 +65,8 @@ class SftStep(Step):
     loss_on: Literal["completion", "all"] = "completion"
     """Tokens that the loss counts: those of the answer, or the prompt's as well."""
     compile: bool = False
-    """Compile the model's layers (torch.compile): steps get faster, the first ones take a minute or more. Needs a C++
-    compiler."""
+    """Compile the model's layers (torch.compile) in place of the engine's own fused functions: the first steps take a
+    minute or more, whether later ones get faster depends on the machine. Needs a C++ compiler."""
     liger: bool = False
     """Use Liger's kernels for norms, feed-forward blocks and rotary embeddings. Needs a CUDA GPU and liger-kernel."""
 

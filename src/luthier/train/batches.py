@@ -31,7 +31,8 @@ class MicroBatch:
 
     Attributes:
         tree: The examples merged, their trained tokens as targets of weight 1.
-        computed: Tokens that the model computes for it: the tree's nodes, or padded rows.
+        computed: Tokens that the model computes for it: the tree's nodes (without what rounds their number up), or
+            padded rows.
     """
 
     sequences: tuple[TrainingSequence, ...]

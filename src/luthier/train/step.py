@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luthier.errors import TrainingError
+from luthier.prompt.render import TrainingSequence
 from luthier.train.batches import MicroBatch
 from luthier.train.forward import Forward
 from luthier.train.objective import supervised_loss
@@ -38,22 +39,24 @@ def take_step(
         where: Which step this is, for errors.
 
     Raises:
-        TrainingError: The loss or its gradient is not finite; the examples are named and nothing was changed.
+        TrainingError: The loss or its gradient is not finite; the examples are named, and no weight was changed.
     """
     import torch
 
     examples = [sequence for batch in batches for sequence in batch.sequences]
     trained_tokens = sum(sum(s.trained) for s in examples)
     loss = sum(forward.and_backward(batch, supervised_loss, 1 / trained_tokens) for batch in batches)
-    grad_norm = math.nan
-    if math.isfinite(loss):
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable.values(), max_grad_norm))
-    if not math.isfinite(grad_norm):
-        what, value = ("norm of the gradient", grad_norm) if math.isfinite(loss) else ("loss", loss)
+    _check_finite("loss", loss, where, examples)
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable.values(), max_grad_norm))
+    _check_finite("norm of the gradient", grad_norm, where, examples)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(loss, grad_norm)
+
+
+def _check_finite(what: str, value: float, where: str, examples: Sequence[TrainingSequence]) -> None:
+    if not math.isfinite(value):
         raise TrainingError(
             f"the {what} is {value} at {where} (examples {', '.join(s.id for s in examples)}).\n"
             "Lower the learning rate, or look at these examples with `luthier show`."
         )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss, grad_norm)

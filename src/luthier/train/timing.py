@@ -32,12 +32,12 @@ class TrainingSpeed:
 
 
 def training_speed(model: Any, sequences: Sequence[TrainingSequence], settings: LoopSettings) -> TrainingSpeed:
-    """The median of a few steps. The model's trainable weights are changed by it."""
+    """The median of a few steps, not compiled. The model's trainable weights are changed by it."""
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer, _ = build_optimizer(trainable, settings.learning_rate, settings, settings.total_steps(len(sequences)))
     model.train()
     seconds = []
-    with Forward(model, settings.precision, checkpointing=settings.checkpointing) as forward:
+    with Forward(model, settings.precision, checkpointing=settings.checkpointing, liger=settings.liger) as forward:
         for step in range(_STEPS + 1):
             own = _examples(sequences, settings, step)[: 1 if step == 0 else None]  # the first warms up
             batches = micro_batches(own, settings.max_tokens, merge=forward.on_tree)

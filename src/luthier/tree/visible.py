@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,8 @@ from luthier.tree.build import Ints, Tree
 
 # Rows that are multiplied at a time: enough for full matrix products, few enough to skip most of the upper triangle.
 BLOCK_ROWS = 128
-# Rows and columns are rounded up to a multiple of this. A matrix product of a new shape takes about a millisecond more
-# than one of a known shape and half a megabyte that is kept (oneDNN), and every step has dozens of shapes.
+# Rows, and columns of a block, are rounded up to a multiple of this. A matrix product of a new shape takes about a
+# millisecond more than one of a known shape and half a megabyte that is kept (oneDNN), and every step has dozens.
 ROUND_ROWS = 32
 # Where a new tree of the forest begins, a block ends early if it has at least so many rows.
 _FEWEST_ROWS = 32
@@ -75,11 +76,11 @@ def rounded_up(visibility: Visibility, multiple: int = ROUND_ROWS) -> Visibility
 
 @dataclass(frozen=True, slots=True)
 class RowBlock:
-    """Rows and the columns that any of them sees.
+    """Rows and the columns that any of them sees, and a few others, hidden from all, so that shapes come again.
 
     Attributes:
         start, stop: The rows.
-        columns: Intervals of columns, those that every row sees first.
+        columns: Intervals of columns, those that every row sees first, those that none sees last.
         clear: How many leading columns every row sees.
         hidden: For the other columns, True where a row does not see one. (stop - start, columns - clear)
     """
@@ -104,11 +105,11 @@ def row_blocks(visibility: Visibility, window: int | None, rows: int = BLOCK_ROW
         everywhere, somewhere = seen.all(axis=0), seen.any(axis=0)
         partly = somewhere & ~everywhere
         columns = np.concatenate([near[everywhere], near[partly]])
-        # Rounded up by columns behind, hidden from all.
-        behind = columns.max() + 1 + np.arange(-len(columns) % ROUND_ROWS)
-        behind = behind[behind < len(visibility.columns)]
-        hidden = np.pad(~seen[:, partly], ((0, 0), (0, len(behind))), constant_values=True)
-        runs = tuple(_runs(np.concatenate([columns, behind])))
+        # Those that round it up stand behind, where there are any, so that they make no interval of their own.
+        spare = np.setdiff1d(np.arange(len(visibility.columns)), columns)
+        more = np.roll(spare, -np.searchsorted(spare, columns.max()))[: -len(columns) % ROUND_ROWS]
+        hidden = np.pad(~seen[:, partly], ((0, 0), (0, len(more))), constant_values=True)
+        runs = tuple(_runs(np.concatenate([columns, more])))
         blocks.append(RowBlock(start, stop, runs, int(everywhere.sum()), hidden))
     return blocks
 
@@ -119,12 +120,12 @@ def _cuts(total: int, roots: Sequence[int], rows: int) -> Iterator[tuple[int, in
         if root - start >= _FEWEST_ROWS or root == total:
             edges.append(root)
             start = root
-    start = 0
-    for edge in edges:
-        parts = -(-(edge - start) // rows)
-        for part in range(parts):
-            yield start + (edge - start) * part // parts, start + (edge - start) * (part + 1) // parts
-        start = edge
+    unit = min(ROUND_ROWS, rows)
+    for start, edge in itertools.pairwise([0, *edges]):
+        units = -(-(edge - start) // unit)
+        parts = -(-units // (rows // unit))
+        inner = [start + unit * (units * part // parts) for part in range(parts)]
+        yield from itertools.pairwise([*inner, edge])
 
 
 def _runs(columns: Ints) -> Iterator[tuple[int, int]]:
