@@ -96,14 +96,16 @@ def fit(
         def sequences(self, predictor: Any, task: Any, engine: Any) -> list[TrainingSequence]:
             return list(data)
 
-    if adapter == "lora":
-        settings |= {"rank": RANK, "alpha": ALPHA}
     epochs = steps / -(-len(data) // batch_size)
-    own = Fit(adapter=adapter, batch_size=batch_size, epochs=epochs, evaluations=1, patience=0, **settings)
+    own = Fit(adapter=_settings(adapter), batch_size=batch_size, epochs=epochs, evaluations=1, patience=0, **settings)
     unused: Any = None  # task and metric serve validation, which comes behind the last step
     with tempfile.TemporaryDirectory() as work, contextlib.suppress(_EnoughError):
         context = StepContext(unused, unused, Engine(DEVICE, precision), Path(work), SEED, Silent(), log)
         own.fit(Predictor(ModelRef(folder), Decoding()), context)
+
+
+def _settings(adapter: Adapter) -> Any:
+    return {"kind": "lora", "rank": RANK, "alpha": ALPHA} if adapter == "lora" else {"kind": adapter}
 
 
 def save_fresh_adapter(folder: str, precision: str, to: str) -> None:
@@ -158,9 +160,9 @@ def predict(what: dict[str, Any]) -> dict[str, Any]:
 
     data = sequences(training_rows(what["workload"]), what["model"])
     epochs = what["steps"] / -(-len(data) // what["batch"])
-    own = SftStep(adapter=what["adapter"], batch_size=what["batch"], epochs=epochs)
+    own = SftStep(adapter=_settings(what["adapter"]), batch_size=what["batch"], epochs=epochs)
     engine, ref = Engine(DEVICE, own_precision()), ModelRef(what["model"])
-    plan = own.memory_plan(ref, data, engine)
+    plan = own.memory_plan(own.training_shape(ref, data, engine), engine)
     settings = own.loop_settings(engine, plan, SEED)
     speed = training_speed(own.trainable_model(ref, engine, SEED), data, settings)
     return {"seconds": forecast_seconds(speed, data, settings), "bytes": plan.bytes}
@@ -178,9 +180,11 @@ def train_to_the_end(what: dict[str, Any]) -> dict[str, Any]:
 
     data = sequences(training_rows(what["workload"]), what["model"])
     epochs = what["steps"] / -(-len(data) // what["batch"])
-    own = SftStep(adapter=what["adapter"], batch_size=what["batch"], epochs=epochs, evaluations=1, patience=0)
+    own = SftStep(
+        adapter=_settings(what["adapter"]), batch_size=what["batch"], epochs=epochs, evaluations=1, patience=0
+    )
     engine, ref = Engine(DEVICE, own_precision()), ModelRef(what["model"])
-    settings = own.loop_settings(engine, own.memory_plan(ref, data, engine), SEED)
+    settings = own.loop_settings(engine, own.memory_plan(own.training_shape(ref, data, engine), engine), SEED)
     progress(f"luthier: {what['steps']} steps on {what['workload']} rows")
     with tempfile.TemporaryDirectory() as folder:
         outcome = run(
@@ -212,9 +216,9 @@ def profile(what: dict[str, Any]) -> dict[str, Any]:
     from luthier.types import ModelRef
 
     data = sequences(training_rows(what["workload"]), what["model"])
-    own, engine = SftStep(adapter="lora", rank=RANK, batch_size=what["batch"]), Engine(DEVICE, own_precision())
+    own, engine = SftStep(adapter=_settings("lora"), batch_size=what["batch"]), Engine(DEVICE, own_precision())
     ref = ModelRef(what["model"])
-    settings = own.loop_settings(engine, own.memory_plan(ref, data, engine), SEED)
+    settings = own.loop_settings(engine, own.memory_plan(own.training_shape(ref, data, engine), engine), SEED)
     model = own.trainable_model(ref, engine, SEED)
     model.train()
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -39,6 +39,15 @@ PLACES = {
     "PromptStep": "`step: prompt`",
     "FewShotStep": "`step: few-shot`",
     "SftStep": "`step: sft`",
+    "Lora": "`adapter: lora` (also `rslora`, `dora`, `pissa`, `loraplus`, `qlora`)",
+    "Ia3": "`adapter: ia3`",
+    "PromptTuning": "`adapter: prompt-tuning`",
+    "PrefixTuning": "`adapter: prefix-tuning`",
+    "LastLayers": "`adapter: last-layers`",
+    "Head": "`adapter: head`",
+    "BiasesAndNorms": "`adapter: biases-and-norms`",
+    "Peft": "`adapter: peft`",
+    "Full": "`adapter: none`",
     "ForgettingSettings": "`forgetting`",
 }
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
@@ -81,10 +90,12 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _section(title: str, model: type[BaseModel]) -> str:
-    lines = [f"### {title}", "", " ".join((model.__doc__ or "").split()), "", "| setting | type | default | meaning |"]
-    lines.append("|---|---|---|---|")
+    lines = [f"### {title}", "", " ".join((model.__doc__ or "").split())]
+    if not set(model.model_fields) - {"step", "kind"}:
+        return "\n".join(lines)
+    lines += ["", "| setting | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        if name == "step":
+        if name in ("step", "kind"):
             continue
         cells = (f"`{name}`", _type_of(field), _default(field), " ".join((field.description or "").split()))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -119,8 +130,11 @@ def _words(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
         return ", ".join(f"`{value}`" for value in args)
     if origin is tuple:
         return "list of " + ("steps" if len(_models_in(args[0])) > 1 else _plural(_words(args[0])))
-    if origin is dict:
-        return "mapping: name → " + _words(args[1])
+    if origin in (dict, Mapping):
+        return "mapping: name → " + ("value" if args[1] is Any else _words(args[1]))
+    if origin in (Union, types.UnionType):
+        (kind,) = {name for model in _models_in(annotation) for name in ("step", "kind") if name in model.model_fields}
+        return {"step": "step", "kind": "name or settings of an adapter (below)"}[kind]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"settings ({_link(annotation)})"
     for pattern in (p for m in metadata if (p := getattr(m, "pattern", None))):
@@ -152,6 +166,8 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "needed"
     value = field.default if field.default is not PydanticUndefined else field.get_default(call_default_factory=True)
+    if isinstance(kind := getattr(value, "kind", None), str):
+        return f"`{kind}`"
     if value is None or isinstance(value, BaseModel) or value in ((), {}):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

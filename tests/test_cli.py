@@ -62,7 +62,10 @@ def study(tmp_path: Path, tiny_model_folder: Path) -> Path:
                     "labels": "auto",
                     "answer": "choose",
                 },
-                "approaches": {"zero-shot": [], "lora": [{"step": "sft", "rank": 2, "epochs": 0.5, "evaluations": 1}]},
+                "approaches": {
+                    "zero-shot": [],
+                    "lora": [{"step": "sft", "adapter": {"rank": 2}, "epochs": 0.5, "evaluations": 1}],
+                },
             }
         )
     )
@@ -82,12 +85,15 @@ def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # 
     assert "<|im_start|>" in out
     assert "card_arrival<|im_end|>" in out
 
-    code, out, err = luthier("run", str(study), "--output", "out", "--set", "approaches.lora.0.rank=4")
+    code, out, err = luthier("run", str(study), "--output", "out", "--set", "approaches.lora.0.adapter.rank=4")
     assert (code, err) == (0, "")
     assert "zero-shot" in out
     assert "out/report.html" in out
     assert (tmp_path / "out" / "report.html").is_file()
-    assert json.loads((tmp_path / "out" / "study.json").read_text())["approaches"]["lora"]["steps"][0]["rank"] == 4
+    assert (
+        json.loads((tmp_path / "out" / "study.json").read_text())["approaches"]["lora"]["steps"][0]["adapter"]["rank"]
+        == 4
+    )
 
     assert luthier("report", "out")[0] == 0
 
@@ -144,7 +150,7 @@ def test_chat_answers_until_an_empty_line(luthier, study: Path, monkeypatch: pyt
     ("words", "said"),
     [
         (["check", "nothing.yaml"], "nothing.yaml does not exist"),
-        (["run", "study.yaml", "--set", "approaches.lora.0.rnk=3"], "did you mean 'rank'"),
+        (["run", "study.yaml", "--set", "approaches.lora.0.adapter.rnk=3"], "did you mean 'rank'"),
         (["run", "study.yaml", "--set", "model=no/such-model"], "Tried:"),
         (["run", "study.yaml", "--set", "model=."], "no model folder"),
         (["run", "study.yaml", "--set", "task.prompt={{ txt }}"], "text"),

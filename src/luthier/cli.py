@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,7 @@ StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).", show_d
 RunDir = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as approaches.lora.0.rank=16."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as approaches.lora.0.adapter.rank=16."),
 ]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Let Python files that the study names (reader, metric) run.")
@@ -260,8 +261,8 @@ def export(
 
     _quiet()
     opened = open_run(run_dir, approach)
-    card = model_card(run_dir, opened.name)
     with RichProgress() as progress:
+        card = partial(model_card, run_dir, opened.name)
         done = export_run(opened, to, merge=merge, card=card, check=check, progress=progress)
     kind = "an adapter" if done.kind == "adapter" else "a whole model"
     say(console, f"Wrote {opened.name} as {kind} to {done.folder}.")

@@ -41,16 +41,29 @@ else:
             return Union[kind, Choose[kind]]  # noqa: UP007
 
 
+def given(setting: Any) -> float:
+    """The number of a setting that may be left open, where it is not."""
+    assert not isinstance(setting, Choose), "all settings are given by now"
+    return float(setting)
+
+
 def closed(settings: Settings) -> Iterator[Settings]:
-    """Every combination of the values left open in `settings`, each with all settings given.
+    """Every combination of the values left open in `settings` and in what it holds, each with all settings given.
 
     Settings without an open value give themselves, once.
     """
-    open_fields: dict[str, tuple[Any, ...]] = {
-        name: value.choose
-        for name in type(settings).model_fields
-        if isinstance(value := getattr(settings, name), Choose)
-    }
+    open_fields: dict[str, list[Any]] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Choose):
+            open_fields[name] = [each for one in value.choose for each in _closed_value(one)]
+        elif isinstance(value, Settings) and len(inner := list(closed(value))) > 1:
+            open_fields[name] = inner
     for values in product(*open_fields.values()):
-        given = settings.model_dump(exclude_unset=True) | dict(zip(open_fields, values, strict=True))
-        yield type(settings).model_validate(given)
+        own = {name: getattr(settings, name) for name in settings.model_fields_set}
+        own |= dict(zip(open_fields, values, strict=True))
+        yield type(settings).model_validate(own)
+
+
+def _closed_value(value: Any) -> Iterator[Any]:
+    yield from closed(value) if isinstance(value, Settings) else (value,)

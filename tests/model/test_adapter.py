@@ -63,7 +63,7 @@ def test_an_adapter_begins_as_its_seed_says(load_tiny: Callable[..., Any]):
 
 
 def test_targets_that_are_no_layers_are_refused_with_those_that_are(load_tiny: Callable[..., Any]):
-    with pytest.raises(ModelError, match=r"\['query'\] do not fit .* linear layers: .*q_proj"):
+    with pytest.raises(ModelError, match=r"\{'query'\}\) does not fit .* linear layers: .*q_proj"):
         with_lora(load_tiny(), targets=["query"])
 
 

@@ -127,7 +127,8 @@ def _step(folder: Path, name: str, kind: str, chance: random.Random) -> dict[str
     step_hash = f"{kind}-{name}" if kind == "sft" else f"shots-{name.split('+')[0]}"
     settings: dict[str, Any] = {"count": 1 if name == "one-shot" else 8}
     if kind == "sft":
-        settings = {"adapter": "none" if name == "full" else "lora", "rank": 16, "learning_rate": 2e-4, "epochs": 3}
+        adapter = {"kind": "none"} if name == "full" else {"kind": "lora", "rank": 16}
+        settings = {"adapter": adapter, "learning_rate": 2e-4, "epochs": 3}
         results = folder / "steps" / step_hash / "results"
         _write(results / "loss.json", _loss(chance))
         _write(results / "movement.json", _movement(chance))
@@ -183,7 +184,7 @@ def _lengths() -> dict[str, Any]:
 def _choice() -> dict[str, Any]:
     tried = [
         {
-            "settings": {"adapter": "lora", "rank": rank, "learning_rate": rate},
+            "settings": {"adapter": {"kind": "lora", "rank": rank}, "learning_rate": rate},
             "metric": "exact_match",
             "score": 0.7 + 0.01 * rank**0.5 + 200 * rate,
             "seconds": 40.0 + rank,

@@ -19,7 +19,7 @@ def _parts(card: str) -> tuple[dict[str, Any], str]:
 
 
 def test_card_begins_with_a_yaml_header(run_dir: Path) -> None:
-    header, _ = _parts(model_card(run_dir, "lora"))
+    header, _ = _parts(model_card(run_dir, "lora", "adapter"))
     assert header["base_model"] == "example/small-model"
     assert header["library_name"] == "peft"
     assert header["tags"] == ["luthier", "sft", "lora"]
@@ -27,7 +27,7 @@ def test_card_begins_with_a_yaml_header(run_dir: Path) -> None:
 
 
 def test_card_holds_the_comparison_with_intervals_and_n(run_dir: Path) -> None:
-    _, body = _parts(model_card(run_dir, "lora"))
+    _, body = _parts(model_card(run_dir, "lora", "adapter"))
     comparison = json.loads((run_dir / "comparison.json").read_text())
     assert comparison["verdict"] in body
     for row in comparison["approaches"]:
@@ -40,14 +40,14 @@ def test_card_holds_the_comparison_with_intervals_and_n(run_dir: Path) -> None:
 
 @pytest.mark.parametrize("approach", ["zero-shot", "few-shot", "lora", "full", "few-shot+lora"])
 def test_card_code_is_python(run_dir: Path, approach: str) -> None:
-    card = model_card(run_dir, approach)
+    card = model_card(run_dir, approach, "adapter" if "lora" in approach else "model")
     code = card.split("```python\n")[1].split("\n```")[0]
     ast.parse(code)
     assert ("PeftModel" in code) == ("lora" in approach)
 
 
 def test_card_of_a_fully_tuned_model_loads_the_tuned_model(run_dir: Path) -> None:
-    header, body = _parts(model_card(run_dir, "full"))
+    header, body = _parts(model_card(run_dir, "full", "model"))
     assert header["library_name"] == "transformers"
     assert 'from_pretrained("path/to/this/folder")' in body
 
@@ -56,7 +56,7 @@ def test_card_names_no_folder_of_the_machine_as_base_model(tmp_path: Path) -> No
     run = write_run(tmp_path / "run", examples=10)
     about = json.loads((run / "run.json").read_text()) | {"model": "/home/someone/models/small"}
     (run / "run.json").write_text(json.dumps(about))
-    header, body = _parts(model_card(run, "lora"))
+    header, body = _parts(model_card(run, "lora", "adapter"))
     assert "base_model" not in header
     assert 'from_pretrained("path/to/the/base/model")' in body
 
@@ -66,20 +66,20 @@ def test_card_tables_survive_odd_names(tmp_path: Path) -> None:
     comparison = json.loads((run / "comparison.json").read_text())
     comparison["approaches"][0]["forgotten"][0]["probe"] = "a | b\n<script>"
     (run / "comparison.json").write_text(json.dumps(comparison))
-    card = model_card(run, comparison["approaches"][0]["name"])
+    card = model_card(run, comparison["approaches"][0]["name"], "model")
     assert "| a \\| b \\<script\\> |" in card
 
 
 def test_card_of_an_unknown_approach_names_the_known_ones(run_dir: Path) -> None:
     with pytest.raises(RunError, match=r"no approach 'sft'.*few-shot\+lora"):
-        model_card(run_dir, "sft")
+        model_card(run_dir, "sft", "model")
 
 
 def test_card_of_a_validation_only_run_says_so(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", examples=10)
     comparison = json.loads((run / "comparison.json").read_text()) | {"split": "validation"}
     (run / "comparison.json").write_text(json.dumps(comparison))
-    _, body = _parts(model_card(run, "lora"))
+    _, body = _parts(model_card(run, "lora", "adapter"))
     assert "On 10 validation examples it reaches" in body
     assert "same 10 validation examples" in body
     assert "where settings were chosen too" in body
@@ -93,7 +93,7 @@ def test_card_leaves_out_settings_without_a_value(tmp_path: Path) -> None:
     approach = json.loads(path.read_text())
     approach["steps"][0]["settings"] |= {"step": "sft", "alpha": None}
     path.write_text(json.dumps(approach))
-    card = model_card(run, "lora")
+    card = model_card(run, "lora", "adapter")
     assert "rank: `16`" in card
     assert "alpha" not in card
     assert "step: `sft`" not in card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_an_export_loads_with_plain_libraries_and_answers_alike(finished: Path, 
 
     opened = open_run(finished, name)
     to = finished.parent / "exported"
-    done = export(opened, to, merge=merge, card=model_card(finished, name), check=24, progress=Silent())
+    done = export(opened, to, merge=merge, card=partial(model_card, finished, name), check=24, progress=Silent())
     assert done.checked == 24
     assert done.score == done.score_in_run
     assert done.kind == ("adapter" if name == "lora" and not merge else "model")
@@ -101,7 +102,7 @@ def test_an_export_never_overwrites(finished: Path, tmp_path: Path) -> None:
     to.mkdir()
     (to / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="not empty"):
-        export(open_run(finished, "lora"), to, merge=False, card="", check=1, progress=Silent())
+        export(open_run(finished, "lora"), to, merge=False, card=str, check=1, progress=Silent())
     assert (to / "mine.txt").read_text() == "mine"
 
 
@@ -122,7 +123,7 @@ def test_an_export_that_answers_differently_is_refused(
 
     monkeypatch.setattr(module, "load_model", spoilt)
     with pytest.raises(RunError, match="another answer"):
-        export(open_run(finished, "lora"), tmp_path / "out", merge=True, card="", check=24, progress=Silent())
+        export(open_run(finished, "lora"), tmp_path / "out", merge=True, card=str, check=24, progress=Silent())
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".out*"))
 

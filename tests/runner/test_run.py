@@ -113,7 +113,7 @@ def test_an_edit_computes_only_what_it_changes(root: Path, tiny_model_folder: Pa
     approaches = {
         "zero-shot": [],
         "few-shot": [{"step": "few-shot", "shots": {"choose": [1, 2]}, "by": "bm25"}],
-        "lora": [{"step": "sft", "rank": 4, "epochs": 1, "evaluations": 2, "dropout": 0.1}],
+        "lora": [{"step": "sft", "adapter": {"rank": 4, "dropout": 0.1}, "epochs": 1, "evaluations": 2}],
     }
     run(tiny_study(tiny_model_folder, approaches=approaches), root / "run", root=root)
     after = written(root / "run", "approaches/*/predictions.jsonl")
@@ -135,7 +135,7 @@ def test_an_interrupted_run_goes_on_and_ends_alike(root: Path, tiny_model_folder
 
 
 def test_two_approaches_that_begin_alike_share_their_steps(root: Path, tiny_model_folder: Path) -> None:
-    sft = {"step": "sft", "rank": 2, "epochs": 1, "evaluations": 1}
+    sft = {"step": "sft", "adapter": {"rank": 2}, "epochs": 1, "evaluations": 1}
     approaches = {"a": [sft], "b": [sft, {"step": "few-shot", "shots": 1, "by": "spread"}]}
     run(tiny_study(tiny_model_folder, approaches=approaches), root / "run", root=root)
     kinds = [read_json(p)["step"] for p in (root / "run").glob("steps/*/step.json")]
@@ -184,7 +184,7 @@ def test_a_full_disk_is_noticed_before_training(
 
 
 def test_a_damaged_file_is_named_with_the_remedy(root: Path, tiny_model_folder: Path) -> None:
-    study = tiny_study(tiny_model_folder, approaches={"lora": [{"step": "sft", "rank": 2, "epochs": 1}]})
+    study = tiny_study(tiny_model_folder, approaches={"lora": [{"step": "sft", "adapter": {"rank": 2}, "epochs": 1}]})
     run(study, root / "run", root=root)
     (record,) = (root / "run").glob("steps/*/step.json")
     record.write_text("{")
@@ -249,7 +249,7 @@ def test_the_resolved_study_is_kept(root: Path, tiny_model_folder: Path) -> None
 
 
 def test_a_resumed_training_logs_every_step_once(root: Path, tiny_model_folder: Path) -> None:
-    lora = [{"step": "sft", "rank": 2, "epochs": 2, "evaluations": 4}]
+    lora = [{"step": "sft", "adapter": {"rank": 2}, "epochs": 2, "evaluations": 4}]
     study = tiny_study(tiny_model_folder, approaches={"lora": lora})
     steps = iter(range(100))
 
@@ -272,7 +272,7 @@ def test_a_resumed_training_logs_every_step_once(root: Path, tiny_model_folder: 
 
 
 def test_a_finished_training_leaves_no_checkpoint(root: Path, tiny_model_folder: Path) -> None:
-    lora = [{"step": "sft", "rank": 2, "epochs": 1}]
+    lora = [{"step": "sft", "adapter": {"rank": 2}, "epochs": 1}]
     run(tiny_study(tiny_model_folder, approaches={"lora": lora}), root / "run", root=root)
     assert not list((root / "run").glob("steps/*/*checkpoint*"))
 
@@ -280,7 +280,7 @@ def test_a_finished_training_leaves_no_checkpoint(root: Path, tiny_model_folder:
 def test_a_training_killed_before_it_was_recorded_is_not_repeated(
     root: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = tiny_study(tiny_model_folder, approaches={"lora": [{"step": "sft", "rank": 2, "epochs": 1}]})
+    study = tiny_study(tiny_model_folder, approaches={"lora": [{"step": "sft", "adapter": {"rank": 2}, "epochs": 1}]})
     with monkeypatch.context() as patch:
         patch.setattr("luthier.runner.fold.curves", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -292,7 +292,7 @@ def test_a_training_killed_before_it_was_recorded_is_not_repeated(
 
 
 def test_what_was_deleted_is_computed_again(root: Path, tiny_model_folder: Path) -> None:
-    study = tiny_study(tiny_model_folder, approaches={"lora": [{"step": "sft", "rank": 2, "epochs": 1}]})
+    study = tiny_study(tiny_model_folder, approaches={"lora": [{"step": "sft", "adapter": {"rank": 2}, "epochs": 1}]})
     first = run(study, root / "run", root=root)
     (adapter,) = (root / "run").glob("steps/*/adapter")
     shutil.rmtree(adapter)
@@ -303,7 +303,10 @@ def test_what_was_deleted_is_computed_again(root: Path, tiny_model_folder: Path)
 
 
 def test_a_model_that_moved_and_a_file_that_was_renamed_change_nothing(root: Path, tiny_model_folder: Path) -> None:
-    approaches = {"few-shot": [{"step": "few-shot", "shots": 1}], "lora": [{"step": "sft", "rank": 2, "epochs": 1}]}
+    approaches = {
+        "few-shot": [{"step": "few-shot", "shots": 1}],
+        "lora": [{"step": "sft", "adapter": {"rank": 2}, "epochs": 1}],
+    }
     shutil.copytree(tiny_model_folder, root / "here")
     run(tiny_study(root / "here", approaches=approaches), root / "run", root=root)
     before = written(root / "run", "steps/*/step.json")

@@ -36,7 +36,7 @@ def tiny_study(model: Path, **changes: object) -> Study:
         "approaches": {
             "zero-shot": [],
             "few-shot": [{"step": "few-shot", "shots": {"choose": [1, 2]}, "by": "bm25"}],
-            "lora": [{"step": "sft", "rank": 2, "epochs": 1, "evaluations": 2, "dropout": 0.1}],
+            "lora": [{"step": "sft", "adapter": {"rank": 2, "dropout": 0.1}, "epochs": 1, "evaluations": 2}],
             "full": [{"step": "sft", "adapter": "none", "epochs": 1, "evaluations": 1}],
         },
         "device": "cpu",

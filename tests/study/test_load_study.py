@@ -24,7 +24,7 @@ approaches:
   zero-shot: []
   few-shot+lora:
     - {step: few-shot, shots: {choose: [4, 8]}, by: bm25}
-    - {step: sft, rank: 8, learning_rate: 1e-3}
+    - {step: sft, adapter: {rank: 8}, learning_rate: 1e-3}
 """
 Load = Callable[..., Study]
 
@@ -63,7 +63,7 @@ def test_a_study_says_what_its_file_says(load: Load):
     assert isinstance(shots, FewShotStep)
     assert isinstance(shots.shots, Choose)
     assert shots.shots.choose == (4, 8)
-    assert sft == SftStep(rank=8, learning_rate=1e-3)  # YAML takes 1e-3 for a text
+    assert sft == SftStep(adapter={"rank": 8}, learning_rate=1e-3)  # YAML takes 1e-3 for a text
     assert [approach.trains for approach in study.approaches.values()] == [False, True]
 
 
@@ -80,7 +80,10 @@ def test_a_study_built_in_python_is_the_one_of_the_file(load: Load):
         task={"data": "rows.csv", "prompt": "{{ text }}", "completion": "{{ kind }}", "labels": "auto"},
         approaches={
             "zero-shot": [],
-            "few-shot+lora": [FewShotStep(shots={"choose": [4, 8]}, by="bm25"), SftStep(rank=8, learning_rate=1e-3)],
+            "few-shot+lora": [
+                FewShotStep(shots={"choose": [4, 8]}, by="bm25"),
+                SftStep(adapter={"rank": 8}, learning_rate=1e-3),
+            ],
         },
     )
     assert built == load()
@@ -100,7 +103,7 @@ def test_the_resolved_form_is_a_study_again(load: Load):
     [
         ("", "seeed: 1\n", 12, "seeed: unknown key; did you mean 'seed'?"),
         ("labels: auto", "lables: auto", 6, "task.lables: unknown key; did you mean 'labels'?"),
-        ("rank: 8", "rnk: 8", 11, "approaches.few-shot+lora.1.rnk: unknown key; did you mean 'rank'?"),
+        ("rank: 8", "rnk: 8", 11, "approaches.few-shot+lora.1.adapter.rnk: unknown key; did you mean 'rank'?"),
         ("data: rows.csv", "data: {trian: a.csv}", 3, "task.data.trian: unknown key; did you mean 'train'?"),
         ("{choose: [4, 8]}", "{chose: [4, 8]}", 10, "shots.chose: unknown key; did you mean 'choose'?"),
         ("model: some/model", "modle: some/model", 1, "modle: unknown key; did you mean 'model'?"),
@@ -121,7 +124,7 @@ def test_an_unknown_key_names_its_line_and_the_nearest(fault: Fault, old: str, n
         (
             "rank: 8",
             "rank: 0",
-            "study.yaml:11: approaches.few-shot+lora.1.rank: input should be greater than 0; found 0.",
+            "study.yaml:11: approaches.few-shot+lora.1.adapter.rank: input should be greater than 0; found 0.",
         ),
         ("[4, 8]", "[]", "study.yaml:10: approaches.few-shot+lora.0.shots.choose: give at least 2; found []."),
         ("[4, 8]", "[4]", "study.yaml:10: approaches.few-shot+lora.0.shots.choose: give at least 2; found [4]."),
@@ -135,14 +138,31 @@ def test_an_unknown_key_names_its_line_and_the_nearest(fault: Fault, old: str, n
         (
             "rank: 8",
             "targets: q_proj",
-            "study.yaml:11: approaches.few-shot+lora.1.targets: input should be 'all-linear', or input should be a "
-            "list; found 'q_proj'.",
+            "study.yaml:11: approaches.few-shot+lora.1.adapter.targets: input should be 'all-linear', or input should "
+            "be a list; found 'q_proj'.",
         ),
         (
-            "rank: 8",
-            "rank: 8, adapter: none",
-            "study.yaml:11: approaches.few-shot+lora.1: rank has no meaning with adapter: none, which trains every "
-            "weight; leave it out, or set adapter: lora.",
+            "adapter: {rank: 8}",
+            "adapter: dora, rank: 8",
+            "study.yaml:11: approaches.few-shot+lora.1: rank is a setting of the adapter; write adapter: {kind: dora, "
+            "rank: 8}.",
+        ),
+        (
+            "{rank: 8}",
+            "lore",
+            "study.yaml:11: approaches.few-shot+lora.1.adapter: unknown adapter 'lore'; the adapters are 'lora', "
+            "'ia3', 'prompt-tuning', 'prefix-tuning', 'last-layers', 'head', 'biases-and-norms', 'peft', 'none'.",
+        ),
+        (
+            "{rank: 8}",
+            "8",
+            "study.yaml:11: approaches.few-shot+lora.1.adapter: an adapter is the name of a kind or a mapping of its "
+            "settings; found 8.",
+        ),
+        (
+            "{rank: 8}",
+            "{choose: [lora, {kind: ia3, rank: 8}]}",
+            "study.yaml:11: approaches.few-shot+lora.1.adapter.choose.1.rank: unknown key; (known here: kind).",
         ),
         (
             "labels: auto",
@@ -162,7 +182,7 @@ def test_an_unknown_key_names_its_line_and_the_nearest(fault: Fault, old: str, n
             "study.yaml:11: approaches.few-shot+lora.1: unknown step 'stf'; the steps are 'prompt', 'few-shot', 'sft'.",
         ),
         (
-            "{step: sft, rank: 8, learning_rate: 1e-3}",
+            "{step: sft, adapter: {rank: 8}, learning_rate: 1e-3}",
             "{rank: 8}",
             "study.yaml:11: approaches.few-shot+lora.1: a step is a mapping with the key 'step', such as {step: sft, "
             "adapter: lora}; found {'rank': 8}.",
@@ -208,12 +228,12 @@ def test_one_fault_is_one_line_that_names_its_place(fault: Fault, old: str, new:
 
 
 def test_every_fault_is_named_at_once(fault: Fault):
-    assert fault("rank: 8", "rank: 0, epochs: -1, bach_size: 4").splitlines() == [
-        "study.yaml:11: approaches.few-shot+lora.1.rank: input should be greater than 0; found 0.",
+    assert fault("{rank: 8}", "{rank: 0}, epochs: -1, bach_size: 4").splitlines() == [
+        "study.yaml:11: approaches.few-shot+lora.1.adapter.rank: input should be greater than 0; found 0.",
         "study.yaml:11: approaches.few-shot+lora.1.epochs: input should be greater than 0; found -1.",
         "study.yaml:11: approaches.few-shot+lora.1.bach_size: unknown key; did you mean 'batch_size'? (known here: "
-        "adapter, alpha, batch_size, compile, dropout, epochs, evaluations, learning_rate, liger, loss_on, "
-        "max_grad_norm, patience, rank, schedule, step, targets, warmup, weight_decay).",
+        "adapter, batch_size, compile, epochs, evaluations, learning_rate, liger, loss_on, max_grad_norm, patience, "
+        "schedule, step, warmup, weight_decay).",
     ]
 
 
@@ -270,7 +290,7 @@ def test_settings_can_be_overridden_by_their_path(load: Load):
     study = load(
         sets=(
             "seed=7",
-            "approaches.few-shot+lora.1.rank=16",
+            "approaches.few-shot+lora.1.adapter.rank=16",
             "approaches.few-shot+lora.0.shots={choose: [1, 2]}",
             "task.data=[a.csv, b.csv]",
             "forgetting.probe=false",
@@ -282,16 +302,18 @@ def test_settings_can_be_overridden_by_their_path(load: Load):
     assert isinstance(shots, FewShotStep)
     assert isinstance(shots.shots, Choose)
     assert shots.shots.choose == (1, 2)
-    assert sft == SftStep(rank=16, learning_rate=1e-3)
+    assert sft == SftStep(adapter={"rank": 16}, learning_rate=1e-3)
     assert study.tasks["task"].data == ("a.csv", "b.csv")
     assert study.tasks["task"].limit.train == 50
 
 
 def test_a_step_given_by_its_bare_name_can_be_overridden(load: Load):
-    study = load("[]", "[few-shot, sft]", sets=("approaches.zero-shot.1.rank=4", "approaches.zero-shot.0=prompt"))
-    assert study.approaches["zero-shot"].steps == (PromptStep(), SftStep(rank=4))
-    study = load("[]", "{steps: [sft]}", sets=("approaches.zero-shot.0.rank=4",))
-    assert study.approaches["zero-shot"].steps == (SftStep(rank=4),)
+    study = load(
+        "[]", "[few-shot, sft]", sets=("approaches.zero-shot.1.adapter.rank=4", "approaches.zero-shot.0=prompt")
+    )
+    assert study.approaches["zero-shot"].steps == (PromptStep(), SftStep(adapter={"rank": 4}))
+    study = load("[]", "{steps: [sft]}", sets=("approaches.zero-shot.0.adapter.rank=4",))
+    assert study.approaches["zero-shot"].steps == (SftStep(adapter={"rank": 4}),)
 
 
 def test_overriding_one_approach_leaves_one_that_shares_its_yaml_alone(load: Load):
@@ -303,8 +325,8 @@ def test_overriding_one_approach_leaves_one_that_shares_its_yaml_alone(load: Loa
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("seed", "expected key=value, such as approaches.lora.0.rank=16."),
-        ("=3", "expected key=value, such as approaches.lora.0.rank=16."),
+        ("seed", "expected key=value, such as approaches.lora.0.adapter.rank=16."),
+        ("=3", "expected key=value, such as approaches.lora.0.adapter.rank=16."),
         ("seed=[", "the value is not YAML: expected the node content, but found '<stream end>'."),
         ("seed=many", "seed: input should be a valid integer, unable to parse string as an integer; found 'many'."),
         ("approaches.lroa.0.rank=4", "approaches has no 'lroa' (it has: zero-shot, few-shot+lora)."),
@@ -313,7 +335,10 @@ def test_overriding_one_approach_leaves_one_that_shares_its_yaml_alone(load: Loa
         ("model.name=x", "model is the value 'some/model' and has no 'name'."),
         ("forgeting.probe=false", "forgeting: unknown key; did you mean 'forgetting'?"),
         ("task.lables=auto", "task.lables: unknown key; did you mean 'labels'?"),
-        ("approaches.few-shot+lora.1.rank=0", "approaches.few-shot+lora.1.rank: input should be greater than 0"),
+        (
+            "approaches.few-shot+lora.1.adapter.rank=0",
+            "approaches.few-shot+lora.1.adapter.rank: input should be greater than 0",
+        ),
     ],
 )
 def test_a_wrong_override_is_named_as_it_was_given(fault: Fault, override: str, said: str):

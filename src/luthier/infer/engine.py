@@ -14,10 +14,12 @@ from luthier.infer.logprobs import LogProb, sequence_logprobs
 from luthier.model.device import autocast
 from luthier.model.fused import fuse
 from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, reuse_freed_memory, window_of
+from luthier.model.virtual import count_virtual_tokens, virtual_ids, virtual_tokens_of
 from luthier.progress import Advance
 from luthier.prompt.render import RenderedPrompt, Renderer
 from luthier.prompt.shots import ShotSelector
 from luthier.prompt.wording import worded
+from luthier.tree.logprobs import base_of
 from luthier.types import Completion, Example, ModelRef, Predictor, Prompt, Shots
 
 if TYPE_CHECKING:
@@ -44,14 +46,26 @@ class Engine:
         self.precision = precision
         self._embed = embed
         self._loaded: tuple[ModelRef, Any] | None = None
-        self._renderers: dict[str, Renderer] = {}
+        self._renderers: dict[tuple[str, int], Renderer] = {}
         self._selector: tuple[Shots, ShotSelector] | None = None  # of the predictor used last
 
-    def renderer(self, ref: ModelRef) -> Renderer:
-        """The renderer for the model's tokenizer and window."""
-        if ref.base not in self._renderers:
-            self._renderers[ref.base] = Renderer(load_tokenizer(ref.base), window_of(load_config(ref.base)))
-        return self._renderers[ref.base]
+    def renderer(self, ref: ModelRef, *, virtual: int | None = None) -> Renderer:
+        """The renderer for the model's tokenizer and window.
+
+        Args:
+            virtual: Virtual tokens before every prompt; None for those that the model's adapters bring.
+        """
+        count = sum(map(count_virtual_tokens, ref.adapters)) if virtual is None else virtual
+        if (ref.base, count) not in self._renderers:
+            tokenizer, window = load_tokenizer(ref.base), window_of(load_config(ref.base))
+            self._renderers[ref.base, count] = Renderer(tokenizer, window, virtual_ids(count))
+        return self._renderers[ref.base, count]
+
+    def _renderer(self, ref: ModelRef, model: Any) -> Renderer:
+        """That of a model in training, if one is given."""
+        if model is None:
+            return self.renderer(ref)
+        return self.renderer(ref, virtual=len(virtual_tokens_of(base_of(model)) or ()))
 
     def select_shots(self, predictor: Predictor, prompts: Sequence[Prompt]) -> list[tuple[Example, ...]]:
         """The shots that the predictor shows before each prompt."""
@@ -64,9 +78,11 @@ class Engine:
             self._selector = (shots, ShotSelector(shots, embed))
         return self._selector[1].select(prompts)
 
-    def render(self, predictor: Predictor, prompts: Sequence[Prompt], reserve: int) -> list[RenderedPrompt]:
-        """The prompts as the model will get them, leaving `reserve` tokens for the answer."""
-        renderer = self.renderer(predictor.model)
+    def render(
+        self, predictor: Predictor, prompts: Sequence[Prompt], reserve: int, *, model: Any = None
+    ) -> list[RenderedPrompt]:
+        """The prompts as the model (or one in training) will get them, leaving `reserve` tokens for the answer."""
+        renderer = self._renderer(predictor.model, model)
         shots = self.select_shots(predictor, prompts)
         return [
             renderer.prompt(prompt, predictor.wording, own, reserve) for prompt, own in zip(prompts, shots, strict=True)
@@ -91,13 +107,13 @@ class Engine:
         if not prompts:
             return []
         choosing = predictor.decoding.answer != "generate"
-        renderer = self.renderer(predictor.model)
+        renderer = self._renderer(predictor.model, model)
         if choosing:
             own = worded(prompts[0], predictor.wording)
             label_ids = [renderer.completion(own, label) for label in labels]
-            rendered = self.render(predictor, prompts, reserve=max(map(len, label_ids)))
+            rendered = self.render(predictor, prompts, reserve=max(map(len, label_ids)), model=model)
         else:
-            rendered = self.render(predictor, prompts, reserve=predictor.decoding.max_new_tokens)
+            rendered = self.render(predictor, prompts, reserve=predictor.decoding.max_new_tokens, model=model)
         ids = [r.ids for r in rendered]
         with self._running(predictor.model, model) as running:
             if not choosing:
@@ -130,7 +146,7 @@ class Engine:
         """For each example the log-probability of its completion, end of turn included, given its prompt."""
         if not examples:
             return []
-        renderer = self.renderer(predictor.model)
+        renderer = self._renderer(predictor.model, model)
         shots = self.select_shots(predictor, [e.prompt for e in examples])
         sequences = [renderer.training(e, predictor.wording, own) for e, own in zip(examples, shots, strict=True)]
         with self._running(predictor.model, model) as running:
@@ -146,14 +162,16 @@ class Engine:
     ) -> list[LogProb]:
         """For each raw text the log-probability of its tokens but the first."""
         renderer = self.renderer(ref)
+        before = renderer.before
         ids = [
-            tuple(renderer.tokenizer(text, add_special_tokens=True)["input_ids"])[: renderer.window] for text in texts
+            (before + tuple(renderer.tokenizer(text, add_special_tokens=True)["input_ids"]))[: renderer.window]
+            for text in texts
         ]
         with self._running(ref, None) as running:
             return sequence_logprobs(
                 running,
                 ids,
-                [[False] + [True] * (len(own) - 1) for own in ids],
+                [[i > len(before) for i in range(len(own))] for own in ids],
                 advance=advance,
             )
 

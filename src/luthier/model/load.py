@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.errors import ModelError
 from luthier.model.device import torch_dtype
+from luthier.model.part import is_part, load_part
 from luthier.types import ModelRef
 
 log = logging.getLogger(__name__)
@@ -76,22 +77,60 @@ def load_model(ref: ModelRef, *, device: str, precision: str, attention: str = "
     """
     import torch
 
+    from luthier.model.virtual import virtual_tokens_of
+
     load_as = torch.float32 if ref.adapters else torch_dtype(precision)
     model = _load_base(ref.base, load_as, attention)
     for folder in ref.adapters:
-        from peft import PeftModel
-
-        if not (Path(folder) / "adapter_model.safetensors").is_file():  # PEFT would read pickled weights in its place
-            raise ModelError(f"{folder} holds no adapter in safetensors (adapter_model.safetensors is missing).")
-        try:
-            model = PeftModel.from_pretrained(model, folder).merge_and_unload()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(f"the adapter in {folder} does not fit {ref.base}: {error}") from error
+        model = _with_saved(model, folder, ref.base)
     # merging leaves the weights frozen
-    return model.to(device=device, dtype=torch_dtype(precision)).requires_grad_(True).eval()
+    model = model.to(device=device, dtype=torch_dtype(precision)).requires_grad_(True).eval()
+    if tokens := virtual_tokens_of(model):
+        tokens.requires_grad_(False)
+    return model
 
 
-def _load_base(folder: str, dtype: Any, attention: str) -> Any:
+def _with_saved(model: Any, folder: str, base: str) -> Any:
+    """The model with what a step trained and saved in a folder."""
+    from peft import PeftModel
+
+    from luthier.model.virtual import count_virtual_tokens, load_virtual_tokens
+
+    if is_part(folder):
+        load_part(model, folder)
+        return model
+    if not (Path(folder) / "adapter_model.safetensors").is_file():  # PEFT would read pickled weights in its place
+        raise ModelError(f"{folder} holds no adapter in safetensors (adapter_model.safetensors is missing).")
+    if count_virtual_tokens(folder):
+        load_virtual_tokens(model, folder)
+        return model
+    try:
+        adapted = PeftModel.from_pretrained(model, folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"the adapter in {folder} does not fit {base}: {error}") from error
+    try:
+        return adapted.merge_and_unload()
+    except (NotImplementedError, AttributeError):  # some of PEFT's adapters cannot become a part of the weights
+        return adapted
+
+
+def load_quantised(ref: ModelRef, *, device: str, bits: int) -> Any:
+    """The model with its linear layers in 4 (NF4) or 8 bits, to be trained through an adapter (Dettmers et al. 2023).
+
+    Raises:
+        ModelError: It has adapters already, whose sum with the weights would first have to be written out.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if ref.adapters:
+        raise ModelError("qlora (bits) begins at a model as it was loaded, and this one was adapted before; use lora.")
+    four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+    config = BitsAndBytesConfig(load_in_4bit=True, **four) if bits == 4 else BitsAndBytesConfig(load_in_8bit=True)
+    return _load_base(ref.base, torch.bfloat16, "sdpa", quantization_config=config, device_map=device).eval()
+
+
+def _load_base(folder: str, dtype: Any, attention: str, **others: Any) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -104,6 +143,7 @@ def _load_base(folder: str, dtype: Any, attention: str) -> Any:
             output_loading_info=True,
             use_safetensors=True,
             trust_remote_code=False,
+            **others,
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"{folder} cannot be loaded as a causal language model: {error}") from error

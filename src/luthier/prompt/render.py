@@ -44,11 +44,13 @@ class Renderer:
     Args:
         tokenizer: A transformers tokenizer with a chat template.
         window: Tokens that prompt and answer may take together.
+        before: Ids that stand before every prompt: those of virtual tokens, if the model has any.
     """
 
-    def __init__(self, tokenizer: Any, window: int) -> None:
+    def __init__(self, tokenizer: Any, window: int, before: tuple[int, ...] = ()) -> None:
         self.tokenizer = tokenizer
         self.window = window
+        self.before = before
         self._end_of_turn = _end_of_turn(tokenizer)
 
     @property
@@ -67,7 +69,7 @@ class Renderer:
         own = worded(prompt, wording)
         for dropped in range(len(shots) + 1):
             messages = with_shots(own, shots[dropped:], wording)
-            ids = self._encode(self._text(messages, opening=True))
+            ids = self.before + self._encode(self._text(messages, opening=True))
             if len(ids) + reserve <= self.window:
                 return RenderedPrompt(prompt.id, messages, ids, dropped)
         raise DataError(
@@ -104,8 +106,9 @@ class Renderer:
         if len(rendered.ids) + len(answer) > self.window:
             rendered = self.prompt(example.prompt, wording, shots, reserve=len(answer))
             answer = self.completion(rendered.messages, example.completion)
+        first = len(self.before) + 1  # nothing stands before it
         prompt_trained = loss_on == "all"
-        trained = (False, *(prompt_trained,) * (len(rendered.ids) - 1), *(True,) * len(answer))
+        trained = (*(False,) * first, *(prompt_trained,) * (len(rendered.ids) - first), *(True,) * len(answer))
         return TrainingSequence(example.id, rendered.ids + answer, trained, rendered.dropped_shots)
 
     def _text(self, messages: Sequence[Message], *, opening: bool) -> str:

@@ -15,10 +15,13 @@ from luthier.report.folder import ApproachFolder, Record, RunFolder, read_run
 _MODEL_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-def model_card(run_dir: Path, approach: str) -> str:
+def model_card(run_dir: Path, approach: str, kind: str) -> str:
     """The card of what `approach` produced: how good it is, beside what, and how to use and repeat it.
 
     The license is left out: it follows from the base model and the data, which the author knows.
+
+    Args:
+        kind: What the card lies beside: an `adapter`, or a whole `model`.
 
     Raises:
         RunError: The folder is not a finished run, or has no such approach.
@@ -26,7 +29,7 @@ def model_card(run_dir: Path, approach: str) -> str:
     folder = read_run(run_dir)
     one = folder.approach(approach)
     sections = [
-        _header(folder, one),
+        _header(folder, one, kind),
         f"# {_line(folder.run['name'])}: {_line(approach)}",
         _introduction(folder, one),
         "## How it compares",
@@ -37,7 +40,7 @@ def model_card(run_dir: Path, approach: str) -> str:
         "## How it was made",
         "\n".join(_making(folder, one)),
         "## How to use it",
-        _usage(folder, one),
+        _usage(folder, one, kind),
         "## Limits",
         "\n".join(_limits(folder, approach)),
         "## How to repeat it",
@@ -46,9 +49,9 @@ def model_card(run_dir: Path, approach: str) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _header(folder: RunFolder, one: ApproachFolder) -> str:
+def _header(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
     """The YAML that the Hugging Face hub reads; each value is written as JSON, which is YAML too."""
-    adapted = bool(one.predictor["model"].get("adapters"))
+    adapted = kind == "adapter"
     model = str(folder.run["model"])
     fields: dict[str, object] = {}
     if _MODEL_ID.fullmatch(model):
@@ -67,7 +70,8 @@ def _split(folder: RunFolder) -> str:
 
 
 def _names_lora(one: ApproachFolder) -> bool:
-    return any((step.get("settings") or {}).get("adapter") == "lora" for step in one.approach["steps"])
+    adapters = [(step.get("settings") or {}).get("adapter") for step in one.approach["steps"]]
+    return any(isinstance(adapter, dict) and adapter.get("kind") == "lora" for adapter in adapters)
 
 
 def _introduction(folder: RunFolder, one: ApproachFolder) -> str:
@@ -170,24 +174,22 @@ def _making(folder: RunFolder, one: ApproachFolder) -> Iterator[str]:
         )
 
 
-def _usage(folder: RunFolder, one: ApproachFolder) -> str:
-    predictor = one.predictor
-    adapters: Sequence[str] = predictor["model"].get("adapters") or ()
+def _usage(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
+    predictor, adapted = one.predictor, kind == "adapter"
     where = str(folder.run["model"])
-    if _is_step_result(predictor["model"]["base"]):
-        where = "path/to/the/tuned/model" if adapters else "path/to/this/folder"
+    if not adapted:
+        where = "path/to/this/folder"
     elif not _MODEL_ID.fullmatch(where):
         where = "path/to/the/base/model"
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    if adapters:
+    if adapted:
         lines.insert(0, "from peft import PeftModel")
     lines += [
         f"tokenizer = AutoTokenizer.from_pretrained({_python(where)})",
         f"model = AutoModelForCausalLM.from_pretrained({_python(where)})",
     ]
-    for number in range(len(adapters)):
-        place = "path/to/this/folder" if len(adapters) == 1 else f"path/to/adapter-{number + 1}"
-        lines.append(f"model = PeftModel.from_pretrained(model, {_python(place)}).merge_and_unload()")
+    if adapted:
+        lines.append(f"model = PeftModel.from_pretrained(model, {_python('path/to/this/folder')})")
     system = (predictor.get("wording") or {}).get("system")
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": "…"})
@@ -205,12 +207,6 @@ def _usage(folder: RunFolder, one: ApproachFolder) -> str:
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
     ]
     return "\n\n".join(["```python\n" + "\n".join(lines) + "\n```", *_prompt_notes(predictor)])
-
-
-def _is_step_result(base: str) -> bool:
-    """Whether a predictor's base is a model that a step of the run trained (`steps/HASH/model`)."""
-    parts = Path(base).parts
-    return len(parts) >= 3 and parts[-3] == "steps" and parts[-1] == "model"
 
 
 def _prompt_notes(predictor: Record) -> Iterator[str]:

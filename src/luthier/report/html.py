@@ -171,7 +171,7 @@ def _tried(folder: RunFolder, known: Mapping[str, Look]) -> list[Values]:
 
 def _choice(choice: Mapping[str, Any]) -> Values:
     """A choice as a table whose columns are the settings that differed."""
-    tried = choice["tried"]
+    tried = [{**one, "settings": units.flat(one["settings"])} for one in choice["tried"]]
     keys = list(dict.fromkeys(key for one in tried for key in one["settings"]))
     varied = [key for key in keys if len({units.setting(one["settings"].get(key)) for one in tried}) > 1]
     varied = varied or [key for key in keys if key != "step"]

@@ -146,13 +146,24 @@ def setting(value: object) -> str:
     return str(value)
 
 
+def flat(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings with those of an inner mapping beside the others; its `kind` goes by the mapping's own name."""
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and "kind" in value:
+            found |= {key if inner == "kind" else inner: own for inner, own in value.items()}
+        else:
+            found[key] = value
+    return found
+
+
 def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def settings_taken(settings: Mapping[str, object]) -> dict[str, str]:
     """The settings of a step that have a value, as written; without `step`, which names the step itself."""
-    return {key: setting(value) for key, value in settings.items() if value is not None and key != "step"}
+    return {key: setting(value) for key, value in flat(settings).items() if value is not None and key != "step"}
 
 
 def moment(iso: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from luthier.model.load import count_parameters, load_config
 from luthier.runner.describe import data_report, example_counts
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.show import prompting_of
-from luthier.settings import Choose, closed
+from luthier.settings import closed
 from luthier.steps import SftStep
+from luthier.steps.adapters import Lora
 from luthier.study import Approach, Study
 from luthier.tree.build import build_tree
 from luthier.tree.trunk import find_trunk
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from luthier.infer.engine import Engine
     from luthier.prompt.render import RenderedPrompt, TrainingSequence
     from luthier.train.loop import LoopSettings
-    from luthier.train.memory import MemoryPlan
+    from luthier.train.memory import MemoryPlan, TrainingShape
     from luthier.train.timing import TrainingSpeed
 
 # Prompts of a task that are looked at for their lengths and what they share.
@@ -113,7 +114,8 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
             ]
             + [planned.plan.bytes for own in plans.values() for planned in own]
         ),
-        stored_bytes=sum(_stored(a, parameters) for a in study.approaches.values()),
+        # Trained weights are kept in float32, those of every value tried.
+        stored_bytes=sum(planned.shape.trainable * 4 for own in plans.values() for planned in own),
         warnings=warnings,
     )
 
@@ -125,6 +127,7 @@ class _Training:
     step: SftStep
     predictor: Predictor
     sequences: list[TrainingSequence]
+    shape: TrainingShape
     plan: MemoryPlan
     settings: LoopSettings
 
@@ -136,18 +139,21 @@ def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_T
         for candidate in closed(step):
             if isinstance(candidate, SftStep):
                 sequences = candidate.sequences(predictor, prepared.target, engine)
-                plan = candidate.memory_plan(predictor.model, sequences, engine)
+                shape = candidate.training_shape(predictor.model, sequences, engine)
+                plan = candidate.memory_plan(shape, engine)
                 settings = candidate.loop_settings(engine, plan, prepared.study.seed)
-                yield _Training(candidate, predictor, sequences, plan, settings)
+                yield _Training(candidate, predictor, sequences, shape, plan, settings)
 
 
-def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, str], _Training]:
+def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, ...], _Training]:
     """One training of each kind whose speed differs: what is trained, of which model."""
     return {_kind(planned): planned for own in plans.values() for planned in own}
 
 
-def _kind(planned: _Training) -> tuple[str, str]:
-    return str(planned.step.adapter), planned.predictor.model.base
+def _kind(planned: _Training) -> tuple[str, ...]:
+    adapter = planned.step.trained
+    variant = adapter.dora if isinstance(adapter, Lora) else getattr(adapter, "type", "")
+    return type(adapter).__name__, str(variant), planned.predictor.model.base
 
 
 def _training_speed(planned: _Training, prepared: Prepared) -> TrainingSpeed:
@@ -168,7 +174,7 @@ def _forecast_approach(
     prepared: Prepared,
     speed: AnswerSpeed,
     trainings: tuple[_Training, ...],
-    speeds: Mapping[tuple[str, str], TrainingSpeed],
+    speeds: Mapping[tuple[str, ...], TrainingSpeed],
 ) -> ApproachForecast:
     from luthier.train.timing import forecast_seconds
 
@@ -179,7 +185,7 @@ def _forecast_approach(
     answering = _Answering(predictor, task, rendered, prepared.engine, speed, trained=approach.trains)
     seconds = answering.together(len(task.test)) + study.latency_requests * answering.alone()
     for step in approach.steps:
-        values = prod(len(v.choose) for k in type(step).model_fields if isinstance(v := getattr(step, k), Choose))
+        values = len(list(closed(step)))
         if values > 1:
             seconds += values * answering.together(len(task.validation))
     for planned in trainings:
@@ -235,14 +241,3 @@ class _Answering:
         if self._generates:
             return seconds + self._steps * self._speed.alone_s
         return seconds + self._below * self._speed.token_s + self._heads * self._speed.head_s
-
-
-def _stored(approach: Approach, parameters: int) -> float:
-    """Bytes that the approach's weights take on disk, every value tried counted."""
-    total = 0.0
-    for step in approach.steps:
-        if isinstance(step, SftStep):
-            for candidate in closed(step):
-                assert isinstance(candidate, SftStep)
-                total += parameters * 4 if candidate.adapter == "none" else parameters * 4 / 25
-    return total

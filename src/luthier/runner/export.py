@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from typing import Any
 from luthier.errors import RunError
 from luthier.evaluate.metrics import METRICS, score
 from luthier.model.load import load_model, load_tokenizer
+from luthier.model.part import is_part
+from luthier.model.virtual import count_virtual_tokens
 from luthier.progress import Progress
 from luthier.record import predictor_to_json
 from luthier.runner.folder import read_jsonl, write_json, write_text
 from luthier.runner.open import OpenRun
+from luthier.tree.logprobs import base_of
 from luthier.types import Example, Message, ModelRef, Place, Predictor, Prompt
 
 
@@ -38,16 +41,19 @@ class Exported:
     score_in_run: float | None
 
 
-def export(run: OpenRun, to: Path, *, merge: bool, card: str, check: int, progress: Progress) -> Exported:
+def export(
+    run: OpenRun, to: Path, *, merge: bool, card: Callable[[str], str], check: int, progress: Progress
+) -> Exported:
     """Write the approach's model to the folder `to`, load it from there, and score test examples again.
 
     Args:
         merge: Write a whole model, the adapter merged in; else the adapter, where there is one alone.
-        card: The model card, as Markdown.
+        card: Gives the model card, as Markdown, for the kind of what is written.
         check: How many of the run's test examples are answered again.
 
     Raises:
-        RunError: The folder is not empty, or the exported model answers differently.
+        RunError: The folder is not empty, the exported model answers differently, or a whole model was asked for and
+            cannot be had.
     """
     to = to.resolve()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
@@ -57,7 +63,7 @@ def export(run: OpenRun, to: Path, *, merge: bool, card: str, check: int, progre
     work.mkdir(parents=True)
     try:
         ref, kind = _write(run, work, merge)
-        write_text(work / "README.md", card)
+        write_text(work / "README.md", card(kind))
         write_json(work / "luthier.json", _prompting(run))
         done = _score_again(run, ref, kind, to, check, progress)
         if to.exists():
@@ -75,7 +81,7 @@ def _write(run: OpenRun, folder: Path, merge: bool) -> tuple[ModelRef, str]:
     base_is_ours = Path(ref.base).is_relative_to(
         run.folder.path.resolve()
     )  # tuned by an earlier step: nobody else has it
-    if len(ref.adapters) == 1 and not merge and not base_is_ours:
+    if len(ref.adapters) == 1 and not merge and not base_is_ours and not is_part(ref.adapters[0]):
         for file in Path(ref.adapters[0]).iterdir():
             if file.suffix in (".safetensors", ".json"):
                 shutil.copy2(file, folder / file.name)
@@ -84,7 +90,14 @@ def _write(run: OpenRun, folder: Path, merge: bool) -> tuple[ModelRef, str]:
         write_json(config, {**row, "base_model_name_or_path": _name_of_base(run)})
         tokenizer.save_pretrained(folder)
         return ModelRef(ref.base, (str(folder),)), "adapter"
+    if any(map(count_virtual_tokens, ref.adapters)):
+        raise RunError(
+            f"{run.name} has virtual tokens, which are no part of a model's weights and cannot be merged into them. "
+            "An approach of this one step is exported without --merge; of others, answer with `luthier predict`."
+        )
     model = load_model(ref, device="cpu", precision="float32")
+    if model is not base_of(model):
+        raise RunError(f"PEFT cannot merge this kind of adapter into the weights; export {run.name} without --merge.")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return ModelRef(str(folder)), "model"

@@ -207,7 +207,7 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
     for result, value in {**outcome.results, **curves(read_jsonl(metrics))}.items():
         write_json(folder / "results" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', result)}.json", value)
     predictor = predictor_to_json(outcome.predictor, shop.folder.path)
-    weights = [folder / part for part in ("adapter", "model") if (folder / part).is_dir()]
+    weights = [folder / part for part in ("adapter", "part", "model") if (folder / part).is_dir()]
     write_json(
         folder / "step.json",
         {

@@ -1,4 +1,4 @@
-"""`sft`: supervised fine-tuning, of all weights or of a LoRA adapter, on prompts as the predictor renders them."""
+"""`sft`: supervised fine-tuning, of all weights or of an adapter, on prompts as the predictor renders them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.settings import Choose, Open
+from luthier.errors import ModelError
+from luthier.settings import Open, closed, given
+from luthier.steps.adapters import Adapter, AnyAdapter, Count, Lora, Positive, Share
 from luthier.steps.base import Step, StepContext, StepOutcome
 from luthier.steps.validate import score_of, validation_metrics
 from luthier.types import ModelRef, Predictor, Task
@@ -19,11 +21,10 @@ if TYPE_CHECKING:
     from luthier.infer.engine import Engine
     from luthier.prompt.render import TrainingSequence
     from luthier.train.loop import LoopSettings
-    from luthier.train.memory import MemoryPlan
+    from luthier.train.memory import MemoryPlan, TrainingShape
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+# Settings that belong to an adapter, for people who write them beside it.
+_OF_ADAPTERS = ("rank", "alpha", "dropout", "targets")
 
 
 class SftStep(Step):
@@ -32,19 +33,14 @@ class SftStep(Step):
     trains: ClassVar[bool] = True
 
     step: Literal["sft"] = "sft"
-    adapter: Open[Literal["lora", "none"]] = "lora"
-    """`lora` trains small added matrices (Hu et al. 2022); `none` trains every weight (full fine-tuning)."""
-    rank: Open[Count] | None = None
-    """LoRA rank. Default: 16, ample for some thousand examples (Schulman et al. 2025)."""
-    alpha: Open[Positive] | None = None
-    """LoRA scale; the update counts alpha / rank. Default: twice the rank, the usual choice (Raschka 2023)."""
-    dropout: Open[Share] = 0.0
-    """Dropout inside LoRA, a share."""
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Modules that LoRA adapts. Default: every linear layer but the head (Dettmers et al. 2023)."""
+    adapter: Open[AnyAdapter] = Lora()
+    """What is trained: the name of a kind (`lora`, `rslora`, `dora`, `pissa`, `loraplus`, `qlora`, `ia3`,
+    `prompt-tuning`, `prefix-tuning`, `last-layers`, `head`, `biases-and-norms`, `peft`, or `none` for every weight),
+    or a mapping of its settings, such as `{kind: lora, rank: 8}`."""
     learning_rate: Open[Positive] | None = None
-    """Peak learning rate. Default: 1e-3 for LoRA, 1e-4 for full fine-tuning (LoRA's best rate is about ten times
-    that of full fine-tuning; Schulman et al. 2025, "LoRA Without Regret")."""
+    """Peak learning rate. Default: 1e-3 for LoRA, 1e-4 where the model's own weights are trained (LoRA's best rate is
+    about ten times that of full fine-tuning; Schulman et al. 2025, "LoRA Without Regret"), 1e-3 for biases and norms,
+    1e-2 for ia3, prompt and prefix tuning."""
     epochs: Open[Positive] = 3.0
     """Passes over the training examples; may be a fraction. Three as in Alpaca (Taori et al. 2023)."""
     batch_size: Open[Count] = 8
@@ -70,32 +66,40 @@ class SftStep(Step):
     liger: bool = False
     """Use Liger's kernels for norms, feed-forward blocks and rotary embeddings. Needs a CUDA GPU and liger-kernel."""
 
-    @model_validator(mode="after")
-    def _no_lora_settings_without_lora(self) -> SftStep:
-        if "none" in (self.adapter.choose if isinstance(self.adapter, Choose) else (self.adapter,)):
-            given = [name for name in ("rank", "alpha", "dropout", "targets") if self.is_changed(name)]
-            if given:
-                have = "has" if len(given) == 1 else "have"
-                raise ValueError(
-                    f"{' and '.join(given)} {have} no meaning with adapter: none, which trains every weight; "
-                    "leave it out, or set adapter: lora"
-                )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _adapters_have_settings_of_their_own(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (own := [name for name in _OF_ADAPTERS if name in value]):
+            shown = ", ".join(f"{name}: {value[name]}" for name in own)
+            given_kind = value.get("adapter", "lora")
+            kind = given_kind if isinstance(given_kind, str) and given_kind != "none" else "lora"
+            raise ValueError(
+                f"{' and '.join(own)} {'is a setting' if len(own) == 1 else 'are settings'} of the adapter; write "
+                f"adapter: {{kind: {kind}, {shown}}}"
+            )
+        return value
+
+    def check(self, task: Task) -> list[str]:
+        """An adapter that PEFT does not have, or not with these settings."""
+        found = (step.trained.problem() for step in closed(self) if isinstance(step, SftStep))
+        return [problem for problem in dict.fromkeys(found) if problem]
 
     def described(self) -> dict[str, Any]:
-        """The settings with those filled in that follow from others; those of LoRA only where it is used."""
-        settings = super().described() | {"learning_rate": self._learning_rate()}
-        if self.adapter == "none":
-            return {name: value for name, value in settings.items() if name not in ("dropout", "targets")}
-        return settings | {"rank": self._rank(), "alpha": self._alpha()}
+        """The settings with those filled in that follow from others."""
+        return super().described() | {"adapter": self.trained.described(), "learning_rate": self._learning_rate()}
 
     def disk_bytes(self, model_bytes: int) -> int:
-        """Three checkpoints at a time (weights, two moments, the best weights; float32), and the result."""
-        return 13 * model_bytes if self.adapter == "none" else model_bytes // 2
+        return self.trained.disk_bytes(model_bytes)
+
+    @property
+    def trained(self) -> Adapter:
+        """The adapter, which is not left open any more."""
+        assert isinstance(self.adapter, Adapter)
+        return self.adapter
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """Train the predictor's model; the returned predictor is the same with the model replaced."""
-        from luthier.model.adapter import adapter_movement, full_movement, movement_matrix
+        from luthier.model.adapter import movement_matrix
         from luthier.model.load import count_parameters, load_model
         from luthier.train.loop import train
 
@@ -121,16 +125,14 @@ class SftStep(Step):
                 score_of=lambda metrics: score_of(metrics, context.metric),
                 log=context.log,
                 folder=context.folder,
+                rate=self.trained.rate,
                 advance=advance,
             )
         # An interrupted training counts whole; what is measured below for the report is no part of it.
         train_s = max(time.perf_counter() - started, outcome.seconds + outcome.validation_s)
-        if self.adapter == "lora":
-            moved = adapter_movement(model)
-        else:
-            base = load_model(predictor.model, device=engine.device, precision="float32")
-            moved = full_movement(model, base)
-            del base
+        moved = self.trained.movement(
+            model, lambda: load_model(predictor.model, device=engine.device, precision="float32")
+        )
         ref = self._save(model, predictor.model, context, engine)
         del model
         engine.release()
@@ -142,7 +144,7 @@ class SftStep(Step):
             trainable_parameters=trainable,
             trainable_share=trainable / total,
             peak_bytes=outcome.peak_bytes,
-            results={"movement": movement_matrix(moved)},
+            results={"movement": movement_matrix(moved)} if moved else {},
             facts={
                 **asdict(outcome),
                 "examples": len(sequences),
@@ -156,61 +158,71 @@ class SftStep(Step):
 
     def sequences(self, predictor: Predictor, task: Task, engine: Engine) -> list[TrainingSequence]:
         """The task's training examples as the predictor renders them."""
-        renderer = engine.renderer(predictor.model)
+        have = len(engine.renderer(predictor.model).before)
+        renderer = engine.renderer(predictor.model, virtual=have + self.trained.virtual_tokens)
         shots = engine.select_shots(predictor, [e.prompt for e in task.train])
         return [
             renderer.training(example, predictor.wording, own, loss_on=self.loss_on)
             for example, own in zip(task.train, shots, strict=True)
         ]
 
-    def memory_plan(self, ref: ModelRef, sequences: Sequence[TrainingSequence], engine: Engine) -> MemoryPlan:
-        """How steps are split to fit in the memory that is free; no weights are loaded for it.
+    def training_shape(self, ref: ModelRef, sequences: Sequence[TrainingSequence], engine: Engine) -> TrainingShape:
+        """What the memory of training depends on; no weights are loaded for it.
+
+        Raises:
+            ModelError: The adapter cannot be trained on this device, or does not fit the model.
+        """
+        from luthier.model.load import count_parameters, empty_model
+        from luthier.train.batches import merged_tokens
+        from luthier.train.memory import TrainingShape
+        from luthier.tree.logprobs import base_of
+        from luthier.tree.support import refusal_by_configuration
+
+        if problem := self.trained.problem_on(engine.device):
+            raise ModelError(problem)
+        model = self._with_adapter(empty_model(ref), ref, engine, seed=0)
+        return TrainingShape(
+            config=model.config.get_text_config(),
+            parameters=count_parameters(model),
+            trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            full=self.trained.full,
+            width=2 if engine.precision == "bfloat16" else 4,
+            longest=max(len(s.ids) for s in sequences),
+            step_tokens=merged_tokens(sequences, int(given(self.batch_size))),
+            padded=bool(refusal_by_configuration(base_of(model))),
+        )
+
+    def memory_plan(self, shape: TrainingShape, engine: Engine) -> MemoryPlan:
+        """How steps are split to fit in the memory that is free.
 
         Raises:
             TrainingError: The training does not fit however it is split.
         """
         from luthier.model.device import free_bytes
-        from luthier.model.load import count_parameters, empty_model
-        from luthier.train.batches import merged_tokens
-        from luthier.train.memory import TrainingShape, plan_memory
-        from luthier.tree.logprobs import base_of
-        from luthier.tree.support import refusal_by_configuration
+        from luthier.train.memory import plan_memory
 
-        model = self._with_adapter(empty_model(ref), seed=0)
-        shape = TrainingShape(
-            config=model.config.get_text_config(),
-            parameters=count_parameters(model),
-            trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-            full=self.adapter == "none",
-            width=2 if engine.precision == "bfloat16" else 4,
-            longest=max(len(s.ids) for s in sequences),
-            step_tokens=merged_tokens(sequences, int(_given(self.batch_size))),
-            padded=bool(refusal_by_configuration(base_of(model))),
-        )
         return plan_memory(shape, engine.device, free_bytes(engine.device))
 
     def trainable_model(self, ref: ModelRef, engine: Engine, seed: int) -> Any:
         """The model with what is trained in float32 and the rest in the engine's precision."""
         from luthier.model.fused import use_liger
-        from luthier.model.load import load_model
 
-        precision = engine.precision if self.adapter == "lora" else "float32"
-        model = load_model(ref, device=engine.device, precision=precision)
+        model = self.trained.load(ref, engine.device, engine.precision)
         if self.liger:
             use_liger(model, engine.device)
-        return self._with_adapter(model, seed)
+        return self._with_adapter(model, ref, engine, seed)
 
     def loop_settings(self, engine: Engine, plan: MemoryPlan, seed: int) -> LoopSettings:
         """These settings as the loop takes them."""
         from luthier.train.loop import LoopSettings
 
         return LoopSettings(
-            epochs=_given(self.epochs),
-            batch_size=int(_given(self.batch_size)),
+            epochs=given(self.epochs),
+            batch_size=int(given(self.batch_size)),
             learning_rate=self._learning_rate(),
             warmup=self.warmup,
             schedule=self.schedule,
-            weight_decay=_given(self.weight_decay),
+            weight_decay=given(self.weight_decay),
             max_grad_norm=self.max_grad_norm,
             evaluations=self.evaluations,
             patience=self.patience,
@@ -223,19 +235,9 @@ class SftStep(Step):
             liger=self.liger,
         )
 
-    def _with_adapter(self, model: Any, seed: int) -> Any:
-        if self.adapter == "none":
-            return model
-        from luthier.model.adapter import add_lora
-
-        return add_lora(
-            model,
-            rank=self._rank(),
-            alpha=self._alpha(),
-            dropout=_given(self.dropout),
-            targets=self.targets if isinstance(self.targets, str) else list(self.targets),
-            seed=seed,
-        )
+    def _with_adapter(self, model: Any, ref: ModelRef, engine: Engine, seed: int) -> Any:
+        tokenizer = engine.renderer(ref).tokenizer
+        return self.trained.attach(model, seed, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _kept_plan(self, ref: ModelRef, sequences: Sequence[TrainingSequence], context: StepContext) -> MemoryPlan:
         """The plan, kept in the folder: an interrupted training goes on as it began, whatever is free by then."""
@@ -244,35 +246,20 @@ class SftStep(Step):
         file = context.folder / "memory.json"
         if not file.is_file():
             context.folder.mkdir(parents=True, exist_ok=True)
-            plan = self.memory_plan(ref, sequences, context.engine)
+            plan = self.memory_plan(self.training_shape(ref, sequences, context.engine), context.engine)
             new = file.with_suffix(".new")
             new.write_text(json.dumps(asdict(plan)), encoding="utf-8")
             new.replace(file)  # whole or not at all
         return MemoryPlan(**json.loads(file.read_text(encoding="utf-8")))
 
-    def _save(self, model: Any, ref: ModelRef, context: StepContext, engine: Any) -> ModelRef:
-        from luthier.model.adapter import save_adapter, save_full
-
-        if self.adapter == "lora":
-            folder = context.folder / "adapter"
-            save_adapter(model, folder)
+    def _save(self, model: Any, ref: ModelRef, context: StepContext, engine: Engine) -> ModelRef:
+        folder = context.folder / self.trained.saved_as
+        self.trained.save(model, engine.renderer(ref).tokenizer, folder)
+        if not self.trained.full:
             return replace(ref, adapters=(*ref.adapters, str(folder)))
-        folder = context.folder / "model"
-        save_full(model, engine.renderer(ref).tokenizer, folder)
-        return ModelRef(base=str(folder))
+        from luthier.model.virtual import count_virtual_tokens
 
-    def _rank(self) -> int:
-        return 16 if self.rank is None else int(_given(self.rank))
-
-    def _alpha(self) -> float:
-        return 2.0 * self._rank() if self.alpha is None else _given(self.alpha)
+        return ModelRef(str(folder), tuple(own for own in ref.adapters if count_virtual_tokens(own)))
 
     def _learning_rate(self) -> float:
-        if self.learning_rate is not None:
-            return _given(self.learning_rate)
-        return 1e-3 if self.adapter == "lora" else 1e-4
-
-
-def _given(setting: Any) -> float:
-    assert not isinstance(setting, Choose), "a step is fitted with all settings given"
-    return float(setting)
+        return self.trained.learning_rate if self.learning_rate is None else given(self.learning_rate)

@@ -17,7 +17,10 @@ def explain(error: ValidationError, root: type[BaseModel], raw: Mapping[str, Any
     """One line for each fault, in the order of the file."""
     found: dict[Path, Any] = {}
     faults: dict[Path, list[dict[str, Any]]] = {}
-    for fault in error.errors():
+    errors = error.errors()
+    for fault in errors:
+        if _no_choice_was_meant(fault["loc"], errors, raw):
+            continue
         path, leaf = _user_path(fault["loc"], raw, missing=fault["type"] == "missing")
         found[path] = leaf
         faults.setdefault(path, []).append(dict(fault))
@@ -31,6 +34,18 @@ def explain(error: ValidationError, root: type[BaseModel], raw: Mapping[str, Any
         if not deeper and not misspelt:
             said.append(f"{lines.where(path, file)}: {_sentence(group, path, found[path], root)}")
     return "\n".join(said)
+
+
+def _no_choice_was_meant(loc: Sequence[int | str], errors: Sequence[Any], raw: Any) -> bool:
+    """Whether a fault only says that a mapping of settings is no {choose: ...}."""
+    at = next((i for i, part in enumerate(loc) if str(part).startswith("Choose")), None)
+    if at is None:
+        return False
+    _, value = _user_path(loc[:at], raw, missing=False)
+    if not isinstance(value, Mapping) or "choose" in value:
+        return False
+    others = (own for own in errors if own["loc"][:at] == loc[:at] and not _in_choose(own["loc"]))
+    return any(len(own["loc"]) > at + 1 or own["type"] == "union_tag_invalid" for own in others)
 
 
 def _user_path(loc: Sequence[int | str], raw: Any, *, missing: bool) -> tuple[Path, Any]:
@@ -66,7 +81,9 @@ def _sentence(group: Sequence[dict[str, Any]], path: Path, found: Any, root: typ
     if kind == "missing":
         return f"{key}: missing; give it."
     if kind == "union_tag_invalid":
-        return f"{key}: unknown step {fault['input'].get('step')!r}; the steps are {fault['ctx']['expected_tags']}."
+        tag = fault["ctx"]["discriminator"].strip("'")
+        what = {"step": "step", "kind": "adapter"}[tag]
+        return f"{key}: unknown {what} {fault['input'].get(tag)!r}; the {what}s are {fault['ctx']['expected_tags']}."
     if kind == "union_tag_not_found":
         return f"{key}: a step is a mapping with the key 'step', such as {{step: sft, adapter: lora}}; found {found!r}."
     # That a value is no {choose: ...} either says nothing, unless it is meant to be one.
@@ -98,17 +115,22 @@ def _nearest(fault: Mapping[str, Any], root: type[BaseModel]) -> str | None:
 
 def _fields_at(root: type[BaseModel], loc: Sequence[int | str]) -> set[str]:
     """Names of the fields that would have been known where an unknown key was found."""
-    if _in_choose(loc):
+    if _in_choose(loc[-2:]):
         return set(Choose.model_fields)
     candidates: list[type[BaseModel]] = [root]
     for part in loc[:-1]:
         named = [c for c in candidates if isinstance(part, str) and part in c.model_fields]
-        tagged = [c for c in candidates if "step" in c.model_fields and c.model_fields["step"].default == part]
+        tagged = [c for c in candidates if part in _tags(c)]
         if named:
             candidates = [model for c in named for model in _models_in(c.model_fields[str(part)].annotation)]
         elif tagged:
             candidates = tagged
     return {name for c in candidates for name in c.model_fields}
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    """What tells a class from others that may stand in its place."""
+    return {model.model_fields[name].default for name in ("step", "kind") if name in model.model_fields}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -156,7 +156,7 @@ def load_study(path: Path | str, overrides: tuple[str, ...] = ()) -> Study:
     """Read a study file.
 
     Args:
-        overrides: `key=value` texts such as `approaches.lora.0.rank=16`; the value is YAML.
+        overrides: `key=value` texts such as `approaches.lora.0.adapter.rank=16`; the value is YAML.
 
     Raises:
         StudyError: The file or an override is wrong; all faults are named, with their lines.
@@ -203,7 +203,7 @@ def _override(raw: dict[str, Any], override: str, lines: Lines) -> None:
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise StudyError(f"--set {override}: expected key=value, such as approaches.lora.0.rank=16.")
+        raise StudyError(f"--set {override}: expected key=value, such as approaches.lora.0.adapter.rank=16.")
     try:
         # To YAML a Jinja template begins a mapping; nobody means that.
         value = text if text.lstrip().startswith(("{{", "{%")) else yaml.safe_load(text)
@@ -228,8 +228,10 @@ def _override(raw: dict[str, Any], override: str, lines: Lines) -> None:
                 at[index] = {"step": at[index]}
         elif isinstance(at, dict):
             index = part
+            if not last and part == "adapter" and isinstance(at.get(part), str):
+                at[part] = {"kind": at[part]}
             if not last and part not in at:
-                if parts[0] == "approaches":
+                if parts[0] == "approaches" and part != "adapter":
                     have = ", ".join(map(str, at)) or "nothing"
                     raise StudyError(f"--set {override}: {here} has no '{part}' (it has: {have}).")
                 at[part] = {}  # a group of settings that the file left at their defaults

@@ -94,6 +94,7 @@ def train(
     score_of: Callable[[dict[str, float]], Score],
     log: Callable[[dict[str, float]], None],
     folder: Path,
+    rate: Callable[[str], float] = lambda name: 1.0,
     advance: Advance = lambda done: None,
 ) -> TrainingOutcome:
     """Train the trainable weights of `model` in place and leave the best of them in it.
@@ -103,6 +104,7 @@ def train(
         score_of: What is to be raised, from those metrics; compared from left to right.
         log: Takes a row of metrics.
         folder: Where checkpoints go; one that is there from an interrupted run is continued.
+        rate: For the name of a weight, its share of the learning rate.
         advance: Called with the steps done since the last call.
 
     Raises:
@@ -113,7 +115,7 @@ def train(
     total = settings.total_steps(len(sequences))
     evaluate_at = {max(1, round(total * (k + 1) / settings.evaluations)) for k in range(settings.evaluations)}
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer, scheduler = build_optimizer(trainable, settings.learning_rate, settings, total)
+    optimizer, scheduler = build_optimizer(trainable, settings.learning_rate, settings, total, rate)
     state = load_checkpoint(folder, trainable, optimizer, scheduler) or Checkpoint()
     advance(state.step)
     with Forward(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 Schedule = Literal["cosine", "linear", "constant"]
@@ -19,21 +19,30 @@ class _OptimizerSettings(Protocol):
 
 
 def build_optimizer(
-    trainable: Mapping[str, Any], learning_rate: float, settings: _OptimizerSettings, total_steps: int
+    trainable: Mapping[str, Any],
+    learning_rate: float,
+    settings: _OptimizerSettings,
+    total_steps: int,
+    rate: Callable[[str], float] = lambda name: 1.0,
 ) -> tuple[Any, Any]:
     """AdamW over float32 weights and its learning-rate schedule.
 
     Weight decay spares vectors (norms and biases), as is customary since GPT-3 (Brown et al. 2020).
+
+    Args:
+        rate: For the name of a weight, its share of the learning rate.
     """
     import torch
 
-    matrices = [p for p in trainable.values() if p.ndim >= 2]
-    vectors = [p for p in trainable.values() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
+    groups: dict[tuple[float, float], list[Any]] = {}
+    for name, parameter in trainable.items():
+        decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((learning_rate * rate(name), decay), []).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()],
+        lr=learning_rate,
+        fused=True,
+    )
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total_steps, settings.warmup, settings.schedule)
     )

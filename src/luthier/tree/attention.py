@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from luthier.model.virtual import Prefix, virtual_tokens_of
 from luthier.tree.products import Block, attend_by_products, to_device
 from luthier.tree.visible import Visibility, row_blocks
 
@@ -54,6 +55,8 @@ class Attention(Protocol):
 
 # Not a context variable: on CUDA the backward pass runs in a thread of its own, and recomputes activations there.
 _current: Attention | None = None
+# The trained keys and values of the model that is run, if it has any; see luthier.model.virtual.
+_prefix: Prefix | None = None
 
 # Arguments of the interface that change the result and are not served.
 _REFUSED = ("s_aux", "position_bias", "cache", "sinks", "head_mask")
@@ -91,6 +94,8 @@ def _attend(
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     with torch.autocast(query.device.type, enabled=False):
+        if _prefix is not None:
+            key, value = _prefix.placed(int(module.layer_idx), key, value)  # type: ignore[arg-type]
         out = _current(
             int(module.layer_idx),  # type: ignore[arg-type]
             query,
@@ -111,17 +116,18 @@ def _register() -> None:
 @contextlib.contextmanager
 def attending(model: Any, attention: Attention) -> Iterator[None]:
     """Let `attention` answer the attention calls of `model`, which is to be called with batches of one tree."""
-    global _current
+    global _current, _prefix
     _register()
-    config = model.config
-    before, _current = _current, attention
+    config, tokens = model.config, virtual_tokens_of(model)
+    before, _current = (_current, _prefix), attention
+    _prefix = tokens if isinstance(tokens, Prefix) else None
     implementation = config._attn_implementation
     config._attn_implementation = NAME
     try:
         yield
     finally:
         config._attn_implementation = implementation
-        _current = before
+        _current, _prefix = before
 
 
 class TreeAttention:

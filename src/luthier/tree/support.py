@@ -7,6 +7,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from luthier.errors import ModelError
+from luthier.model.virtual import Prefix, virtual_tokens_of
 from luthier.tree.attention import TreeAttention, UnservedAttention
 from luthier.tree.build import build_tree
 from luthier.tree.logprobs import base_of, tree_logprobs
@@ -27,6 +29,9 @@ def refusal(model: Any) -> str:
 
     A small tree is computed and compared with the sequences one by one, so a family that differs from what its
     configuration says is found too.
+
+    Raises:
+        ModelError: It cannot, and has trained keys and values, which only a tree takes.
     """
     base = base_of(model)
     if model is not base and any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
@@ -34,6 +39,11 @@ def refusal(model: Any) -> str:
     if base not in _refusals:
         with torch.autocast(base.device.type, enabled=False):
             _refusals[base] = refusal_by_configuration(base) or _by_trying(base)
+    if _refusals[base] and isinstance(virtual_tokens_of(base), Prefix):
+        raise ModelError(
+            f"prefix tuning needs a model that can be run on token trees, and this one cannot ({_refusals[base]}); "
+            "use prompt-tuning or lora."
+        )
     return _refusals[base]
 
 

@@ -1,0 +1,32 @@
+"""What a step is given, with the tiny task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from luthier.evaluate.metrics import METRICS
+from luthier.infer.engine import Engine
+from luthier.progress import Silent
+from luthier.steps.base import StepContext
+from luthier.types import Task
+
+
+@pytest.fixture
+def rows() -> list[Mapping[str, float]]:
+    return []
+
+
+@pytest.fixture
+def context(without_test: Task, tmp_path: Path, rows: list[Mapping[str, float]]) -> StepContext:
+    return StepContext(
+        task=without_test,
+        metric=METRICS["accuracy"],
+        engine=Engine("cpu", "float32"),
+        folder=tmp_path,
+        seed=0,
+        progress=Silent(),
+        log=rows.append,
+    )
