@@ -125,7 +125,8 @@ def test_every_snippet_of_a_study_is_valid(name: str, snippet: str, tmp_path: Pa
         "approaches": {"zero-shot": []},
     }
     given = yaml.safe_load(snippet)
-    missing = {key: value for key, value in rest.items() if key not in given}
+    present = {"task" if key == "tasks" else key for key in given}
+    missing = {key: value for key, value in rest.items() if key not in present}
     file = tmp_path / "study.yaml"
     file.write_text(snippet + "\n" + (yaml.safe_dump(missing) if missing else ""), encoding="utf-8")
     load_study(file)

@@ -175,6 +175,10 @@ class Predictor:
     wording: Wording = field(default_factory=Wording)
     shots: Shots | None = None
 
+    def asked(self, task: Task, target: str) -> Predictor:
+        """As it is asked a task: wording, shots and decoding were made for the target, and serve no other."""
+        return self if task.name == target else Predictor(self.model, task.decoding)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

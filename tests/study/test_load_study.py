@@ -232,8 +232,8 @@ def test_every_fault_is_named_at_once(fault: Fault):
         "study.yaml:11: approaches.few-shot+lora.1.adapter.rank: input should be greater than 0; found 0.",
         "study.yaml:11: approaches.few-shot+lora.1.epochs: input should be greater than 0; found -1.",
         "study.yaml:11: approaches.few-shot+lora.1.bach_size: unknown key; did you mean 'batch_size'? (known here: "
-        "adapter, batch_size, compile, epochs, evaluations, learning_rate, liger, loss_on, max_grad_norm, patience, "
-        "schedule, step, warmup, weight_decay).",
+        "adapter, batch_size, compile, data, epochs, evaluations, learning_rate, liger, loss_on, max_grad_norm, "
+        "patience, schedule, step, warmup, weight_decay).",
     ]
 
 

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
-
-import numpy as np
-from numpy.typing import NDArray
 
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer
+from luthier.evaluate.columns import Column, column_of, difference_of, interval_of, settled
 from luthier.evaluate.cost import break_even_requests, total_s
 from luthier.evaluate.forgetting import worsening
 from luthier.evaluate.metrics import Metric, metric_traits
 from luthier.evaluate.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
 from luthier.evaluate.recommendation import Pair, Standing, Table, has_shorter_prompts, recommend
-from luthier.evaluate.statistics import (
-    Difference,
-    Floats,
-    Interval,
-    bootstrap_interval,
-    holm,
-    paired_difference,
-    wilson_interval,
-)
+from luthier.evaluate.statistics import Interval, holm
 from luthier.evaluate.verdict import forgot_text, listed, reasons, verdict
 from luthier.types import Cost, Score
 
@@ -50,14 +40,6 @@ class ApproachResult:
     cost: Cost
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     forgotten: Sequence[Mapping[str, object]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """One metric of one approach: (N,) values, or (N, K) rows of a corpus metric; which of them are scored (N,)."""
-
-    values: Floats
-    scored: NDArray[np.bool_]
 
 
 def compare(
@@ -138,45 +120,17 @@ def _check(approaches: Sequence[ApproachResult], target: str) -> None:
 
 
 def _settled(metric: Metric, approaches: Sequence[ApproachResult], task: str) -> Metric:
-    """A user's own metric is a proportion where all its values, of all approaches, are 0 or 1."""
-    if metric.proportion is not None:
-        return metric
-    values = {score.value for approach in approaches for score in approach.scores[task][metric.name]} - {None}
-    proportion = values <= {0.0, 1.0}
-    return replace(metric, proportion=proportion, bounded=proportion)
+    return settled(metric, (approach.scores[task][metric.name] for approach in approaches))
 
 
-def _column(approach: ApproachResult, task: str, metric: Metric) -> _Column:
-    scores = approach.scores[task][metric.name]
-    scored = np.array([score.value is not None for score in scores], dtype=bool)
-    if metric.corpus is None:
-        return _Column(np.array([0.0 if score.value is None else score.value for score in scores]), scored)
-    answers = approach.answers.get(task, ())
-    if len(answers) != len(scores):
-        raise EvaluationError(
-            f"'{approach.name}': {metric.name} of '{task}' is computed from all answers together, and {len(answers)} "
-            f"answers came with {len(scores)} scores."
-        )
-    kept = [answer for answer, keep in zip(answers, scored, strict=True) if keep]
-    if not kept:
-        return _Column(np.zeros((len(scores), 1)), scored)
-    rows = metric.corpus.rows(kept)
-    values = np.zeros((len(scores), rows.shape[1]))
-    values[scored] = rows
-    return _Column(values, scored)
-
-
-def _interval(column: _Column, metric: Metric, seed: int) -> Interval:
-    values = column.values[column.scored]
-    if metric.proportion:
-        return wilson_interval(float(values.sum()), len(values))
-    aggregate = metric.corpus.aggregate if metric.corpus else None
-    return bootstrap_interval(values, seed, aggregate, bounded=metric.bounded)
+def _column(approach: ApproachResult, task: str, metric: Metric) -> Column:
+    scores, answers = approach.scores[task][metric.name], approach.answers.get(task, ())
+    return column_of(scores, answers, metric, f"'{approach.name}' on '{task}'")
 
 
 def _ranked(
     approaches: Sequence[ApproachResult],
-    columns: Mapping[str, _Column],
+    columns: Mapping[str, Column],
     metric: Metric,
     requests: int,
     forgetting_limit: float | None,
@@ -194,7 +148,7 @@ def _ranked(
             Standing(
                 approach.name,
                 approach.trains,
-                _interval(column, metric, seed),
+                interval_of(column, metric, seed),
                 approach.cost,
                 total_s(approach.cost, requests),
                 _forgot(approach, forgetting_limit),
@@ -209,26 +163,11 @@ def _forgot(approach: ApproachResult, limit: float | None) -> str | None:
     return "; ".join(map(forgot_text, beyond)) or None
 
 
-def _pairs(names: Sequence[str], columns: Mapping[str, _Column], metric: Metric, seed: int) -> list[Pair]:
+def _pairs(names: Sequence[str], columns: Mapping[str, Column], metric: Metric, seed: int) -> list[Pair]:
     couples = list(combinations(names, 2))
-    found = [_difference(columns[a], columns[b], metric, seed, f"'{a}' and '{b}'") for a, b in couples]
+    found = [difference_of(columns[a], columns[b], metric, seed, f"'{a}' and '{b}'") for a, b in couples]
     adjusted = holm([difference.p for difference in found])
     return [Pair(a, b, difference, p) for (a, b), difference, p in zip(couples, found, adjusted, strict=True)]
-
-
-def _difference(a: _Column, b: _Column, metric: Metric, seed: int, who: str) -> Difference:
-    both = a.scored & b.scored
-    if not both.any():
-        raise EvaluationError(f"{who}: {metric.name} scored no example of both, so they cannot be compared.")
-    aggregate = metric.corpus.aggregate if metric.corpus else None
-    return paired_difference(
-        a.values[both],
-        b.values[both],
-        bool(metric.proportion),
-        seed=seed,
-        aggregate=aggregate,
-        bounded=metric.bounded,
-    )
 
 
 def _minimum_detectable(table: Table) -> float | None:
@@ -246,7 +185,7 @@ def _minimum_detectable(table: Table) -> float | None:
 def _entry(
     approach: ApproachResult,
     standing: Standing,
-    column: _Column,
+    column: Column,
     target: str,
     approaches: Sequence[ApproachResult],
     seed: int,
@@ -285,10 +224,10 @@ def _task_scores(
     return entries
 
 
-def _score_entry(column: _Column, metric: Metric, seed: int) -> dict[str, object]:
+def _score_entry(column: Column, metric: Metric, seed: int) -> dict[str, object]:
     if not column.scored.any():
         return {"metric": metric.name, "n": 0, "mean": None, "low": None, "high": None}
-    return _interval_entry(metric.name, _interval(column, metric, seed))
+    return _interval_entry(metric.name, interval_of(column, metric, seed))
 
 
 def _interval_entry(name: str, found: Interval) -> dict[str, object]:

@@ -18,6 +18,7 @@ from luthier.report.examples import BUDGET_BYTES, browser
 from luthier.report.folder import Result, RunFolder, read_run
 from luthier.report.pictures import responsive
 from luthier.report.results import draw, histogram
+from luthier.report.stages import stage_pictures
 from luthier.report.svg import Look, key, looks
 
 _HERE = Path(__file__).parent
@@ -83,6 +84,7 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         costs=comparing.every_cost(folder, known),
         cost_picture=comparing.cost_picture(folder, known),
         forgetting=comparing.forgetting_pictures(folder, known),
+        stages=stage_pictures(folder, known),
         pairs=comparing.pairs(folder, known),
         break_even=comparing.break_even(folder, known),
         curves=_groups(_curves(folder.results), known),

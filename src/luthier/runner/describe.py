@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.normalise import fingerprint
 from luthier.errors import DataError
 from luthier.types import Example, Predictor, Task
 
@@ -45,6 +46,31 @@ def data_report(task: Task, engine: Engine, base: Predictor) -> dict[str, Any]:
         "tokens": tokens,
         "warnings": [*_warnings(task), *_too_short(task, engine, base), *_special(task, engine, base)],
     }
+
+
+def seen_elsewhere(tasks: Mapping[str, Task], learned: Iterable[str]) -> list[str]:
+    """A warning for each task whose test prompts stand in what a step learns from another task.
+
+    Questions are compared without their system texts, which differ from task to task.
+
+    Args:
+        learned: The tasks that steps learn from.
+    """
+    asked = {name: [_question(e) for e in task.test] for name, task in tasks.items()}
+    warnings = []
+    for name in dict.fromkeys(learned):
+        seen = {_question(e) for e in (*tasks[name].train, *tasks[name].validation)}
+        for other, questions in asked.items():
+            if other != name and (count := sum(question in seen for question in questions)):
+                warnings.append(
+                    f"{other}: {count} of {len(questions)} test prompts stand in the training or validation split of "
+                    f"'{name}', which an approach learns from; its scores on {other} are too good by them"
+                )
+    return warnings
+
+
+def _question(example: Example) -> str:
+    return fingerprint(message for message in example.prompt.messages if message.role != "system")
 
 
 def _warnings(task: Task) -> list[str]:

@@ -12,7 +12,7 @@ from luthier.evaluate.power import describe_power
 from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
 from luthier.model.load import count_parameters, load_config
-from luthier.runner.describe import data_report, example_counts
+from luthier.runner.describe import data_report, example_counts, seen_elsewhere
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.show import prompting_of
 from luthier.settings import closed
@@ -97,7 +97,8 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
         _forecast_approach(name, approach, prepared, speed, plans.get(name, ()), speeds)
         for name, approach in study.approaches.items()
     )
-    warnings = tuple(f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"])
+    warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
+    warnings += seen_elsewhere(prepared.tasks, study.learned_tasks)
     return Forecast(
         tasks=example_counts(prepared.tasks),
         reports=reports,
@@ -116,7 +117,7 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
         ),
         # Trained weights are kept in float32, those of every value tried.
         stored_bytes=sum(planned.shape.trainable * 4 for own in plans.values() for planned in own),
-        warnings=warnings,
+        warnings=tuple(warnings),
     )
 
 
@@ -125,6 +126,7 @@ class _Training:
     """A training that a study holds, with what it will compute."""
 
     step: SftStep
+    task: Task
     predictor: Predictor
     sequences: list[TrainingSequence]
     shape: TrainingShape
@@ -134,15 +136,17 @@ class _Training:
 
 def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_Training]:
     """All trainings of an approach, every value of an open setting one; planned as `sft` will plan them."""
-    predictor, engine = prompting_of(prepared, name), prepared.engine
+    engine = prepared.engine
     for step in approach.steps:
         for candidate in closed(step):
             if isinstance(candidate, SftStep):
-                sequences = candidate.sequences(predictor, prepared.target, engine)
+                task = prepared.tasks[candidate.learns_from or prepared.target.name]
+                predictor = prompting_of(prepared, name).asked(task, prepared.target.name)
+                sequences = candidate.sequences(predictor, task, engine)
                 shape = candidate.training_shape(predictor.model, sequences, engine)
                 plan = candidate.memory_plan(shape, engine)
                 settings = candidate.loop_settings(engine, plan, prepared.study.seed)
-                yield _Training(candidate, predictor, sequences, shape, plan, settings)
+                yield _Training(candidate, task, predictor, sequences, shape, plan, settings)
 
 
 def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, ...], _Training]:
@@ -179,21 +183,29 @@ def _forecast_approach(
     from luthier.train.timing import forecast_seconds
 
     task, study = prepared.target, prepared.study
-    predictor = prompting_of(prepared, name)
-    sample = [example.prompt for example in (*task.validation, *task.train)[:_SAMPLE]]
-    rendered = prepared.engine.render(predictor, sample, reserve=0)
-    answering = _Answering(predictor, task, rendered, prepared.engine, speed, trained=approach.trains)
-    seconds = answering.together(len(task.test)) + study.latency_requests * answering.alone()
+    all_answering = {
+        own.name: _answering(prompting_of(prepared, name).asked(own, task.name), own, prepared, speed, approach.trains)
+        for own in prepared.tasks.values()
+    }
+    answering = all_answering[task.name]
+    seconds = sum(all_answering[own.name].together(len(own.test)) for own in prepared.tasks.values())
+    seconds += study.latency_requests * answering.alone()
     for step in approach.steps:
-        values = len(list(closed(step)))
+        values, own = len(list(closed(step))), step.learns_from or task.name
         if values > 1:
-            seconds += values * answering.together(len(task.validation))
+            seconds += values * all_answering[own].together(len(prepared.tasks[own].validation))
     for planned in trainings:
         seconds += forecast_seconds(speeds[_kind(planned)], planned.sequences, planned.settings)
-        seconds += planned.step.evaluations * answering.together(len(task.validation))
+        seconds += planned.step.evaluations * all_answering[planned.task.name].together(len(planned.task.validation))
     if approach.trains and study.forgetting.probe:
         seconds += _PROBE_TOKENS * (speed.token_s + speed.head_s)
     return ApproachForecast(name, answering.prompt_tokens, seconds)
+
+
+def _answering(predictor: Predictor, task: Task, prepared: Prepared, speed: AnswerSpeed, trained: bool) -> _Answering:
+    sample = [example.prompt for example in (*task.validation, *task.train)[:_SAMPLE]]
+    rendered = prepared.engine.render(predictor, sample, reserve=0)
+    return _Answering(predictor, task, rendered, prepared.engine, speed, trained=trained)
 
 
 class _Answering:

@@ -27,13 +27,13 @@ from luthier.runner.folder import (
     write_json,
     write_jsonl,
 )
-from luthier.runner.keys import key_of
+from luthier.runner.keys import key_of, training_key
 from luthier.settings import closed
 from luthier.steps.base import Step, StepContext
 from luthier.steps.validate import score_of, validation_metrics
 from luthier.study import Approach
 from luthier.train.checkpoint import checkpoint_step, drop_checkpoint
-from luthier.types import Predictor, Task
+from luthier.types import ModelRef, Predictor, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -41,15 +41,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What folding needs beside the approach: the task without its test split, the engine, the folder."""
+    """What folding needs beside the approach: the tasks without their test splits, the engine, the folder.
 
-    task: Task
-    metric: Metric
+    Attributes:
+        metrics: The deciding metric of each task.
+        target: The task that steps learn from where they name none.
+    """
+
+    tasks: Mapping[str, Task]
+    metrics: Mapping[str, Metric]
+    target: str
     engine: Engine
     folder: RunFolder
     seed: int
     environment: Mapping[str, str]
     progress: Progress
+
+    def task_of(self, step: Step) -> Task:
+        """The task that a step learns from."""
+        return self.tasks[step.learns_from or self.target]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The model after a step that changed its weights.
+
+    Attributes:
+        step: The step's name, such as `sft`.
+        data: The task that it learned from.
+        key: Hash of all that determines the model.
+    """
+
+    step: str
+    data: str
+    key: str
+    model: ModelRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +87,7 @@ class Fitted:
         train_s: Seconds of training and searching; what was reused counts as when it was computed.
         search_s: The part spent on settings that were not taken, and on comparing them.
         loop_s: Seconds of the training loops alone, of the settings taken.
+        stages: The models on the way, the last one included.
     """
 
     predictor: Predictor
@@ -75,6 +102,7 @@ class Fitted:
     stored_bytes: int = 0
     steps: tuple[Mapping[str, Any], ...] = ()
     choices: tuple[Mapping[str, Any], ...] = ()
+    stages: tuple[Stage, ...] = ()
 
 
 def fold(approach: Approach, base: Fitted, shop: Workshop, name: str) -> Fitted:
@@ -104,16 +132,17 @@ def _search(candidates: list[Step], before: Fitted, shop: Workshop, name: str) -
     tried = []
     for candidate in candidates:
         after = _apply(candidate, before, shop, name)
-        metrics, seconds = _validated(after, shop, f"{name}: trying {_short(candidate)}")
+        metrics, seconds = _validated(after, shop.task_of(candidate), shop, f"{name}: trying {_short(candidate)}")
         tried.append(_Tried(candidate, after, metrics, seconds + after.train_s - before.train_s))
-    best = max(tried, key=lambda t: score_of(t.metrics, shop.metric))  # max gives the first of equals
+    metric = shop.metrics[shop.task_of(candidates[0]).name]
+    best = max(tried, key=lambda t: score_of(t.metrics, metric))  # max gives the first of equals
     choice = {
         "step": best.step.model_dump()["step"],
         "tried": [
             {
                 "settings": one.step.model_dump(mode="json", exclude_unset=True),
-                "metric": shop.metric.name,
-                "score": one.metrics[shop.metric.name],
+                "metric": metric.name,
+                "score": one.metrics[metric.name],
                 "seconds": one.seconds,
                 "taken": one is best,
             }
@@ -133,7 +162,9 @@ def _search(candidates: list[Step], before: Fitted, shop: Workshop, name: str) -
 def _apply(step: Step, before: Fitted, shop: Workshop, name: str) -> Fitted:
     """The step's result, from the folder where it is there already."""
     settings = step.model_dump(mode="json")
-    key = key_of(before=before.key, settings=settings, seed=shop.seed)
+    task = shop.task_of(step)
+    learned = {} if task.name == shop.target else {"data": training_key(task)}  # the target's stands in the base's key
+    key = key_of(before=before.key, settings=settings, seed=shop.seed, **learned)
     folder = shop.folder.step(key)
     record = folder / "step.json"
     reused = record.is_file() and _weights_are_there(record, shop)
@@ -154,6 +185,9 @@ def _apply(step: Step, before: Fitted, shop: Workshop, name: str) -> Fitted:
         trainable_share=row["trainable_share"] or before.trainable_share,
         peak_bytes=max(before.peak_bytes, row["peak_bytes"]),
         stored_bytes=before.stored_bytes + row["stored_bytes"],
+        stages=(
+            (*before.stages, Stage(settings["step"], task.name, key, predictor.model)) if step.trains else before.stages
+        ),
         steps=(
             *before.steps,
             {
@@ -188,9 +222,10 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
         write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done])
     started = time.perf_counter()
     shop.progress.say(f"{name}: {_short(step)}")
+    task = shop.task_of(step)
     context = StepContext(
-        task=shop.task,
-        metric=shop.metric,
+        task=task,
+        metric=shop.metrics[task.name],
         engine=shop.engine,
         folder=folder,
         seed=shop.seed,
@@ -198,7 +233,7 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
         log=lambda row: append_jsonl(metrics, row),
     )
     try:
-        outcome = step.fit(before.predictor, context)
+        outcome = step.fit(before.predictor.asked(task, shop.target), context)
     except SafetensorError as error:  # how safetensors says that the disk is full
         raise RunError(
             f"{folder} cannot be written: {error}. Free some space, or choose another disk with --output; "
@@ -206,7 +241,10 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
         ) from error
     for result, value in {**outcome.results, **curves(read_jsonl(metrics))}.items():
         write_json(folder / "results" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', result)}.json", value)
-    predictor = predictor_to_json(outcome.predictor, shop.folder.path)
+    changed = (
+        outcome.predictor if task.name == shop.target else replace(before.predictor, model=outcome.predictor.model)
+    )
+    predictor = predictor_to_json(changed, shop.folder.path)
     weights = [folder / part for part in ("adapter", "part", "model") if (folder / part).is_dir()]
     write_json(
         folder / "step.json",
@@ -231,13 +269,14 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
     drop_checkpoint(folder)
 
 
-def _validated(fitted: Fitted, shop: Workshop, description: str) -> tuple[dict[str, float], float]:
+def _validated(fitted: Fitted, task: Task, shop: Workshop, description: str) -> tuple[dict[str, float], float]:
     """Validation metrics of a predictor and the seconds they took, from the folder where they are there already."""
     file = shop.folder.step(fitted.key) / "validation.json"
     if not file.is_file():
         started = time.perf_counter()
-        with shop.progress.track(description, len(shop.task.validation)) as advance:
-            metrics = validation_metrics(shop.engine, fitted.predictor, shop.task, shop.metric, advance=advance)
+        asked, metric = fitted.predictor.asked(task, shop.target), shop.metrics[task.name]
+        with shop.progress.track(description, len(task.validation)) as advance:
+            metrics = validation_metrics(shop.engine, asked, task, metric, advance=advance)
         write_json(file, {"metrics": metrics, "seconds": time.perf_counter() - started})
     row = read_json(file)
     return row["metrics"], row["seconds"]

@@ -55,6 +55,9 @@ class RunFolder:
     def probe(self, key: str) -> Path:
         return self.path / "probes" / f"{key}.json"
 
+    def stage(self, key: str) -> Path:
+        return self.path / "stages" / f"{key}.json"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process.
@@ -77,7 +80,7 @@ class RunFolder:
 
     def settle_leftovers(self) -> None:
         """Remove what an interrupted write left behind."""
-        for part in (".", "approaches/*", "steps/*", "steps/*/results", "probes"):
+        for part in (".", "approaches/*", "steps/*", "steps/*/results", "probes", "stages"):
             for leftover in self.path.glob(f"{part}/*.writing"):
                 if leftover.is_file():
                     leftover.unlink()

@@ -17,12 +17,13 @@ from luthier.evaluate.forgetting import compare_probes
 from luthier.evaluate.power import minimum_detectable_difference
 from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
-from luthier.runner.describe import data_report, example_counts, machine
+from luthier.runner.describe import data_report, example_counts, machine, seen_elsewhere
 from luthier.runner.fold import Fitted, Workshop, fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
 from luthier.runner.keys import examples_key, key_of, versions
 from luthier.runner.measure import Bench, is_answered, measure, probe, result_of
 from luthier.runner.prepare import Prepared, prepare
+from luthier.runner.stages import has_stages, stage_matrices
 from luthier.study import Study, study_as_json
 from luthier.types import Predictor
 
@@ -104,8 +105,9 @@ def run(
 
 def _fit_all(prepared: Prepared, folder: RunFolder, progress: Progress) -> dict[str, Fitted]:
     shop = Workshop(
-        task=replace(prepared.target, test=()),
-        metric=prepared.metrics[prepared.target.name][0],
+        tasks={name: replace(task, test=()) for name, task in prepared.tasks.items()},
+        metrics={name: metrics[0] for name, metrics in prepared.metrics.items()},
+        target=prepared.target.name,
         engine=prepared.engine,
         folder=folder,
         seed=prepared.study.seed,
@@ -159,6 +161,18 @@ def _compare(
         seed=study.seed,
     )
     comparison["split"] = "validation" if validation_only else "test"
+    comparison["matrix"] = {
+        name: stage_matrices(
+            name,
+            own,
+            prepared.base(study.approaches[name].model),
+            bench,
+            answers=study.stage_answers,
+            seed=study.seed,
+        )
+        for name, own in fitted.items()
+        if has_stages(own, bench)
+    }
     costs = {row["name"]: row["cost"] for row in comparison["approaches"]}
     for name, own in fitted.items():
         write_json(
@@ -215,6 +229,7 @@ def _about(
     metric = bench.metrics[bench.target][0]
     test = examples_key(prepared.target.test)
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
+    warnings += seen_elsewhere(prepared.tasks, study.learned_tasks)
     warnings += _dropped_shots(prepared, folder)
     warnings += _not_on_trees(prepared, folder)
     if validation_only:

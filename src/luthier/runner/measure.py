@@ -18,7 +18,7 @@ from luthier.runner.describe import machine
 from luthier.runner.fold import Fitted
 from luthier.runner.folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from luthier.runner.keys import examples_key, key_of, source_key, versions
-from luthier.types import Completion, Cost, Example, Predictor, Score, Task
+from luthier.types import Completion, Cost, Example, Score, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -82,7 +82,7 @@ def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
         with bench.progress.track(f"{name}: answering {task_name}", len(examples)) as advance:
             started = time.perf_counter()
             answers = engine.answer(
-                _predictor_for(task, fitted, bench), [e.prompt for e in examples], task.labels, advance=advance
+                fitted.predictor.asked(task, bench.target), [e.prompt for e in examples], task.labels, advance=advance
             )
             if task is target:
                 seconds = time.perf_counter() - started
@@ -127,7 +127,7 @@ def _score(name: str, fitted: Fitted, bench: Bench) -> None:
         task, metrics = bench.tasks[task_name], bench.metrics[task_name]
         own = [rows[task_name, example.id] for example in examples]
         if any(metric.needs_logprobs for metric in metrics) and any(row["reference_logprob"] is None for row in own):
-            found = bench.engine.reference_logprobs(_predictor_for(task, fitted, bench), examples)
+            found = bench.engine.reference_logprobs(fitted.predictor.asked(task, bench.target), examples)
             for row, logprob in zip(own, found, strict=True):
                 row["reference_logprob"] = asdict(logprob)
         for row, example in zip(own, examples, strict=True):
@@ -145,11 +145,6 @@ def _score(name: str, fitted: Fitted, bench: Bench) -> None:
             row["scores"] = {s.metric: s.value for s in scores}
             row["unscored"] = {s.metric: s.reason for s in scores if s.value is None}
     write_jsonl(file, rows.values())
-
-
-def _predictor_for(task: Task, fitted: Fitted, bench: Bench) -> Predictor:
-    """Wording, shots and decoding were made for the target; other tasks are asked in their own words."""
-    return fitted.predictor if task.name == bench.target else Predictor(fitted.predictor.model, task.decoding)
 
 
 def _logprob_of(row: Mapping[str, Any]) -> LogProb | None:

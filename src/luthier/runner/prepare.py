@@ -64,7 +64,7 @@ class Prepared:
         return {
             **versions(),
             "source": source_key(),
-            "metric": key_of(code=self.metric_code.get(self.target.metric)),
+            "metric": key_of(code={name: self.metric_code.get(task.metric) for name, task in self.tasks.items()}),
             "embedders": key_of(models=sorted(v for k, v in self.model_keys.items() if k not in self._bases)),
             "device": self.device,
             "precision": self.precision,
@@ -79,12 +79,11 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
         allow_code: Whether Python files that the study names may run.
     """
     tasks = {name: load_task(name, task, root, allow_code, study.seed) for name, task in study.tasks.items()}
-    target = tasks[study.target_task]
     problems = [
         f"approaches.{name}: {problem}"
         for name, approach in study.approaches.items()
         for step in approach.steps
-        for problem in step.check(target)
+        for problem in step.check(tasks[step.learns_from or study.target_task])
     ]
     if problems:
         raise StudyError("\n".join(problems))

@@ -66,8 +66,16 @@ class Step(Settings):
 
     trains: ClassVar[bool] = False
 
+    @property
+    def learns_from(self) -> str | None:
+        """Name of the task that it learns from; None for the target."""
+        return None
+
     def check(self, task: Task) -> list[str]:
-        """What is wrong with these settings for this task, one sentence each. No model is loaded for it."""
+        """What is wrong with these settings for the task that it learns from, one sentence each.
+
+        No model is loaded for it.
+        """
         return []
 
     def described(self) -> dict[str, Any]:

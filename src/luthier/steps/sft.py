@@ -33,6 +33,9 @@ class SftStep(Step):
     trains: ClassVar[bool] = True
 
     step: Literal["sft"] = "sft"
+    data: str | None = None
+    """The task that it learns from, by name. Default: the target. Of another task it learns the prompts as that task
+    words them, without shots, and keeps the weights that do best on that task's validation split."""
     adapter: Open[AnyAdapter] = Lora()
     """What is trained: the name of a kind (`lora`, `rslora`, `dora`, `pissa`, `loraplus`, `qlora`, `ia3`,
     `prompt-tuning`, `prefix-tuning`, `last-layers`, `head`, `biases-and-norms`, `peft`, or `none` for every weight),
@@ -78,6 +81,10 @@ class SftStep(Step):
                 f"adapter: {{kind: {kind}, {shown}}}"
             )
         return value
+
+    @property
+    def learns_from(self) -> str | None:
+        return self.data
 
     def check(self, task: Task) -> list[str]:
         """An adapter that PEFT does not have, or not with these settings."""

@@ -108,6 +108,9 @@ class Study(Settings):
     """auto, cpu, cuda or mps."""
     precision: str = Field(default="auto", pattern="^(auto|bfloat16|float32)$")
     """auto (bfloat16 where the hardware has it), bfloat16 or float32. Trained weights are float32 in any case."""
+    stage_answers: int = Field(default=100, ge=0)
+    """Where there are several tasks and an approach trains in several steps: test examples of each task that the model
+    after each step answers. The loss of the references is taken on all of them."""
     latency_requests: int = Field(default=20, ge=1)
     """Requests that are asked one by one to measure the latency."""
 
@@ -145,6 +148,23 @@ class Study(Settings):
         if self.target is None and len(self.tasks) > 1:
             raise ValueError(f"with several tasks, target names the one that decides: {', '.join(self.tasks)}")
         return self
+
+    @model_validator(mode="after")
+    def _steps_learn_from_tasks(self) -> Study:
+        for name, approach in self.approaches.items():
+            for number, step in enumerate(approach.steps):
+                if step.learns_from is not None and step.learns_from not in self.tasks:
+                    raise ValueError(
+                        f"approaches.{name}.{number}.data: {step.learns_from!r} is no task of this study (there are: "
+                        f"{', '.join(self.tasks)})"
+                    )
+        return self
+
+    @property
+    def learned_tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that some step which trains learns from."""
+        steps = (step for approach in self.approaches.values() for step in approach.steps if step.trains)
+        return tuple(dict.fromkeys(step.learns_from or self.target_task for step in steps))
 
     @property
     def target_task(self) -> str:

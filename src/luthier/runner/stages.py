@@ -1,0 +1,108 @@
+"""Approaches of several training steps: the model after each of them on every task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from luthier.evaluate.answer import Answer, LogProb, answer_to
+from luthier.evaluate.metrics import METRICS, Metric, score
+from luthier.evaluate.stages import StageResult, stage_matrix
+from luthier.record import predictor_to_json
+from luthier.runner.fold import Fitted, Stage
+from luthier.runner.folder import read_json, write_json
+from luthier.runner.keys import examples_key, key_of
+from luthier.runner.measure import Bench
+from luthier.types import Example, Predictor, Score, Task
+
+
+def has_stages(fitted: Fitted, bench: Bench) -> bool:
+    """Whether there is a matrix to be made: two training steps or more, and two tasks or more."""
+    return len(fitted.stages) > 1 and len(bench.tasks) > 1
+
+
+def stage_matrices(
+    name: str, fitted: Fitted, base: Fitted, bench: Bench, *, answers: int, seed: int
+) -> list[dict[str, Any]]:
+    """The matrix of the reference loss, over all examples, and that of the deciding metrics, over some.
+
+    Args:
+        answers: Examples of each task that every stage answers; 0 leaves the second matrix out.
+    """
+    before = Stage("before training", "", base.key, base.predictor.model)
+    stages = [
+        _measured(name, number, stage, fitted.predictor, bench, answers)
+        for number, stage in enumerate((before, *fitted.stages))
+    ]
+    loss = METRICS["loss"]
+    found = [stage_matrix(stages, dict.fromkeys(bench.tasks, loss), "loss", seed)]
+    deciding = {task: own[0] for task, own in bench.metrics.items() if not own[0].needs_logprobs}
+    if answers and deciding:
+        found.append(stage_matrix(stages, deciding, "answers", seed))
+    return found
+
+
+def _measured(name: str, number: int, stage: Stage, predictor: Predictor, bench: Bench, answers: int) -> StageResult:
+    """A stage's losses and answers, from the folder where they are there already."""
+    asked = replace(predictor, model=stage.model)
+    file = bench.folder.stage(_key(stage, predictor, bench, answers))
+    if not file.is_file():
+        what = f"{name}: {stage.step}{f' {number} on {stage.data}' if stage.data else ''}"
+        total = sum(len(examples) + len(examples[:answers]) for examples in bench.examples.values())
+        with bench.progress.track(f"{what}, on every task", total) as advance:
+            rows = {
+                task: _rows(
+                    asked.asked(bench.tasks[task], bench.target), bench.tasks[task], examples, answers, bench, advance
+                )
+                for task, examples in bench.examples.items()
+            }
+        write_json(file, rows)
+    rows = read_json(file)
+    scores: dict[str, dict[str, list[Score]]] = {}
+    judged: dict[str, dict[str, list[Answer]]] = {}
+    for task_name, examples in bench.examples.items():
+        task, own = bench.tasks[task_name], rows[task_name]
+        losses = [LogProb(**row) for row in own["losses"]]
+        wanted = [_scored(METRICS["loss"], e, e.completion, task, p) for e, p in zip(examples, losses, strict=True)]
+        scores[task_name], judged[task_name] = {"loss": [s for s, _ in wanted]}, {"loss": [a for _, a in wanted]}
+        metric = bench.metrics[task_name][0]
+        if not metric.needs_logprobs:
+            given = [_scored(metric, e, text, task, None) for e, text in zip(examples, own["answers"], strict=False)]
+            scores[task_name][metric.name] = [s for s, _ in given]
+            judged[task_name][metric.name] = [a for _, a in given]
+    title = f"{number}: {stage.step} on {stage.data}" if stage.data else stage.step
+    return StageResult(title, stage.data or None, scores, judged)
+
+
+def _rows(
+    predictor: Predictor, task: Task, examples: Sequence[Example], answers: int, bench: Bench, advance: Any
+) -> dict[str, Any]:
+    losses = bench.engine.reference_logprobs(predictor, examples, advance=advance)
+    texts: list[str] = []
+    if not bench.metrics[task.name][0].needs_logprobs:
+        prompts = [example.prompt for example in examples[:answers]]
+        texts = [a.text for a in bench.engine.answer(predictor, prompts, task.labels, advance=advance)]
+    return {"losses": [asdict(one) for one in losses], "answers": texts}
+
+
+def _scored(metric: Metric, example: Example, text: str, task: Task, logprob: LogProb | None) -> tuple[Score, Answer]:
+    options: Mapping[str, str] = task.metric_options.get(metric.name, {})
+    return (
+        score(metric, text, example, task.labels, options, logprob),
+        answer_to(example, text, task.labels, logprob),
+    )
+
+
+def _key(stage: Stage, predictor: Predictor, bench: Bench, answers: int) -> str:
+    asked = predictor_to_json(predictor, bench.folder.path)
+    del asked["model"]
+    return key_of(
+        model=stage.key,
+        asked=asked,
+        target=bench.target,
+        examples={name: examples_key(examples) for name, examples in bench.examples.items()},
+        decoding={name: asdict(task.decoding) for name, task in bench.tasks.items()},
+        labels={name: task.labels for name, task in bench.tasks.items()},
+        answers=answers,
+    )

@@ -1,0 +1,149 @@
+"""Approaches that learn one task after another."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_study
+
+from luthier.errors import StudyError
+from luthier.report.html import write_report
+from luthier.runner.estimate import forecast
+from luthier.runner.main import run
+from luthier.study import Study, build_study
+
+WORDS = {
+    "colours": {"red": "cherry", "green": "leaf"},
+    "sounds": {"moo": "cow", "woof": "dog"},
+    "sizes": {"big": "whale", "small": "mouse"},
+}
+
+
+def write_tasks(root: Path) -> None:
+    for task, words in WORDS.items():
+        for split, rows in (("train", 8), ("test", 6)):
+            with open(root / f"{task}-{split}.csv", "w", newline="", encoding="utf-8") as handle:
+                writer = csv.writer(handle)
+                writer.writerow(["text", "answer"])
+                writer.writerows(
+                    (f"{thing} {split} {n}", answer) for n in range(rows // 2) for answer, thing in words.items()
+                )
+
+
+def chained(model: Path, **changes: Any) -> Study:
+    tasks = {
+        task: {
+            "data": {"train": f"{task}-train.csv", "test": f"{task}-test.csv"},
+            "split": {"validation": 2},
+            "prompt": "{{ text }}",
+            "completion": "{{ answer }}",
+            "labels": "auto",
+            "answer": "choose",
+        }
+        for task in WORDS
+    }
+    sft = {"step": "sft", "adapter": {"rank": 2}, "epochs": 2, "batch_size": 4, "evaluations": 1}
+    approaches = {
+        "base": [],
+        "direct": [sft],
+        "chain": [{**sft, "data": "colours"}, {**sft, "data": "sounds"}, sft],
+        "prefix-of-chain": [{**sft, "data": "colours"}, {**sft, "adapter": "none"}],
+    }
+    settings = tiny_study(model).model_dump(exclude_unset=True)
+    settings |= {"tasks": tasks, "target": "sizes", "approaches": approaches, "stage_answers": 4}
+    return build_study(**{**settings, **changes})
+
+
+def test_every_stage_is_scored_on_every_task(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    study = chained(tiny_model_folder)
+    result = run(study, tmp_path / "run", root=tmp_path)
+    assert set(result.comparison["matrix"]) == {"chain", "prefix-of-chain"}
+    loss, answers = result.comparison["matrix"]["chain"]
+    assert [row["learned"] for row in loss["rows"]] == [None, "colours", "sounds", "sizes"]
+    assert [column["task"] for column in loss["columns"]] == ["colours", "sounds", "sizes"]
+    assert (loss["measure"], loss["n"], answers["measure"], answers["n"]) == ("loss", [6] * 3, "answers", [4] * 3)
+    for stage, task in enumerate(range(3), start=1):  # each stage learned its own task
+        assert loss["values"][stage][task] < loss["values"][stage - 1][task]
+    for figure in ("average", "backward_transfer", "forward_transfer"):
+        assert loss[figure]["low"] <= loss[figure]["value"] <= loss[figure]["high"]
+    # The last row is the approach itself: its own losses and answers.
+    rows = [json.loads(line) for line in (tmp_path / "run/approaches/chain/predictions.jsonl").read_text().splitlines()]
+    own = [row for row in rows if row["task"] == "sounds"][:4]
+    assert answers["values"][3][1] == sum(row["scores"]["accuracy"] for row in own) / 4
+    # Both chains begin with the same step, which was done once; the target's task was not.
+    chains = [
+        json.loads((tmp_path / f"run/approaches/{n}/approach.json").read_text()) for n in result.comparison["matrix"]
+    ]
+    assert chains[0]["steps"][0]["hash"] == chains[1]["steps"][0]["hash"]
+    assert chains[1]["steps"][0]["reused"]
+
+    again = run(study, tmp_path / "run", root=tmp_path)
+    assert again.comparison["matrix"] == result.comparison["matrix"]
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "Stage after stage" in page
+    assert "Backward transfer" in page
+
+
+def test_a_step_learns_what_its_task_says(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    sft = {"step": "sft", "adapter": {"rank": 2}, "epochs": 1, "evaluations": 1}
+    approaches = {"a": [{**sft, "data": "colours"}], "b": [sft], "c": [{**sft, "data": "sizes"}]}
+    result = run(chained(tiny_model_folder, approaches=approaches), tmp_path / "run", root=tmp_path)
+    assert result.comparison["matrix"] == {}
+    steps = {
+        name: json.loads((tmp_path / f"run/approaches/{name}/approach.json").read_text())["steps"][0]["hash"]
+        for name in approaches
+    }
+    assert steps["a"] != steps["b"]
+    tokens = {name: json.loads((tmp_path / f"run/steps/{key}/step.json").read_text()) for name, key in steps.items()}
+    assert tokens["b"]["facts"]["tokens"] == tokens["c"]["facts"]["tokens"]
+
+
+def test_another_task_s_data_change_only_what_learned_from_it(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    sft = {"step": "sft", "adapter": {"rank": 2}, "epochs": 1, "evaluations": 1}
+    study = chained(tiny_model_folder, approaches={"chain": [{**sft, "data": "colours"}, sft], "direct": [sft]})
+    run(study, tmp_path / "run", root=tmp_path)
+    with open(tmp_path / "colours-train.csv", "a", encoding="utf-8") as handle:
+        handle.write("poppy train 9,red\n")
+    run(study, tmp_path / "run", root=tmp_path)
+    reused = {
+        name: [
+            step["reused"]
+            for step in json.loads((tmp_path / f"run/approaches/{name}/approach.json").read_text())["steps"]
+        ]
+        for name in study.approaches
+    }
+    assert reused == {"chain": [False, False], "direct": [True]}
+
+
+def test_an_unknown_task_is_named(tiny_model_folder: Path) -> None:
+    with pytest.raises(
+        StudyError, match=r"approaches\.a\.0\.data: 'colors' is no task of this study \(there are: colo"
+    ):
+        chained(tiny_model_folder, approaches={"a": [{"step": "sft", "data": "colors"}]})
+
+
+def test_a_forecast_counts_all_tasks(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    found = forecast(chained(tiny_model_folder), tmp_path)
+    seconds = {one.name: one.seconds for one in found.approaches}
+    assert seconds["chain"] > seconds["direct"] > seconds["base"] > 0
+
+
+def test_test_prompts_that_another_task_trains_on_are_counted(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    with open(tmp_path / "colours-train.csv", "a", encoding="utf-8") as handle:
+        handle.write("Whale  TEST 0,red\nmouse test 1,green\n")
+    said = [w for w in forecast(chained(tiny_model_folder), tmp_path).warnings if "which an approach learns from" in w]
+    assert said == [
+        "sizes: 2 of 6 test prompts stand in the training or validation split of 'colours', which an approach learns "
+        "from; its scores on sizes are too good by them"
+    ]
+    alone = chained(tiny_model_folder, approaches={"direct": [{"step": "sft"}]})
+    assert not [w for w in forecast(alone, tmp_path).warnings if "which an approach learns from" in w]
