@@ -105,18 +105,18 @@ def _transfer(
         """The gain from one row to another, and its standard error."""
         metric = metrics[task]
         found = difference_of(columns[task][after], columns[task][before], metric, seed, f"two stages on {task}")
-        return found.difference * (1 if metric.higher_is_better else -1), found.sd / math.sqrt(found.n)
+        return found.difference * (1 if metric.higher_is_better else -1), _error(found.low, found.high)
 
     def level(task: str) -> tuple[float, float]:
         found = interval_of(columns[task][last], metrics[task], seed)
-        return found.mean, (found.high - found.low) / (2 * _Z)
+        return found.mean, _error(found.low, found.high)
 
     learned = [task for task in own if task is not None]
     alike = len({metrics[task].name for task in learned}) == 1 or all(metrics[task].bounded for task in learned)
     if not alike:  # a mean over nats and shares says nothing
         return nothing
     return {
-        "average": _mean([level(task) for task in learned]),
+        "average": _within(_mean([level(task) for task in learned]), all(metrics[task].bounded for task in learned)),
         "backward_transfer": _mean([change(task, last, own[task]) for task in learned if own[task] < last]),
         "forward_transfer": _mean([change(task, first[task] - 1, 0) for task in learned if first[task] > 1]),
     }
@@ -128,7 +128,21 @@ def _mean(parts: Sequence[tuple[float, float]]) -> dict[str, float] | None:
         return None
     value = sum(v for v, _ in parts) / len(parts)
     half = _Z * math.sqrt(sum(error**2 for _, error in parts)) / len(parts)
+    if not math.isfinite(half):  # a single example has no interval
+        return None
     return {"value": value, "low": value - half, "high": value + half, "tasks": len(parts)}
+
+
+def _error(low: float, high: float) -> float:
+    """The standard error that a 95% interval amounts to: not nothing where no difference happened to be seen."""
+    return (high - low) / (2 * _Z)
+
+
+def _within(figure: dict[str, float] | None, bounded: bool) -> dict[str, float] | None:
+    """A figure's interval inside 0 and 1, where the metric is."""
+    if figure is None or not bounded:
+        return figure
+    return {**figure, "low": max(0.0, figure["low"]), "high": min(1.0, figure["high"])}
 
 
 def _finite(value: float) -> float | None:

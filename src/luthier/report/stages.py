@@ -60,7 +60,8 @@ def _figures(found: Mapping[str, Any]) -> Iterator[str]:
     for key, text in said.items():
         if figure := found.get(key):
             value, low, high = (
-                f"{figure[end]:.3f}" if loss else f"{100 * figure[end]:.1f}" for end in ("value", "low", "high")
+                (f"{figure[end]:.3f}" if loss else f"{100 * figure[end]:.1f}").replace("-", "−")
+                for end in ("value", "low", "high")
             )
             unit = "nats a token" if loss else "points"
             of = units.plural(figure["tasks"], "task")
