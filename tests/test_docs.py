@@ -172,12 +172,12 @@ def test_the_python_of_the_readme_uses_public_names() -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=_ids)
 def test_a_shipped_study_is_valid_and_its_data_name_their_source(path: Path) -> None:
-    (task,) = load_study(path).tasks.values()
-    for names in task.sources().values():
-        for name in names:
-            file = path.parent / name
-            assert file.is_file()
-            assert "Licence" in (file.parent / "SOURCE.md").read_text(encoding="utf-8")
+    names = [name for task in load_study(path).tasks.values() for own in task.sources().values() for name in own]
+    assert names
+    for name in names:
+        file = path.parent / name
+        assert file.is_file()
+        assert "Licence" in (file.parent / "SOURCE.md").read_text(encoding="utf-8")
 
 
 def test_the_e2e_sample_has_no_meaning_representation_on_both_sides() -> None:
@@ -186,6 +186,21 @@ def test_the_e2e_sample_has_no_meaning_representation_on_both_sides() -> None:
     assert len(train) == len(set(train)) == 304
     assert len(set(test)) == 200
     assert not set(train) & set(test)
+
+
+def test_the_medical_chain_has_no_topic_on_both_sides() -> None:
+    folder = ROOT / "studies/data/medical"
+    asked: dict[str, list[str]] = {}
+    for name, sizes in {"maths": (340, 100), "medical": (340, 100), "pediatric": (266, 100)}.items():
+        for split, size in zip(("train", "test"), sizes, strict=True):
+            questions = _column(folder / f"{name}-{split}.csv", "question")
+            assert len(questions) == size
+            asked[f"{name}-{split}"] = [question.casefold() for question in questions]
+        topics = [set(_column(folder / f"{name}-{split}.csv", "topic")) - {""} for split in ("train", "test")]
+        assert not topics[0] & topics[1]
+    for trained in (key for key in asked if key.endswith("train")):
+        for tested in (key for key in asked if key.endswith("test")):
+            assert not set(asked[trained]) & set(asked[tested])
 
 
 def test_the_negations_have_no_sentence_on_both_sides() -> None:

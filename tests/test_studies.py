@@ -5,26 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from luthier.report.html import write_report
 from luthier.runner import run
 from luthier.runner.folder import read_json
-from luthier.study import load_study
+from luthier.study import Study, load_study
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
-SMALL = (
-    "task.limit.train=24",
-    "task.limit.validation=6",
-    "task.limit.test=20",
-    "latency_requests=1",
-    "forgetting.probe=false",
-    "device=cpu",
-)
+SMALL = ("latency_requests=1", "stage_answers=4", "forgetting.probe=false", "device=cpu")
+LIMITS = {"train": 24, "validation": 6, "test": 20}
+
+
+def small(file: Path, *sets: str) -> Study:
+    """A shipped study with few examples of each task and short answers."""
+    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    tasks = {f"tasks.{name}": task for name, task in raw["tasks"].items()} if "tasks" in raw else {"task": raw["task"]}
+    limits = [f"{place}.limit.{split}={count}" for place in tasks for split, count in LIMITS.items()]
+    limits += [f"{place}.max_new_tokens=8" for place, task in tasks.items() if "max_new_tokens" in task]
+    return load_study(file, (*SMALL, *limits, *sets))
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_a_shipped_study_runs(file: Path, tmp_path: Path, tiny_model_folder: Path) -> None:
-    study = load_study(file, (*SMALL, f"model={tiny_model_folder}", "precision=float32"))
+    study = small(file, f"model={tiny_model_folder}", "precision=float32")
     result = run(study, tmp_path / "run", root=file.parent)
     assert [row["n"] for row in result.comparison["approaches"]] == [20] * len(study.approaches)
     assert write_report(tmp_path / "run").is_file()
@@ -33,7 +37,7 @@ def test_a_shipped_study_runs(file: Path, tmp_path: Path, tiny_model_folder: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_a_shipped_study_runs_with_its_own_model(file: Path, tmp_path: Path) -> None:
-    study = load_study(file, SMALL)
+    study = small(file)
     result = run(study, tmp_path / "run", root=file.parent)
     means = {row["name"]: row["mean"] for row in result.comparison["approaches"]}
     assert set(means) == set(study.approaches)
@@ -42,7 +46,7 @@ def test_a_shipped_study_runs_with_its_own_model(file: Path, tmp_path: Path) -> 
 
 def test_shots_by_embedding_come_from_the_shipped_embedder(tmp_path: Path, tiny_model_folder: Path) -> None:
     file = next(file for file in STUDIES if file.stem == "quickstart")
-    study = load_study(file, (*SMALL, f"model={tiny_model_folder}"))
+    study = small(file, f"model={tiny_model_folder}")
     settings = study.model_dump(exclude_unset=True)
     settings["approaches"] = {"similar": [{"step": "few-shot", "shots": 2, "by": "embedding"}]}
     result = run(type(study).model_validate(settings), tmp_path / "run", root=file.parent)
