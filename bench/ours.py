@@ -93,14 +93,14 @@ def fit(
     from luthier.types import Decoding, ModelRef, Predictor
 
     class Fit(SftStep):
-        def sequences(self, predictor: Any, task: Any, engine: Any) -> list[TrainingSequence]:
+        def sequences(self, predictor: Any, lesson: Any, engine: Any, seed: int) -> list[TrainingSequence]:
             return list(data)
 
     epochs = steps / -(-len(data) // batch_size)
     own = Fit(adapter=_settings(adapter), batch_size=batch_size, epochs=epochs, evaluations=1, patience=0, **settings)
-    unused: Any = None  # task and metric serve validation, which comes behind the last step
+    unused: Any = None  # the lesson serves validation, which comes behind the last step
     with tempfile.TemporaryDirectory() as work, contextlib.suppress(_EnoughError):
-        context = StepContext(unused, unused, Engine(DEVICE, precision), Path(work), SEED, Silent(), log)
+        context = StepContext(unused, Engine(DEVICE, precision), Path(work), SEED, Silent(), log)
         own.fit(Predictor(ModelRef(folder), Decoding()), context)
 
 

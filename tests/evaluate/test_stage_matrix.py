@@ -13,18 +13,18 @@ from luthier.types import Score
 TASKS = ("a", "b", "c")
 
 
-def stage(name: str, learned: str | None, **right: Sequence[float]) -> StageResult:
+def stage(name: str, learned: str, **right: Sequence[float]) -> StageResult:
     """A stage with the values of each task's examples."""
     scores = {
         task: {metric: [Score(f"e{i}", metric, v) for i, v in enumerate(values)] for metric in ("accuracy", "loss")}
         for task, values in right.items()
     }
-    return StageResult(name, learned, scores, {task: {} for task in right})
+    return StageResult(name, tuple(learned), scores, {task: {} for task in right})
 
 
 def chain() -> list[StageResult]:
     return [
-        stage("before", None, a=[0, 0, 0, 1], b=[0, 0, 1, 0], c=[0, 1, 0, 0]),
+        stage("before", "", a=[0, 0, 0, 1], b=[0, 0, 1, 0], c=[0, 1, 0, 0]),
         stage("one", "a", a=[1, 1, 1, 1], b=[0, 1, 1, 0], c=[0, 1, 0, 0]),
         stage("two", "b", a=[1, 1, 0, 1], b=[1, 1, 1, 0], c=[0, 1, 1, 1]),
         stage("three", "c", a=[1, 0, 0, 1], b=[1, 1, 1, 1], c=[1, 1, 1, 1]),
@@ -35,7 +35,7 @@ def test_the_matrix_and_what_follows_from_it():
     found = stage_matrix(chain(), dict.fromkeys(TASKS, METRICS["accuracy"]), "answers", 0)
     assert found["values"] == [[0.25, 0.25, 0.25], [1.0, 0.5, 0.25], [0.75, 0.75, 0.75], [0.5, 1.0, 1.0]]
     assert found["n"] == [4, 4, 4]
-    assert [row["learned"] for row in found["rows"]] == [None, "a", "b", "c"]
+    assert [row["learned"] for row in found["rows"]] == [[], ["a"], ["b"], ["c"]]
     # Lopez-Paz and Ranzato (2017): the last row; a went from 1 to 0.5 and b from 0.75 to 1; b had 0.5 and c 0.75 when
     # their stages began, and 0.25 before all.
     assert found["average"]["value"] == pytest.approx((0.5 + 1 + 1) / 3)
@@ -63,7 +63,7 @@ def test_a_task_learned_twice_counts_from_its_last_stage_back_and_its_first_on()
 
 
 def test_one_task_transfers_to_nothing_and_scales_are_not_mixed():
-    one = [stage("before", None, a=[0, 1], b=[0, 1]), stage("s", "a", a=[1, 1], b=[0, 0])]
+    one = [stage("before", "", a=[0, 1], b=[0, 1]), stage("s", "a", a=[1, 1], b=[0, 0])]
     assert stage_matrix(one, dict.fromkeys("ab", METRICS["accuracy"]), "answers", 0)["average"] is None
     mixed = stage_matrix(chain(), {"a": METRICS["loss"], "b": METRICS["accuracy"]}, "answers", 0)
     assert mixed["backward_transfer"] is None
@@ -73,7 +73,17 @@ def test_one_task_transfers_to_nothing_and_scales_are_not_mixed():
 def test_what_no_stage_could_score_is_left_empty():
     unscored = [
         StageResult(name, learned, {"a": {"accuracy": [Score("e", "accuracy", None, "no number")]}}, {"a": {}})
-        for name, learned in (("before", None), ("s", "a"))
+        for name, learned in (("before", ()), ("s", ("a",)))
     ]
     found = stage_matrix(unscored, {"a": METRICS["accuracy"]}, "answers", 0)
     assert (found["values"], found["n"]) == ([[None], [None]], [0])
+
+
+def test_a_mixture_is_learned_in_one_stage():
+    stages = chain()
+    mixed = [stages[0], stage("mixture", "abc", a=[1, 1, 1, 1], b=[0, 1, 1, 0], c=[0, 1, 0, 0]), stages[3]]
+    found = stage_matrix(mixed, dict.fromkeys(TASKS, METRICS["accuracy"]), "answers", 0)
+    # a fell from 1 to 0.5 and b rose from 0.5 to 1; c was learned again last. None had a stage of others before it.
+    assert found["backward_transfer"]["value"] == pytest.approx((-0.5 + 0.5) / 2)
+    assert found["forward_transfer"] is None
+    assert found["average"]["tasks"] == 3

@@ -14,6 +14,7 @@ from luthier.errors import StudyError
 from luthier.report.html import write_report
 from luthier.runner.estimate import forecast
 from luthier.runner.main import run
+from luthier.runner.show import token_tree
 from luthier.study import Study, build_study
 
 WORDS = {
@@ -64,7 +65,7 @@ def test_every_stage_is_scored_on_every_task(tiny_model_folder: Path, tmp_path: 
     result = run(study, tmp_path / "run", root=tmp_path)
     assert set(result.comparison["matrix"]) == {"chain", "prefix-of-chain"}
     loss, answers = result.comparison["matrix"]["chain"]
-    assert [row["learned"] for row in loss["rows"]] == [None, "colours", "sounds", "sizes"]
+    assert [row["learned"] for row in loss["rows"]] == [[], ["colours"], ["sounds"], ["sizes"]]
     assert [column["task"] for column in loss["columns"]] == ["colours", "sounds", "sizes"]
     assert (loss["measure"], loss["n"], answers["measure"], answers["n"]) == ("loss", [6] * 3, "answers", [4] * 3)
     for stage, task in enumerate(range(3), start=1):  # each stage learned its own task
@@ -147,3 +148,24 @@ def test_test_prompts_that_another_task_trains_on_are_counted(tiny_model_folder:
     ]
     alone = chained(tiny_model_folder, approaches={"direct": [{"step": "sft"}]})
     assert not [w for w in forecast(alone, tmp_path).warnings if "which an approach learns from" in w]
+
+
+def test_a_mixture_and_then_the_target(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    mixed = {"step": "sft", "data": {"tasks": ["colours", "sounds", "sizes"], "by": "temperature"}, "epochs": 1}
+    approaches = {
+        "multi": [mixed],
+        "then": [mixed, {"step": "sft", "epochs": 1, "learning_rate": {"choose": [1e-3, 1e-4]}}],
+    }
+    study = chained(tiny_model_folder, approaches=approaches)
+    assert token_tree(study, tmp_path).sequences == 8
+    result = run(study, tmp_path / "run", root=tmp_path)
+    loss, _ = result.comparison["matrix"]["then"]
+    assert [row["name"] for row in loss["rows"]] == [
+        "before training",
+        "1: sft on colours + sounds + sizes",
+        "2: sft on sizes",
+    ]
+    assert loss["backward_transfer"]["tasks"] == 2
+    assert loss["forward_transfer"] is None
+    assert {task for row in result.comparison["approaches"] for task in row["scores"]} == set(WORDS)

@@ -11,6 +11,7 @@ from luthier.evaluate.metrics import METRICS
 from luthier.infer.engine import Engine
 from luthier.progress import Silent
 from luthier.steps.base import StepContext
+from luthier.steps.lesson import Lesson
 from luthier.types import Task
 
 
@@ -22,8 +23,7 @@ def rows() -> list[Mapping[str, float]]:
 @pytest.fixture
 def context(without_test: Task, tmp_path: Path, rows: list[Mapping[str, float]]) -> StepContext:
     return StepContext(
-        task=without_test,
-        metric=METRICS["accuracy"],
+        lesson=Lesson((without_test,), (METRICS["accuracy"],), without_test.name),
         engine=Engine("cpu", "float32"),
         folder=tmp_path,
         seed=0,

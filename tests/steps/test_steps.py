@@ -84,7 +84,10 @@ def test_few_shot_draws_its_pool_from_training_examples(base: Predictor, context
 
 def test_few_shot_keeps_enough_in_its_pool_to_pass_over_a_whole_group(base: Predictor, context: StepContext):
     grouped = tuple(make_example(n, f"visit {n}", "red", label="red", group="p" if n < 40 else None) for n in range(60))
-    own = replace(context, task=replace(context.task, train=grouped, validation=grouped[:1]))
+    own = replace(
+        context,
+        lesson=replace(context.lesson, tasks=(replace(context.task, train=grouped, validation=grouped[:1]),)),
+    )
     outcome = FewShotStep(shots=8).fit(base, own)
     assert outcome.facts["shots_selected"] == {8: 1}
 
@@ -115,7 +118,7 @@ def test_lora_returns_the_model_with_an_adapter_that_learned(
     assert [row["step"] for row in rows if "validation/accuracy" in row] == [12, 24]
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
     assert losses[-1] < losses[0] - 1
-    validated = validation_metrics(context.engine, outcome.predictor, context.task, context.metric)
+    validated = context.lesson.validate(context.engine, outcome.predictor)
     best = next(r for r in rows if r["step"] == outcome.facts["best_step"] and "validation/loss" in r)
     assert validated["accuracy"] == best["validation/accuracy"]
     assert validated["loss"] == pytest.approx(best["validation/loss"], abs=1e-3)

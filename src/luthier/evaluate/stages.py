@@ -29,13 +29,13 @@ class StageResult:
 
     Attributes:
         name: How it is called.
-        learned: The task of its stage; None for the model before all stages.
+        learned: The tasks of its stage; none for the model before all stages.
         scores: Task → metric → scores; the same examples for every stage.
         answers: Task → metric → the answers that its scores are of.
     """
 
     name: str
-    learned: str | None
+    learned: tuple[str, ...]
     scores: Mapping[str, Mapping[str, Sequence[Score]]]
     answers: Mapping[str, Mapping[str, Sequence[Answer]]]
 
@@ -78,7 +78,7 @@ def stage_matrix(
 
     return {
         "measure": measure,
-        "rows": [{"name": stage.name, "learned": stage.learned} for stage in stages],
+        "rows": [{"name": stage.name, "learned": list(stage.learned)} for stage in stages],
         "columns": [
             {"task": task, "metric": metrics[task].name, "higher_is_better": metrics[task].higher_is_better}
             for task in tasks
@@ -95,8 +95,8 @@ def _transfer(
     stages: Sequence[StageResult], columns: Mapping[str, Sequence[Column]], metrics: Mapping[str, Metric], seed: int
 ) -> dict[str, Any]:
     last = len(stages) - 1
-    own = {stage.learned: row for row, stage in enumerate(stages) if stage.learned in columns}  # the last stage of each
-    first = {stage.learned: row for row, stage in reversed(list(enumerate(stages))) if stage.learned in columns}
+    of = [(task, row) for row, stage in enumerate(stages) for task in stage.learned if task in columns]
+    own, first = dict(of), dict(reversed(of))  # the last stage of each task, and the first
     nothing = {"average": None, "backward_transfer": None, "forward_transfer": None}
     if len(own) < 2:
         return nothing
@@ -111,7 +111,7 @@ def _transfer(
         found = interval_of(columns[task][last], metrics[task], seed)
         return found.mean, _error(found.low, found.high)
 
-    learned = [task for task in own if task is not None]
+    learned = list(own)
     alike = len({metrics[task].name for task in learned}) == 1 or all(metrics[task].bounded for task in learned)
     if not alike:  # a mean over nats and shares says nothing
         return nothing

@@ -18,6 +18,7 @@ from luthier.runner.show import prompting_of
 from luthier.settings import closed
 from luthier.steps import SftStep
 from luthier.steps.adapters import Lora
+from luthier.steps.lesson import Lesson
 from luthier.study import Approach, Study
 from luthier.tree.build import build_tree
 from luthier.tree.trunk import find_trunk
@@ -126,7 +127,7 @@ class _Training:
     """A training that a study holds, with what it will compute."""
 
     step: SftStep
-    task: Task
+    lesson: Lesson
     predictor: Predictor
     sequences: list[TrainingSequence]
     shape: TrainingShape
@@ -140,13 +141,12 @@ def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_T
     for step in approach.steps:
         for candidate in closed(step):
             if isinstance(candidate, SftStep):
-                task = prepared.tasks[candidate.learns_from or prepared.target.name]
-                predictor = prompting_of(prepared, name).asked(task, prepared.target.name)
-                sequences = candidate.sequences(predictor, task, engine)
+                lesson, predictor = prepared.lesson(candidate), prompting_of(prepared, name)
+                sequences = candidate.sequences(predictor, lesson, engine, prepared.study.seed)
                 shape = candidate.training_shape(predictor.model, sequences, engine)
                 plan = candidate.memory_plan(shape, engine)
                 settings = candidate.loop_settings(engine, plan, prepared.study.seed)
-                yield _Training(candidate, task, predictor, sequences, shape, plan, settings)
+                yield _Training(candidate, lesson, predictor, sequences, shape, plan, settings)
 
 
 def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, ...], _Training]:
@@ -188,15 +188,19 @@ def _forecast_approach(
         for own in prepared.tasks.values()
     }
     answering = all_answering[task.name]
+
+    def validating(lesson: Lesson) -> float:
+        return sum(all_answering[own.name].together(len(own.validation)) for own in lesson.tasks)
+
     seconds = sum(all_answering[own.name].together(len(own.test)) for own in prepared.tasks.values())
     seconds += study.latency_requests * answering.alone()
     for step in approach.steps:
-        values, own = len(list(closed(step))), step.learns_from or task.name
+        values = len(list(closed(step)))
         if values > 1:
-            seconds += values * all_answering[own].together(len(prepared.tasks[own].validation))
+            seconds += values * validating(prepared.lesson(step))
     for planned in trainings:
         seconds += forecast_seconds(speeds[_kind(planned)], planned.sequences, planned.settings)
-        seconds += planned.step.evaluations * all_answering[planned.task.name].together(len(planned.task.validation))
+        seconds += planned.step.evaluations * validating(planned.lesson)
     if approach.trains and study.forgetting.probe:
         seconds += _PROBE_TOKENS * (speed.token_s + speed.head_s)
     return ApproachForecast(name, answering.prompt_tokens, seconds)

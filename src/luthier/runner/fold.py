@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from luthier.errors import RunError
-from luthier.evaluate.metrics import Metric
 from luthier.progress import Progress
 from luthier.record import predictor_from_json, predictor_to_json
 from luthier.runner.curves import curves
@@ -30,10 +29,10 @@ from luthier.runner.folder import (
 from luthier.runner.keys import key_of, training_key
 from luthier.settings import closed
 from luthier.steps.base import Step, StepContext
-from luthier.steps.validate import score_of, validation_metrics
+from luthier.steps.lesson import Lesson
 from luthier.study import Approach
 from luthier.train.checkpoint import checkpoint_step, drop_checkpoint
-from luthier.types import ModelRef, Predictor, Task
+from luthier.types import ModelRef, Predictor
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -41,25 +40,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What folding needs beside the approach: the tasks without their test splits, the engine, the folder.
+    """What folding needs beside the approach: what steps learn from, the engine, the folder.
 
     Attributes:
-        metrics: The deciding metric of each task.
+        lesson: Gives what a step learns from.
         target: The task that steps learn from where they name none.
     """
 
-    tasks: Mapping[str, Task]
-    metrics: Mapping[str, Metric]
+    lesson: Callable[[Step], Lesson]
     target: str
     engine: Engine
     folder: RunFolder
     seed: int
     environment: Mapping[str, str]
     progress: Progress
-
-    def task_of(self, step: Step) -> Task:
-        """The task that a step learns from."""
-        return self.tasks[step.learns_from or self.target]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +62,12 @@ class Stage:
 
     Attributes:
         step: The step's name, such as `sft`.
-        data: The task that it learned from.
+        learned: The tasks that it learned from.
         key: Hash of all that determines the model.
     """
 
     step: str
-    data: str
+    learned: tuple[str, ...]
     key: str
     model: ModelRef
 
@@ -132,17 +126,17 @@ def _search(candidates: list[Step], before: Fitted, shop: Workshop, name: str) -
     tried = []
     for candidate in candidates:
         after = _apply(candidate, before, shop, name)
-        metrics, seconds = _validated(after, shop.task_of(candidate), shop, f"{name}: trying {_short(candidate)}")
+        metrics, seconds = _validated(after, shop.lesson(candidate), shop, f"{name}: trying {_short(candidate)}")
         tried.append(_Tried(candidate, after, metrics, seconds + after.train_s - before.train_s))
-    metric = shop.metrics[shop.task_of(candidates[0]).name]
-    best = max(tried, key=lambda t: score_of(t.metrics, metric))  # max gives the first of equals
+    best = max(tried, key=lambda t: shop.lesson(t.step).score_of(t.metrics))  # max gives the first of equals
+    metric = shop.lesson(best.step).metric_name
     choice = {
         "step": best.step.model_dump()["step"],
         "tried": [
             {
                 "settings": one.step.model_dump(mode="json", exclude_unset=True),
-                "metric": metric.name,
-                "score": one.metrics[metric.name],
+                "metric": metric,
+                "score": one.metrics[metric],
                 "seconds": one.seconds,
                 "taken": one is best,
             }
@@ -162,9 +156,10 @@ def _search(candidates: list[Step], before: Fitted, shop: Workshop, name: str) -
 def _apply(step: Step, before: Fitted, shop: Workshop, name: str) -> Fitted:
     """The step's result, from the folder where it is there already."""
     settings = step.model_dump(mode="json")
-    task = shop.task_of(step)
-    learned = {} if task.name == shop.target else {"data": training_key(task)}  # the target's stands in the base's key
-    key = key_of(before=before.key, settings=settings, seed=shop.seed, **learned)
+    lesson = shop.lesson(step)
+    # The target's data stand in the base's key.
+    others = {task.name: training_key(task) for task in lesson.tasks if task.name != shop.target}
+    key = key_of(before=before.key, settings=settings, seed=shop.seed, **({"data": others} if others else {}))
     folder = shop.folder.step(key)
     record = folder / "step.json"
     reused = record.is_file() and _weights_are_there(record, shop)
@@ -186,7 +181,9 @@ def _apply(step: Step, before: Fitted, shop: Workshop, name: str) -> Fitted:
         peak_bytes=max(before.peak_bytes, row["peak_bytes"]),
         stored_bytes=before.stored_bytes + row["stored_bytes"],
         stages=(
-            (*before.stages, Stage(settings["step"], task.name, key, predictor.model)) if step.trains else before.stages
+            (*before.stages, Stage(settings["step"], tuple(t.name for t in lesson.tasks), key, predictor.model))
+            if step.trains
+            else before.stages
         ),
         steps=(
             *before.steps,
@@ -222,10 +219,8 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
         write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done])
     started = time.perf_counter()
     shop.progress.say(f"{name}: {_short(step)}")
-    task = shop.task_of(step)
     context = StepContext(
-        task=task,
-        metric=shop.metrics[task.name],
+        lesson=shop.lesson(step),
         engine=shop.engine,
         folder=folder,
         seed=shop.seed,
@@ -233,7 +228,7 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
         log=lambda row: append_jsonl(metrics, row),
     )
     try:
-        outcome = step.fit(before.predictor.asked(task, shop.target), context)
+        outcome = step.fit(before.predictor, context)
     except SafetensorError as error:  # how safetensors says that the disk is full
         raise RunError(
             f"{folder} cannot be written: {error}. Free some space, or choose another disk with --output; "
@@ -241,10 +236,7 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
         ) from error
     for result, value in {**outcome.results, **curves(read_jsonl(metrics))}.items():
         write_json(folder / "results" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', result)}.json", value)
-    changed = (
-        outcome.predictor if task.name == shop.target else replace(before.predictor, model=outcome.predictor.model)
-    )
-    predictor = predictor_to_json(changed, shop.folder.path)
+    predictor = predictor_to_json(outcome.predictor, shop.folder.path)
     weights = [folder / part for part in ("adapter", "part", "model") if (folder / part).is_dir()]
     write_json(
         folder / "step.json",
@@ -269,14 +261,13 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
     drop_checkpoint(folder)
 
 
-def _validated(fitted: Fitted, task: Task, shop: Workshop, description: str) -> tuple[dict[str, float], float]:
+def _validated(fitted: Fitted, lesson: Lesson, shop: Workshop, description: str) -> tuple[dict[str, float], float]:
     """Validation metrics of a predictor and the seconds they took, from the folder where they are there already."""
     file = shop.folder.step(fitted.key) / "validation.json"
     if not file.is_file():
         started = time.perf_counter()
-        asked, metric = fitted.predictor.asked(task, shop.target), shop.metrics[task.name]
-        with shop.progress.track(description, len(task.validation)) as advance:
-            metrics = validation_metrics(shop.engine, asked, task, metric, advance=advance)
+        with shop.progress.track(description, lesson.validated) as advance:
+            metrics = lesson.validate(shop.engine, fitted.predictor, advance=advance)
         write_json(file, {"metrics": metrics, "seconds": time.perf_counter() - started})
     row = read_json(file)
     return row["metrics"], row["seconds"]

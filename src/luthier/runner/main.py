@@ -7,7 +7,7 @@ then the approaches are compared and the result is written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,8 +105,7 @@ def run(
 
 def _fit_all(prepared: Prepared, folder: RunFolder, progress: Progress) -> dict[str, Fitted]:
     shop = Workshop(
-        tasks={name: replace(task, test=()) for name, task in prepared.tasks.items()},
-        metrics={name: metrics[0] for name, metrics in prepared.metrics.items()},
+        lesson=prepared.lesson,
         target=prepared.target.name,
         engine=prepared.engine,
         folder=folder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ from luthier.model.find import find_embedder, find_model
 from luthier.runner.fold import Fitted
 from luthier.runner.keys import key_of, model_key, source_key, training_key, versions
 from luthier.steps import FewShotStep
+from luthier.steps.base import Step
+from luthier.steps.lesson import Lesson
 from luthier.study import Study
 from luthier.types import ModelRef, Predictor, Task
 
@@ -46,6 +48,12 @@ class Prepared:
     @property
     def target(self) -> Task:
         return self.tasks[self.study.target_task]
+
+    def lesson(self, step: Step) -> Lesson:
+        """What a step learns from."""
+        names = step.learns_from or (self.target.name,)
+        tasks = tuple(replace(self.tasks[name], test=()) for name in names)
+        return Lesson(tasks, tuple(self.metrics[name][0] for name in names), self.target.name)
 
     def base(self, model: str | None = None) -> Fitted:
         """The base predictor of the study, or of an approach with a model of its own."""
@@ -83,7 +91,8 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
         f"approaches.{name}: {problem}"
         for name, approach in study.approaches.items()
         for step in approach.steps
-        for problem in step.check(tasks[step.learns_from or study.target_task])
+        for task in step.learns_from or (study.target_task,)
+        for problem in step.check(tasks[task])
     ]
     if problems:
         raise StudyError("\n".join(problems))

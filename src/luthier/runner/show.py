@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import StudyError
+from luthier.model.virtual import FIRST_VIRTUAL
 from luthier.progress import Silent
 from luthier.runner.prepare import Prepared, prepare
 from luthier.settings import closed
 from luthier.steps import SftStep
 from luthier.steps.base import Step, StepContext
 from luthier.study import Study
-from luthier.types import Example, Predictor
+from luthier.types import Predictor
 
 if TYPE_CHECKING:
     from luthier.prompt.render import TrainingSequence
@@ -95,10 +96,11 @@ def training_examples(
     prepared = prepare(study, root, allow_code=allow_code)
     name = _chosen(study, approach)
     predictor = prompting_of(prepared, name)
-    examples = prepared.target.train[:n]
-    sequences = _rendered(prepared, predictor, examples, _training_of(study, name))
+    training = _training_of(study, name) or SftStep()
+    taught = training.taught(prepared.lesson(training), study.seed)[:n]
+    sequences = training.rendered(predictor, taught, prepared.target.name, prepared.engine)
     tokenizer = prepared.engine.renderer(predictor.model).tokenizer
-    return [_shown(str(e.place), s, tokenizer) for e, s in zip(examples, sequences, strict=True)]
+    return [_shown(str(e.place), s, tokenizer) for (_, e), s in zip(taught, sequences, strict=True)]
 
 
 def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_code: bool = False) -> ShownTree:
@@ -126,11 +128,11 @@ def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_c
         roots = _segments(ids, [(False,) * len(own) for own in ids], places, trunk, tokenizer)
         tokens, depths = sum(map(len, ids)), int(trunk.depths.sum())
         return ShownTree(name, False, (roots,), len(ids), tokens, tokens - depths + len(trunk))
-    train = prepared.target.train
-    batch = epoch_steps(len(train), int(training.batch_size), study.seed, 0)  # type: ignore[arg-type]
-    examples = [train[i] for i in batch]
-    sequences = _rendered(prepared, predictor, examples, training)
-    place_of = {example.id: str(example.place) for example in examples}
+    taught = training.taught(prepared.lesson(training), study.seed)
+    batch = epoch_steps(len(taught), int(training.batch_size), study.seed, 0)  # type: ignore[arg-type]
+    examples = sorted((taught[i] for i in batch), key=lambda pair: pair[0].name)
+    sequences = training.rendered(predictor, examples, prepared.target.name, prepared.engine)
+    place_of = {example.id: str(example.place) for _, example in examples}
     parts = micro_batches(sequences, max(WANTED_TOKENS[prepared.device], *(len(s.ids) for s in sequences)))
     return ShownTree(
         approach=name,
@@ -161,8 +163,7 @@ def prompting_of(prepared: Prepared, name: str) -> Predictor:
         if first.trains:
             continue
         context = StepContext(
-            task=prepared.target,
-            metric=prepared.metrics[prepared.target.name][0],
+            lesson=prepared.lesson(first),
             engine=prepared.engine,
             folder=Path(),
             seed=prepared.study.seed,
@@ -189,24 +190,19 @@ def _training_of(study: Study, name: str) -> SftStep | None:
     return first
 
 
-def _rendered(
-    prepared: Prepared, predictor: Predictor, examples: Sequence[Example], training: SftStep | None
-) -> list[TrainingSequence]:
-    renderer = prepared.engine.renderer(predictor.model)
-    shots = prepared.engine.select_shots(predictor, [e.prompt for e in examples])
-    loss_on = "completion" if training is None else training.loss_on
-    return [
-        renderer.training(e, predictor.wording, own, loss_on=loss_on) for e, own in zip(examples, shots, strict=True)
-    ]
-
-
 def _shown(place: str, sequence: TrainingSequence, tokenizer: Any) -> ShownSequence:
     special = set(tokenizer.all_special_ids)
     pieces = tuple(
-        (tokenizer.decode([token]), trained, token in special)
+        (_decoded(tokenizer, [token]), trained, token in special)
         for token, trained in zip(sequence.ids, sequence.trained, strict=True)
     )
     return ShownSequence(place, pieces)
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Their text; virtual tokens, which have none, as a dot each."""
+    real = [token for token in ids if token < FIRST_VIRTUAL]
+    return "·" * (len(ids) - len(real)) + str(tokenizer.decode(real) if real else "")
 
 
 def _segments(
@@ -223,7 +219,7 @@ def _segments(
         # Shared tokens may be the prompt of one sequence and the answer of another.
         marks = [(any(trained[i][t] for i in members), ids[members[0]][t] in special) for t in range(begin, end)]
         for mark, run in itertools.groupby(range(begin, end), key=lambda t: marks[t - begin]):
-            yield tokenizer.decode([ids[members[0]][t] for t in run]), *mark
+            yield _decoded(tokenizer, [ids[members[0]][t] for t in run]), *mark
 
     def below(number: int, stop: int) -> tuple[ShownSegment, ...]:
         """What follows directly on segment `number - 1`, whose subtree ends at `stop`."""

@@ -30,7 +30,7 @@ def stage_matrices(
     Args:
         answers: Examples of each task that every stage answers; 0 leaves the second matrix out.
     """
-    before = Stage("before training", "", base.key, base.predictor.model)
+    before = Stage("before training", (), base.key, base.predictor.model)
     stages = [
         _measured(name, number, stage, fitted.predictor, bench, answers)
         for number, stage in enumerate((before, *fitted.stages))
@@ -48,7 +48,7 @@ def _measured(name: str, number: int, stage: Stage, predictor: Predictor, bench:
     asked = replace(predictor, model=stage.model)
     file = bench.folder.stage(_key(stage, predictor, bench, answers))
     if not file.is_file():
-        what = f"{name}: {stage.step}{f' {number} on {stage.data}' if stage.data else ''}"
+        what = f"{name}: {_title(number, stage)}"
         total = sum(len(examples) + len(examples[:answers]) for examples in bench.examples.values())
         with bench.progress.track(f"{what}, on every task", total) as advance:
             rows = {
@@ -71,8 +71,14 @@ def _measured(name: str, number: int, stage: Stage, predictor: Predictor, bench:
             given = [_scored(metric, e, text, task, None) for e, text in zip(examples, own["answers"], strict=False)]
             scores[task_name][metric.name] = [s for s, _ in given]
             judged[task_name][metric.name] = [a for _, a in given]
-    title = f"{number}: {stage.step} on {stage.data}" if stage.data else stage.step
-    return StageResult(title, stage.data or None, scores, judged)
+    return StageResult(_title(number, stage), stage.learned, scores, judged)
+
+
+def _title(number: int, stage: Stage) -> str:
+    if not stage.learned:
+        return stage.step
+    learned = " + ".join(stage.learned) if len(stage.learned) < 4 else f"{len(stage.learned)} tasks"
+    return f"{number}: {stage.step} on {learned}"
 
 
 def _rows(

@@ -12,8 +12,8 @@ from luthier.settings import Settings
 from luthier.types import Predictor, Task
 
 if TYPE_CHECKING:
-    from luthier.evaluate.metrics import Metric
     from luthier.infer.engine import Engine
+    from luthier.steps.lesson import Lesson
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +21,24 @@ class StepContext:
     """What a step may use.
 
     Attributes:
-        task: The task it learns from; its test split is empty.
-        metric: The task's deciding metric.
+        lesson: What it learns from.
         engine: Answers and scores with predictors.
         folder: The step's own folder; named results go to `results/`.
         seed: Decides everything that is drawn.
         log: Takes a row of metrics.
     """
 
-    task: Task
-    metric: Metric
+    lesson: Lesson
     engine: Engine
     folder: Path
     seed: int
     progress: Progress
     log: Callable[[Mapping[str, float]], None]
+
+    @property
+    def task(self) -> Task:
+        """The only task that it learns from."""
+        return self.lesson.task
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,12 @@ class Step(Settings):
     trains: ClassVar[bool] = False
 
     @property
-    def learns_from(self) -> str | None:
-        """Name of the task that it learns from; None for the target."""
-        return None
+    def learns_from(self) -> tuple[str, ...]:
+        """Names of the tasks that it learns from; none for the target."""
+        return ()
 
     def check(self, task: Task) -> list[str]:
-        """What is wrong with these settings for the task that it learns from, one sentence each.
+        """What is wrong with these settings for a task that it learns from, one sentence each.
 
         No model is loaded for it.
         """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -14,8 +16,9 @@ from luthier.errors import ModelError
 from luthier.settings import Open, closed, given
 from luthier.steps.adapters import Adapter, AnyAdapter, Count, Lora, Positive, Share
 from luthier.steps.base import Step, StepContext, StepOutcome
-from luthier.steps.validate import score_of, validation_metrics
-from luthier.types import ModelRef, Predictor, Task
+from luthier.steps.lesson import Lesson
+from luthier.steps.mixture import Mixture, drawn
+from luthier.types import Example, ModelRef, Predictor, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -33,9 +36,10 @@ class SftStep(Step):
     trains: ClassVar[bool] = True
 
     step: Literal["sft"] = "sft"
-    data: str | None = None
-    """The task that it learns from, by name. Default: the target. Of another task it learns the prompts as that task
-    words them, without shots, and keeps the weights that do best on that task's validation split."""
+    data: str | Mixture | None = None
+    """The task that it learns from, by name, or a mixture of several. Default: the target. Of another task it learns
+    the prompts as that task words them, without shots. The weights are kept that do best on the validation split of
+    that task, or on the mean over those of the mixture."""
     adapter: Open[AnyAdapter] = Lora()
     """What is trained: the name of a kind (`lora`, `rslora`, `dora`, `pissa`, `loraplus`, `qlora`, `ia3`,
     `prompt-tuning`, `prefix-tuning`, `last-layers`, `head`, `biases-and-norms`, `peft`, or `none` for every weight),
@@ -83,8 +87,10 @@ class SftStep(Step):
         return value
 
     @property
-    def learns_from(self) -> str | None:
-        return self.data
+    def learns_from(self) -> tuple[str, ...]:
+        if isinstance(self.data, Mixture):
+            return self.data.tasks
+        return () if self.data is None else (self.data,)
 
     def check(self, task: Task) -> list[str]:
         """An adapter that PEFT does not have, or not with these settings."""
@@ -113,14 +119,11 @@ class SftStep(Step):
         started = time.perf_counter()
         engine = context.engine
         engine.release()
-        sequences = self.sequences(predictor, context.task, engine)
+        sequences = self.sequences(predictor, context.lesson, engine, context.seed)
         plan = self._kept_plan(predictor.model, sequences, context)
         model = self.trainable_model(predictor.model, engine, context.seed)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = count_parameters(model)
-
-        def validate(live: Any) -> dict[str, float]:
-            return validation_metrics(engine, predictor, context.task, context.metric, model=live)
 
         settings = self.loop_settings(engine, plan, context.seed)
         with context.progress.track("training", settings.total_steps(len(sequences))) as advance:
@@ -128,8 +131,8 @@ class SftStep(Step):
                 model,
                 sequences,
                 settings,
-                validate=validate,
-                score_of=lambda metrics: score_of(metrics, context.metric),
+                validate=lambda live: context.lesson.validate(engine, predictor, model=live),
+                score_of=context.lesson.score_of,
                 log=context.log,
                 folder=context.folder,
                 rate=self.trained.rate,
@@ -155,6 +158,7 @@ class SftStep(Step):
             facts={
                 **asdict(outcome),
                 "examples": len(sequences),
+                "examples_of_tasks": Counter(task.name for task, _ in self.taught(context.lesson, context.seed)),
                 "longest_tokens": max(len(s.ids) for s in sequences),
                 "memory_plan": asdict(plan),
                 "dropped_shots": sum(s.dropped_shots for s in sequences),
@@ -163,15 +167,41 @@ class SftStep(Step):
             },
         )
 
-    def sequences(self, predictor: Predictor, task: Task, engine: Engine) -> list[TrainingSequence]:
-        """The task's training examples as the predictor renders them."""
+    def sequences(self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int) -> list[TrainingSequence]:
+        """What one pass over the training examples learns, as the predictor renders it."""
+        return self.rendered(predictor, self.taught(lesson, seed), lesson.target, engine)
+
+    def taught(self, lesson: Lesson, seed: int) -> list[tuple[Task, Example]]:
+        """The examples of one pass, each with its task, task by task."""
+        if not isinstance(self.data, Mixture):
+            return [(lesson.task, example) for example in lesson.task.train]
+        counts = self.data.counts({task.name: len(task.train) for task in lesson.tasks})
+        return [
+            (task, example)
+            for task in lesson.tasks
+            for example in drawn(task.train, counts[task.name], f"{seed}/{task.name}")
+        ]
+
+    def rendered(
+        self, predictor: Predictor, taught: Sequence[tuple[Task, Example]], target: str, engine: Engine
+    ) -> list[TrainingSequence]:
+        """Examples with their answers, as the predictor asks their tasks, in their order.
+
+        Args:
+            target: The task that the predictor's wording and shots are made for.
+        """
         have = len(engine.renderer(predictor.model).before)
         renderer = engine.renderer(predictor.model, virtual=have + self.trained.virtual_tokens)
-        shots = engine.select_shots(predictor, [e.prompt for e in task.train])
-        return [
-            renderer.training(example, predictor.wording, own, loss_on=self.loss_on)
-            for example, own in zip(task.train, shots, strict=True)
-        ]
+        found = []
+        for _, group in itertools.groupby(taught, key=lambda pair: pair[0].name):
+            pairs = list(group)
+            asked = predictor.asked(pairs[0][0], target)
+            shots = engine.select_shots(asked, [example.prompt for _, example in pairs])
+            found += [
+                renderer.training(example, asked.wording, own, loss_on=self.loss_on)
+                for (_, example), own in zip(pairs, shots, strict=True)
+            ]
+        return found
 
     def training_shape(self, ref: ModelRef, sequences: Sequence[TrainingSequence], engine: Engine) -> TrainingShape:
         """What the memory of training depends on; no weights are loaded for it.

@@ -153,18 +153,19 @@ class Study(Settings):
     def _steps_learn_from_tasks(self) -> Study:
         for name, approach in self.approaches.items():
             for number, step in enumerate(approach.steps):
-                if step.learns_from is not None and step.learns_from not in self.tasks:
-                    raise ValueError(
-                        f"approaches.{name}.{number}.data: {step.learns_from!r} is no task of this study (there are: "
-                        f"{', '.join(self.tasks)})"
-                    )
+                for task in step.learns_from:
+                    if task not in self.tasks:
+                        raise ValueError(
+                            f"approaches.{name}.{number}.data: {task!r} is no task of this study (there are: "
+                            f"{', '.join(self.tasks)})"
+                        )
         return self
 
     @property
     def learned_tasks(self) -> tuple[str, ...]:
         """Names of the tasks that some step which trains learns from."""
         steps = (step for approach in self.approaches.values() for step in approach.steps if step.trains)
-        return tuple(dict.fromkeys(step.learns_from or self.target_task for step in steps))
+        return tuple(dict.fromkeys(task for step in steps for task in step.learns_from or (self.target_task,)))
 
     @property
     def target_task(self) -> str:

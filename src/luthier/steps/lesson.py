@@ -1,0 +1,76 @@
+"""What a step learns from: a task, or several together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from luthier.progress import Advance
+from luthier.steps.validate import score_of, validation_metrics
+from luthier.types import Predictor, Task
+
+if TYPE_CHECKING:
+    from luthier.evaluate.metrics import Metric
+    from luthier.infer.engine import Engine
+
+# Of several tasks: the mean of their deciding metrics, those of which less is better taken negative.
+MEAN = "mean"
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a step learns from.
+
+    Attributes:
+        tasks: Without their test splits; at least one.
+        metrics: The deciding metric of each.
+        target: The task that the predictor's wording, shots and decoding are made for.
+    """
+
+    tasks: tuple[Task, ...]
+    metrics: tuple[Metric, ...]
+    target: str
+
+    @property
+    def task(self) -> Task:
+        """The only one."""
+        (task,) = self.tasks
+        return task
+
+    @property
+    def metric_name(self) -> str:
+        """What choices are made by."""
+        return self.metrics[0].name if len(self.tasks) == 1 else MEAN
+
+    @property
+    def validated(self) -> int:
+        """Examples that `validate` asks."""
+        return sum(len(task.validation) for task in self.tasks)
+
+    def validate(
+        self, engine: Engine, predictor: Predictor, *, model: Any = None, advance: Advance = lambda done: None
+    ) -> dict[str, float]:
+        """The deciding metric and the loss (nats a token) on validation; of several tasks the means, and each one's.
+
+        Args:
+            model: A model in training to use in place of the predictor's own.
+        """
+        found = {
+            task.name: validation_metrics(
+                engine, predictor.asked(task, self.target), task, metric, model=model, advance=advance
+            )
+            for task, metric in zip(self.tasks, self.metrics, strict=True)
+        }
+        if len(self.tasks) == 1:
+            return found[self.task.name]
+        values = [score_of(found[t.name], m)[0] for t, m in zip(self.tasks, self.metrics, strict=True)]
+        own = {f"{task}/{name}": value for task, metrics in found.items() for name, value in metrics.items()}
+        loss = sum(metrics["loss"] for metrics in found.values()) / len(found)
+        return {"loss": loss, MEAN: sum(values) / len(values), **own}
+
+    def score_of(self, metrics: Mapping[str, float]) -> tuple[float, float]:
+        """What is to be raised, from what `validate` gave."""
+        if len(self.tasks) == 1:
+            return score_of(metrics, self.metrics[0])
+        return metrics[MEAN], -metrics["loss"]
