@@ -100,7 +100,7 @@ def fit(
     own = Fit(adapter=_settings(adapter), batch_size=batch_size, epochs=epochs, evaluations=1, patience=0, **settings)
     unused: Any = None  # the lesson serves validation, which comes behind the last step
     with tempfile.TemporaryDirectory() as work, contextlib.suppress(_EnoughError):
-        context = StepContext(unused, Engine(DEVICE, precision), Path(work), SEED, Silent(), log)
+        context = StepContext(unused, ModelRef(folder), Engine(DEVICE, precision), Path(work), SEED, Silent(), log)
         own.fit(Predictor(ModelRef(folder), Decoding()), context)
 
 

@@ -39,6 +39,7 @@ PLACES = {
     "PromptStep": "`step: prompt`",
     "FewShotStep": "`step: few-shot`",
     "SftStep": "`step: sft`",
+    "InterpolateStep": "`step: interpolate`",
     "Mixture": "`data` of a step, for several tasks",
     "Lora": "`adapter: lora` (also `rslora`, `dora`, `pissa`, `loraplus`, `qlora`)",
     "Ia3": "`adapter: ia3`",

@@ -169,3 +169,24 @@ def test_a_mixture_and_then_the_target(tiny_model_folder: Path, tmp_path: Path) 
     assert loss["backward_transfer"]["tasks"] == 2
     assert loss["forward_transfer"] is None
     assert {task for row in result.comparison["approaches"] for task in row["scores"]} == set(WORDS)
+
+
+def test_going_back_a_part_of_the_way(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    sft = {"step": "sft", "adapter": {"rank": 2}, "epochs": 2, "batch_size": 4, "evaluations": 1}
+    approaches = {"all": [sft], "back": [sft, {"step": "interpolate", "at": 0.5}]}
+    study = chained(tiny_model_folder, approaches=approaches)
+    assert {one.name for one in forecast(study, tmp_path).approaches} == {"all", "back"}
+    result = run(study, tmp_path / "run", root=tmp_path)
+    loss, _ = result.comparison["matrix"]["back"]
+    assert [(row["name"], row["learned"]) for row in loss["rows"]] == [
+        ("before training", []),
+        ("1: sft on sizes", ["sizes"]),
+        ("2: interpolate", []),
+    ]
+    before, after, back = (row[2] for row in loss["values"])
+    assert after < back < before
+    cost = {row["name"]: row["cost"] for row in result.comparison["approaches"]}
+    assert cost["back"]["train_s"] > cost["all"]["train_s"]
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "Gain against forgetting, from the start to the trained model" in page

@@ -12,7 +12,7 @@ from luthier.infer.engine import Engine
 from luthier.progress import Silent
 from luthier.steps.base import StepContext
 from luthier.steps.lesson import Lesson
-from luthier.types import Task
+from luthier.types import ModelRef, Task
 
 
 @pytest.fixture
@@ -21,9 +21,12 @@ def rows() -> list[Mapping[str, float]]:
 
 
 @pytest.fixture
-def context(without_test: Task, tmp_path: Path, rows: list[Mapping[str, float]]) -> StepContext:
+def context(
+    without_test: Task, tmp_path: Path, rows: list[Mapping[str, float]], tiny_model_folder: Path
+) -> StepContext:
     return StepContext(
         lesson=Lesson((without_test,), (METRICS["accuracy"],), without_test.name),
+        start=ModelRef(str(tiny_model_folder)),
         engine=Engine("cpu", "float32"),
         folder=tmp_path,
         seed=0,

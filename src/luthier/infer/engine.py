@@ -158,16 +158,20 @@ class Engine:
             )
 
     def text_logprobs(
-        self, ref: ModelRef, texts: Sequence[str], *, advance: Advance = lambda done: None
+        self, ref: ModelRef, texts: Sequence[str], *, model: Any = None, advance: Advance = lambda done: None
     ) -> list[LogProb]:
-        """For each raw text the log-probability of its tokens but the first."""
-        renderer = self.renderer(ref)
+        """For each raw text the log-probability of its tokens but the first.
+
+        Args:
+            model: A model in training to use in place of the predictor's own.
+        """
+        renderer = self._renderer(ref, model)
         before = renderer.before
         ids = [
             (before + tuple(renderer.tokenizer(text, add_special_tokens=True)["input_ids"]))[: renderer.window]
             for text in texts
         ]
-        with self._running(ref, None) as running:
+        with self._running(ref, model) as running:
             return sequence_logprobs(
                 running,
                 ids,

@@ -105,9 +105,9 @@ def fold(approach: Approach, base: Fitted, shop: Workshop, name: str) -> Fitted:
     for step in approach.steps:
         candidates = [candidate for candidate in closed(step) if isinstance(candidate, Step)]
         if len(candidates) == 1:
-            fitted = _apply(candidates[0], fitted, shop, name)
+            fitted = _apply(candidates[0], fitted, base.predictor.model, shop, name)
         else:
-            fitted = _search(candidates, fitted, shop, name)
+            fitted = _search(candidates, fitted, base.predictor.model, shop, name)
     return fitted
 
 
@@ -121,11 +121,11 @@ class _Tried:
     seconds: float
 
 
-def _search(candidates: list[Step], before: Fitted, shop: Workshop, name: str) -> Fitted:
+def _search(candidates: list[Step], before: Fitted, start: ModelRef, shop: Workshop, name: str) -> Fitted:
     """Apply each candidate, compare them on validation, go on with the best (the first of equals)."""
     tried = []
     for candidate in candidates:
-        after = _apply(candidate, before, shop, name)
+        after = _apply(candidate, before, start, shop, name)
         metrics, seconds = _validated(after, shop.lesson(candidate), shop, f"{name}: trying {_short(candidate)}")
         tried.append(_Tried(candidate, after, metrics, seconds + after.train_s - before.train_s))
     best = max(tried, key=lambda t: shop.lesson(t.step).score_of(t.metrics))  # max gives the first of equals
@@ -153,7 +153,7 @@ def _search(candidates: list[Step], before: Fitted, shop: Workshop, name: str) -
     )
 
 
-def _apply(step: Step, before: Fitted, shop: Workshop, name: str) -> Fitted:
+def _apply(step: Step, before: Fitted, start: ModelRef, shop: Workshop, name: str) -> Fitted:
     """The step's result, from the folder where it is there already."""
     settings = step.model_dump(mode="json")
     lesson = shop.lesson(step)
@@ -164,11 +164,12 @@ def _apply(step: Step, before: Fitted, shop: Workshop, name: str) -> Fitted:
     record = folder / "step.json"
     reused = record.is_file() and _weights_are_there(record, shop)
     if not reused:
-        _fit(step, settings, before, shop, key, name)
+        _fit(step, settings, before, start, shop, key, name)
     row = read_json(record)
     predictor = predictor_from_json(row["predictor"], shop.folder.path)
     if not _is_inside(predictor.model.base, shop):  # the base may have moved since, its content is what the key holds
         predictor = replace(predictor, model=replace(predictor.model, base=before.predictor.model.base))
+    learned = tuple(task.name for task in lesson.tasks) if step.learns else ()
     return replace(
         before,
         predictor=predictor,
@@ -181,9 +182,7 @@ def _apply(step: Step, before: Fitted, shop: Workshop, name: str) -> Fitted:
         peak_bytes=max(before.peak_bytes, row["peak_bytes"]),
         stored_bytes=before.stored_bytes + row["stored_bytes"],
         stages=(
-            (*before.stages, Stage(settings["step"], tuple(t.name for t in lesson.tasks), key, predictor.model))
-            if step.trains
-            else before.stages
+            (*before.stages, Stage(settings["step"], learned, key, predictor.model)) if step.trains else before.stages
         ),
         steps=(
             *before.steps,
@@ -208,7 +207,9 @@ def _weights_are_there(record: Path, shop: Workshop) -> bool:
     return all(Path(place).is_dir() for place in (model.base, *model.adapters) if _is_inside(place, shop))
 
 
-def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, key: str, name: str) -> None:
+def _fit(
+    step: Step, settings: dict[str, Any], before: Fitted, start: ModelRef, shop: Workshop, key: str, name: str
+) -> None:
     folder = shop.folder.step(key)
     folder.mkdir(parents=True, exist_ok=True)
     if step.trains:
@@ -221,6 +222,7 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
     shop.progress.say(f"{name}: {_short(step)}")
     context = StepContext(
         lesson=shop.lesson(step),
+        start=start,
         engine=shop.engine,
         folder=folder,
         seed=shop.seed,
@@ -237,7 +239,7 @@ def _fit(step: Step, settings: dict[str, Any], before: Fitted, shop: Workshop, k
     for result, value in {**outcome.results, **curves(read_jsonl(metrics))}.items():
         write_json(folder / "results" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', result)}.json", value)
     predictor = predictor_to_json(outcome.predictor, shop.folder.path)
-    weights = [folder / part for part in ("adapter", "part", "model") if (folder / part).is_dir()]
+    weights = [p for p in folder.iterdir() if p.is_dir() and p.name.split("-")[0] in ("adapter", "part", "model")]
     write_json(
         folder / "step.json",
         {

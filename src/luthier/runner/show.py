@@ -164,6 +164,7 @@ def prompting_of(prepared: Prepared, name: str) -> Predictor:
             continue
         context = StepContext(
             lesson=prepared.lesson(first),
+            start=predictor.model,
             engine=prepared.engine,
             folder=Path(),
             seed=prepared.study.seed,

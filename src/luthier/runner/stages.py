@@ -76,7 +76,7 @@ def _measured(name: str, number: int, stage: Stage, predictor: Predictor, bench:
 
 def _title(number: int, stage: Stage) -> str:
     if not stage.learned:
-        return stage.step
+        return f"{number}: {stage.step}" if number else stage.step
     learned = " + ".join(stage.learned) if len(stage.learned) < 4 else f"{len(stage.learned)} tasks"
     return f"{number}: {stage.step} on {learned}"
 

@@ -7,9 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from luthier.steps.few_shot import FewShotStep
+from luthier.steps.interpolate import InterpolateStep
 from luthier.steps.prompt import PromptStep
 from luthier.steps.sft import SftStep
 
-AnyStep = Annotated[PromptStep | FewShotStep | SftStep, Field(discriminator="step")]
+AnyStep = Annotated[PromptStep | FewShotStep | SftStep | InterpolateStep, Field(discriminator="step")]
 
-__all__ = ["AnyStep", "FewShotStep", "PromptStep", "SftStep"]
+__all__ = ["AnyStep", "FewShotStep", "InterpolateStep", "PromptStep", "SftStep"]

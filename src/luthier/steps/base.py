@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.progress import Progress
 from luthier.settings import Settings
-from luthier.types import Predictor, Task
+from luthier.types import ModelRef, Predictor, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -22,6 +22,7 @@ class StepContext:
 
     Attributes:
         lesson: What it learns from.
+        start: The model that the approach began from.
         engine: Answers and scores with predictors.
         folder: The step's own folder; named results go to `results/`.
         seed: Decides everything that is drawn.
@@ -29,6 +30,7 @@ class StepContext:
     """
 
     lesson: Lesson
+    start: ModelRef
     engine: Engine
     folder: Path
     seed: int
@@ -65,9 +67,10 @@ class StepOutcome:
 
 
 class Step(Settings):
-    """A step's settings; `fit` does its work. Steps that change weights say so."""
+    """A step's settings; `fit` does its work. Steps that change weights say so, and whether they do it by examples."""
 
     trains: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
 
     @property
     def learns_from(self) -> tuple[str, ...]:

@@ -164,7 +164,9 @@ class Study(Settings):
     @property
     def learned_tasks(self) -> tuple[str, ...]:
         """Names of the tasks that some step which trains learns from."""
-        steps = (step for approach in self.approaches.values() for step in approach.steps if step.trains)
+        steps = (
+            step for approach in self.approaches.values() for step in approach.steps if step.trains and step.learns
+        )
         return tuple(dict.fromkeys(task for step in steps for task in step.learns_from or (self.target_task,)))
 
     @property

@@ -1,0 +1,162 @@
+"""`interpolate`: a model between the one that training began from and the one that it ended with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.errors import TrainingError
+from luthier.steps.base import Step, StepContext, StepOutcome
+from luthier.types import ModelRef, Predictor
+
+if TYPE_CHECKING:
+    from luthier.model.blend import Blend
+
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+class InterpolateStep(Step):
+    """Go back a part of the way to the model before training, to keep more of what it could do.
+
+    Every weight becomes a mean of the two models' (WiSE-FT, Wortsman et al. 2022); of LoRA this is its update scaled.
+    What is gained and what is forgotten at each point is measured on validation and on the general probes, and drawn.
+    """
+
+    trains: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+
+    step: Literal["interpolate"] = "interpolate"
+    at: Part | Literal["best"] = "best"
+    """How far to go: 0 is the model before training, 1 the trained one. `best`: the point with the best validation
+    score (the nearest to the start of equals) among those that forget no more than is allowed."""
+    points: tuple[Part, ...] = (0.25, 0.5, 0.75, 1.0)
+    """Where the curve is measured; the start is measured in any case."""
+    forget_at_most: Annotated[float, Field(gt=0)] | None = None
+    """For `at: best`: how much the loss on general text may rise, as a share (0.02 is two per cent). Default: any."""
+
+    @model_validator(mode="after")
+    def _no_limit_where_nothing_is_chosen(self) -> InterpolateStep:
+        if self.at != "best" and self.forget_at_most is not None:
+            raise ValueError("forget_at_most chooses among points, and at is given; leave one of them out")
+        return self
+
+    def disk_bytes(self, model_bytes: int) -> int:
+        """The whole model, where its weights were trained themselves."""
+        return 2 * model_bytes
+
+    def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
+        """Measure the curve, and take the point.
+
+        Raises:
+            TrainingError: No weight was trained before.
+        """
+        from luthier.model.blend import Blend
+        from luthier.model.load import load_model
+
+        if predictor.model == context.start:
+            raise TrainingError("interpolate comes behind a step that trains; here the model is as it was loaded.")
+        engine, started = context.engine, time.perf_counter()
+        engine.release()
+        model, start = (
+            load_model(ref, device=engine.device, precision="float32") for ref in (predictor.model, context.start)
+        )
+        blend = Blend(model, start)
+        del start
+        places = sorted({0.0, *self.points, *(() if self.at == "best" else (self.at,))})
+        with context.progress.track("measuring the curve", len(places)) as advance:
+            curve = [self._measured(blend, place, predictor, context) for place in places]
+            advance(len(places))
+        taken = self._taken(curve, context)
+        ref = self._kept(blend, taken.at, predictor.model, context)
+        del blend, model
+        engine.release()
+        return StepOutcome(
+            replace(predictor, model=ref),
+            train_s=time.perf_counter() - started,
+            results=_pictures(curve, taken, context.lesson.metric_name),
+            facts={"at": taken.at},
+        )
+
+    def _measured(self, blend: Blend, place: float, predictor: Predictor, context: StepContext) -> _Point:
+        from luthier.evaluate.forgetting import measure_probes
+
+        blend.move(place)
+        engine = context.engine
+        probes = measure_probes(lambda texts: engine.text_logprobs(predictor.model, texts, model=blend.model))
+        general = next(probe for probe in probes if probe.metric == "loss")
+        found = context.lesson.validate(engine, predictor, model=blend.model)
+        return _Point(place, found, sum(general.values) / len(general.values))
+
+    def _taken(self, curve: Sequence[_Point], context: StepContext) -> _Point:
+        if self.at != "best":
+            return next(point for point in curve if point.at == self.at)
+        allowed = [
+            p for p in curve if self.forget_at_most is None or p.general <= curve[0].general * (1 + self.forget_at_most)
+        ]
+        return max(allowed, key=lambda point: context.lesson.score_of(point.metrics)[0])  # the first of equals
+
+    def _kept(self, blend: Blend, at: float, ref: ModelRef, context: StepContext) -> ModelRef:
+        from luthier.model.adapter import save_full
+        from luthier.model.blend import scaled_adapters
+        from luthier.model.virtual import count_virtual_tokens
+
+        if at == 1.0:
+            return ref
+        if scaled := scaled_adapters(ref, context.start, at, context.folder):
+            return scaled
+        blend.move(at)
+        folder = context.folder / "model"
+        save_full(blend.model, context.engine.renderer(ref).tokenizer, folder)
+        return ModelRef(str(folder), tuple(own for own in ref.adapters if count_virtual_tokens(own)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A place on the way: what validation gives there, and the loss on general text."""
+
+    at: float
+    metrics: dict[str, float]
+    general: float
+
+
+def _pictures(curve: Sequence[_Point], taken: _Point, metric: str) -> dict[str, Any]:
+    name, places = metric.replace("_", " "), [point.at for point in curve]
+    gained = {"name": f"validation {name}", "x": places, "y": [point.metrics[metric] for point in curve]}
+    forgot = {"name": "general text", "x": places, "y": [point.general for point in curve]}
+    both = {"name": name, "x": [point.general for point in curve], "y": [point.metrics[metric] for point in curve]}
+    way = "way from the model before training (0) to the trained one (1)"
+    return {
+        "gain-against-forgetting": {
+            "kind": "series",
+            "title": "Gain against forgetting, from the start to the trained model",
+            "x_label": "loss on general text, nats a token (what was forgotten)",
+            "y_label": f"{name} on validation",
+            "lines": [both],
+        },
+        "interpolation": {
+            "kind": "series",
+            "title": "Gain on the way to the trained model",
+            "x_label": way,
+            "y_label": name,
+            "lines": [gained],
+        },
+        "interpolation-forgetting": {
+            "kind": "series",
+            "title": "Loss on general text on the way to the trained model",
+            "x_label": way,
+            "y_label": "nats a token",
+            "lines": [forgot],
+        },
+        "points": {
+            "kind": "table",
+            "title": "Points between the start and the trained model",
+            "columns": ["at", f"validation {name}", "validation loss", "loss on general text", ""],
+            "rows": [
+                [p.at, p.metrics[metric], p.metrics["loss"], p.general, "taken" if p is taken else ""] for p in curve
+            ],
+        },
+    }

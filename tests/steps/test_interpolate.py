@@ -1,0 +1,124 @@
+"""Models between the start and the trained one."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from luthier.errors import ModelError, TrainingError
+from luthier.model.load import load_model
+from luthier.steps import InterpolateStep, SftStep
+from luthier.steps.base import StepContext
+from luthier.types import Decoding, ModelRef, Predictor
+
+
+@pytest.fixture
+def base(tiny_model_folder: Path) -> Predictor:
+    return Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+
+
+def trained(adapter: Any, predictor: Predictor, context: StepContext, name: str = "trained") -> Predictor:
+    step = SftStep(adapter=adapter, epochs=4, learning_rate=1e-2, batch_size=4, evaluations=1)
+    return step.fit(predictor, replace(context, folder=context.folder / name)).predictor
+
+
+def load(ref: ModelRef) -> Any:
+    return load_model(ref, device="cpu", precision="float32")
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([[5, 6, 7, 8]])).logits
+
+
+def between(near: ModelRef, far: ModelRef, at: float) -> torch.Tensor:
+    """The logits of the mean of two models' weights."""
+    model, start = load(far), load(near)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.lerp_(start.get_parameter(name), 1 - at)
+    return logits(model)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "kept"),
+    [({"rank": 2}, "adapter"), ("none", "model"), ("dora", "model"), ({"kind": "last-layers", "count": 1}, "model")],
+)
+def test_every_weight_is_a_mean(base: Predictor, context: StepContext, adapter: Any, kept: str):
+    tuned = trained(adapter, base, context)
+    outcome = InterpolateStep(at=0.25, points=(1.0,)).fit(tuned, context)
+    ref = outcome.predictor.model
+    assert Path(ref.adapters[0] if ref.adapters else ref.base) == context.folder / kept
+    assert replace(outcome.predictor, model=base.model) == base
+    torch.testing.assert_close(logits(load(ref)), between(base.model, tuned.model, 0.25), rtol=0, atol=2e-4)
+    assert (logits(load(ref)) - logits(load(base.model))).abs().max() > 1e-2
+
+
+def test_the_ends_are_the_two_models(base: Predictor, context: StepContext):
+    tuned = trained({"rank": 2}, base, context)
+    assert InterpolateStep(at=1.0).fit(tuned, context).predictor == tuned
+    start = InterpolateStep(at=0.0).fit(tuned, context).predictor.model
+    torch.testing.assert_close(logits(load(start)), logits(load(base.model)), rtol=0, atol=1e-5)
+
+
+def test_two_adapters_go_back_together_and_what_came_before_stays(base: Predictor, context: StepContext):
+    own = trained({"rank": 2}, base, context, "own")  # an approach's own model may be adapted already
+    far = trained({"rank": 2}, trained({"rank": 4}, own, context, "first"), context, "second")
+    later = replace(context, start=own.model)
+    ref = InterpolateStep(at=0.5, points=(1.0,)).fit(far, later).predictor.model
+    assert [Path(folder).name for folder in ref.adapters] == ["adapter", "adapter-1", "adapter-2"]
+    torch.testing.assert_close(logits(load(ref)), between(own.model, far.model, 0.5), rtol=0, atol=2e-4)
+
+
+def test_the_curve_is_measured_on_validation_and_the_best_point_taken(base: Predictor, context: StepContext):
+    tuned = trained("none", base, context)
+    outcome = InterpolateStep(points=(0.5, 1.0)).fit(tuned, context)
+    rows = outcome.results["points"]["rows"]
+    assert [row[0] for row in rows] == [0.0, 0.5, 1.0]
+    assert [row[1:3] for row in rows if row[0] in (0.0, 1.0)] == [
+        pytest.approx([found["accuracy"], found["loss"]], abs=1e-4)
+        for found in (context.lesson.validate(context.engine, p) for p in (base, tuned))
+    ]
+    best = max(row[1] for row in rows)
+    assert outcome.facts["at"] == next(row[0] for row in rows if row[1] == best)
+    curve = outcome.results["gain-against-forgetting"]["lines"][0]
+    assert curve["x"] == [row[3] for row in rows]
+    assert curve["y"] == [row[1] for row in rows]
+    assert len(set(curve["x"])) == 3
+
+
+def test_what_forgets_too_much_is_not_taken(base: Predictor, context: StepContext):
+    tuned = trained("none", base, context)
+    free, kept = (InterpolateStep(points=(0.05, 1.0), forget_at_most=limit) for limit in (None, 1e-9))
+    rows = free.fit(tuned, context).results["points"]["rows"]
+    worse = [row[0] for row in rows if row[3] > rows[0][3] * (1 + 1e-9)]
+    assert worse
+    assert kept.fit(tuned, context).facts["at"] not in worse
+
+
+def test_there_must_be_something_between(base: Predictor, context: StepContext):
+    with pytest.raises(TrainingError, match="interpolate comes behind a step that trains"):
+        InterpolateStep().fit(base, context)
+    soft = trained({"kind": "prompt-tuning", "tokens": 2}, base, context)
+    with pytest.raises(ModelError, match="between these two models there is no other"):
+        InterpolateStep().fit(soft, context)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"at": 1.5}, {"at": "worst"}, {"at": 0.5, "forget_at_most": 0.1}, {"points": [2]}]
+)
+def test_settings_that_mean_nothing(settings: dict[str, Any]):
+    with pytest.raises(ValidationError):
+        InterpolateStep.model_validate(settings)
+
+
+def test_points_are_in_order_of_the_way(base: Predictor, context: StepContext):
+    outcome = InterpolateStep(points=(1.0, 0.25)).fit(trained({"rank": 2}, base, context), context)
+    places = outcome.results["interpolation"]["lines"][0]["x"]
+    assert all(a < b for a, b in itertools.pairwise(places))
