@@ -11,6 +11,7 @@ import pytest
 from tiny import tiny_study
 
 from luthier.errors import StudyError
+from luthier.evaluate import forgetting
 from luthier.report.html import write_report
 from luthier.runner.estimate import forecast
 from luthier.runner.main import run
@@ -171,7 +172,10 @@ def test_a_mixture_and_then_the_target(tiny_model_folder: Path, tmp_path: Path) 
     assert {task for row in result.comparison["approaches"] for task in row["scores"]} == set(WORDS)
 
 
-def test_going_back_a_part_of_the_way(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_going_back_a_part_of_the_way(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, pairs = forgetting.general_text()[:4], forgetting.minimal_pairs()[:4]
+    monkeypatch.setattr(forgetting, "general_text", lambda: texts)
+    monkeypatch.setattr(forgetting, "minimal_pairs", lambda: pairs)
     write_tasks(tmp_path)
     sft = {"step": "sft", "adapter": {"rank": 2}, "epochs": 2, "batch_size": 4, "evaluations": 1}
     approaches = {"all": [sft], "back": [sft, {"step": "interpolate", "at": 0.5}]}

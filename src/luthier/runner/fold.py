@@ -300,5 +300,8 @@ def _short(step: Step) -> str:
 
 
 def _clipped(value: object) -> str:
+    if isinstance(value, dict) and "kind" in value:
+        inner = [f"{k} {v}" for k, v in value.items() if k != "kind"]
+        value = f"{value['kind']}: {', '.join(inner)}" if inner else value["kind"]
     text = " ".join(str(value).split())
     return text if len(text) <= 40 else text[:39] + "…"
