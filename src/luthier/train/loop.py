@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.model.device import peak_bytes, reset_peak
-from luthier.model.load import release_memory
+from luthier.model.load import trim_memory
 from luthier.progress import Advance
 from luthier.prompt.render import TrainingSequence
 from luthier.train.batches import prefetched
@@ -156,9 +156,9 @@ def train(
             if step in evaluate_at:
                 started = time.perf_counter()
                 # What a step has freed would stay with the process, and what answering takes come on top of it.
-                release_memory()
+                trim_memory()
                 metrics = validate(model)
-                release_memory()
+                trim_memory()
                 state.validation_s += time.perf_counter() - started
                 log({"step": step, "tokens": state.tokens, **{f"validation/{k}": v for k, v in metrics.items()}})
                 state.note(step, score_of(metrics), trainable)
