@@ -24,6 +24,10 @@ def small(file: Path, *sets: str) -> Study:
     tasks = {f"tasks.{name}": task for name, task in raw["tasks"].items()} if "tasks" in raw else {"task": raw["task"]}
     sizes = SEVERAL_TASKS if "tasks" in raw else LIMITS
     limits = [f"{place}.limit.{split}={count}" for place in tasks for split, count in sizes.items()]
+    if file.stem == "sequential":  # a step or two of each training
+        short = ("epochs=0.5", "evaluations=1")
+        places = [(a, n) for a, steps in raw["approaches"].items() for n, s in enumerate(steps) if s["step"] == "sft"]
+        limits += [f"approaches.{name}.{number}.{setting}" for name, number in places for setting in short]
     if file.stem == "adapters":  # one rate is enough to see that each is trained, and the tiny model has two layers
         of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
         limits += [f"approaches.{name}.0.{setting}" for name in raw["approaches"] for setting in of_each]
