@@ -68,7 +68,8 @@ def _measured(name: str, number: int, stage: Stage, predictor: Predictor, bench:
         scores[task_name], judged[task_name] = {"loss": [s for s, _ in wanted]}, {"loss": [a for _, a in wanted]}
         metric = bench.metrics[task_name][0]
         if not metric.needs_logprobs:
-            given = [_scored(metric, e, text, task, None) for e, text in zip(examples, own["answers"], strict=False)]
+            answered = zip(examples[:answers], own["answers"], strict=True)
+            given = [_scored(metric, example, text, task, None) for example, text in answered]
             scores[task_name][metric.name] = [s for s, _ in given]
             judged[task_name][metric.name] = [a for _, a in given]
     return StageResult(_title(number, stage), stage.learned, scores, judged)

@@ -102,7 +102,6 @@ class InterpolateStep(Step):
     def _kept(self, blend: Blend, at: float, ref: ModelRef, context: StepContext) -> ModelRef:
         from luthier.model.adapter import save_full
         from luthier.model.blend import scaled_adapters
-        from luthier.model.virtual import count_virtual_tokens
 
         if at == 1.0:
             return ref
@@ -111,7 +110,7 @@ class InterpolateStep(Step):
         blend.move(at)
         folder = context.folder / "model"
         save_full(blend.model, context.engine.renderer(ref).tokenizer, folder)
-        return ModelRef(str(folder), tuple(own for own in ref.adapters if count_virtual_tokens(own)))
+        return ModelRef(str(folder))
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,10 +64,6 @@ class Mixture(Settings):
             shares = {task: size**power for task, size in capped.items()}
         return _apportioned(self.examples or sum(capped.values()), shares)
 
-    def described(self) -> str:
-        """In a word or two, for lists and pictures."""
-        return "+".join(self.tasks) if len(self.tasks) <= 3 else f"{len(self.tasks)} tasks"
-
 
 def drawn(examples: Sequence[T], count: int, seed: str) -> list[T]:
     """So many of the examples: each as often as the others, and a part of them, drawn by the seed, once more."""
