@@ -56,7 +56,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "ratios": errors,
         "tables": {f"forecasts of {steps} optimizer steps": [heading, *rows]},
         "notes": [
-            "The forecast times two steps; the training is then run to its last checkpoint, in a process of its own."
+            "The forecast times a few steps; the training is then run to its last checkpoint, in a process of its own."
         ],
         **outcome.frame(given.quick),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,9 +41,18 @@ def real_model_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(real_model_folder: Path) -> Any:
+    import peft
+    import transformers
+
     from luthier.model.load import load_tokenizer
 
-    return load_tokenizer(real_model_folder)
+    found = load_tokenizer(real_model_folder)
+    assert peft.__version__
+    assert transformers.__version__
+    # Whatever runs a model collects garbage often, and would look through all of the libraries each time.
+    gc.collect()
+    gc.freeze()
+    return found
 
 
 @pytest.fixture(scope="session")

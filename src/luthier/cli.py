@@ -42,6 +42,10 @@ ApproachName = Annotated[
     str | None, typer.Option("--approach", help="Name of an approach. Default: the recommended one.")
 ]
 
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="Whose prompts are answered. Default: the target, where there is one.")
+]
+
 
 @app.callback()
 def luthier(
@@ -187,6 +191,7 @@ def predict(
     run_dir: RunDir,
     file: Annotated[Path, typer.Argument(help="Rows with the columns that the prompt names.", show_default=False)],
     approach: ApproachName = None,
+    task: TaskName = None,
     output: Annotated[Path | None, typer.Option("--output", help="Write JSONL here instead of printing.")] = None,
 ) -> None:
     """Answer new rows with the recommended approach, one JSON object a line.
@@ -201,7 +206,7 @@ def predict(
     from luthier.runner.predict import predict_file
 
     _quiet()
-    opened = open_run(run_dir, approach)
+    opened = open_run(run_dir, approach, task)
     with RichProgress(errors) as progress:  # the answers may go into a pipe
         rows: list[dict[str, Any]] = [
             {**row, "prediction": answer.text} for row, answer in predict_file(opened, file, progress)
@@ -215,7 +220,7 @@ def predict(
 
 
 @app.command()
-def chat(run_dir: RunDir, approach: ApproachName = None) -> None:
+def chat(run_dir: RunDir, approach: ApproachName = None, task: TaskName = None) -> None:
     """Talk to the recommended approach; an empty line or Ctrl-D ends.
 
     Example: `luthier chat runs/quickstart`
@@ -226,7 +231,7 @@ def chat(run_dir: RunDir, approach: ApproachName = None) -> None:
     from luthier.types import Message
 
     _quiet()
-    opened = open_run(run_dir, approach)
+    opened = open_run(run_dir, approach, task)
     console.print(f"{opened.name} on {opened.study.model}. An empty line ends.", style="dim", markup=False)
     turns: list[Message] = []
     while True:
@@ -247,6 +252,7 @@ def export(
     run_dir: RunDir,
     to: Annotated[Path, typer.Option("--to", help="A new folder.", show_default=False)],
     approach: ApproachName = None,
+    task: TaskName = None,
     merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into a whole model.")] = False,
     check: Annotated[int, typer.Option("--check", min=0, help="Test prompts to answer again.")] = 50,
 ) -> None:
@@ -260,7 +266,7 @@ def export(
     from luthier.runner.open import open_run
 
     _quiet()
-    opened = open_run(run_dir, approach)
+    opened = open_run(run_dir, approach, task)
     with RichProgress() as progress:
         card = partial(model_card, run_dir, opened.name)
         done = export_run(opened, to, merge=merge, card=card, check=check, progress=progress)

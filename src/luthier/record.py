@@ -22,7 +22,6 @@ def predictor_to_json(predictor: Predictor, run_dir: Path) -> dict[str, Any]:
 
 def predictor_from_json(row: Mapping[str, Any], run_dir: Path) -> Predictor:
     """The predictor that `predictor_to_json` wrote."""
-    shots = row["shots"]
     decoding = row["decoding"]
     return Predictor(
         model=ModelRef(
@@ -31,9 +30,8 @@ def predictor_from_json(row: Mapping[str, Any], run_dir: Path) -> Predictor:
         ),
         decoding=Decoding(**{**decoding, "stop": tuple(decoding["stop"])}),
         wording=Wording(**row["wording"]),
-        shots=None
-        if shots is None
-        else Shots(tuple(_example(e) for e in shots["pool"]), shots["count"], shots["by"], shots["embedder"]),
+        shots=None if row["shots"] is None else _shots(row["shots"]),
+        task_shots={task: _shots(own) for task, own in row["task_shots"].items()},
     )
 
 
@@ -46,6 +44,10 @@ def load_predictor(file: Path, run_dir: Path) -> Predictor:
     if not file.is_file():
         raise RunError(f"{file} is missing: this approach has not been fitted yet. Run the study again to go on.")
     return predictor_from_json(json.loads(file.read_text(encoding="utf-8")), run_dir)
+
+
+def _shots(row: Mapping[str, Any]) -> Shots:
+    return Shots(tuple(_example(e) for e in row["pool"]), row["count"], row["by"], row["embedder"])
 
 
 def _example(row: Mapping[str, Any]) -> Example:

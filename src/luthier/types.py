@@ -82,6 +82,7 @@ class Task:
 
     Attributes:
         labels: The closed label set in its order, empty for open-ended tasks.
+        phrasings: Templates of other ways to put the question, which only training examples take.
         metric: The metric that decides; `metrics` are all that are computed, `metric` first.
         metric_options: Settings of metrics, by metric name (such as the pattern of `regex`).
         report: What reading, checking, deduplicating and splitting found: counts and reasons,
@@ -98,6 +99,7 @@ class Task:
     metric_options: Mapping[str, Mapping[str, str]]
     decoding: Decoding
     report: Mapping[str, object]
+    phrasings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +170,25 @@ class Shots:
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """Something that answers prompts: a frozen record. Steps return it with fields replaced."""
+    """Something that answers prompts: a frozen record. Steps return it with fields replaced.
+
+    Attributes:
+        task_shots: Task → the shots for its prompts, where the target is the mean over several tasks.
+    """
 
     model: ModelRef
     decoding: Decoding
     wording: Wording = field(default_factory=Wording)
     shots: Shots | None = None
+    task_shots: Mapping[str, Shots] = field(default_factory=dict)
 
     def asked(self, task: Task, target: str) -> Predictor:
         """As it is asked a task: wording, shots and decoding were made for the target, and serve no other."""
-        return self if task.name == target else Predictor(self.model, task.decoding)
+        return self.serving(task.name, task.decoding, target)
+
+    def serving(self, task: str, decoding: Decoding, target: str) -> Predictor:
+        """The same for a task that is known by its name and the decoding that its settings give."""
+        return self if task == target else Predictor(self.model, decoding, shots=self.task_shots.get(task))
 
 
 @dataclass(frozen=True, slots=True)

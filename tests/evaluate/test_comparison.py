@@ -58,7 +58,7 @@ def beside(gained: int, lost: int, first: int = 160, n: int = 200) -> list[float
 
 def compared(*approaches: ApproachResult, **settings: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
-        "target": "task",
+        "targets": ["task"],
         "requests": 1000,
         "margin": 0.02,
         "forgetting_limit": 0.05,
@@ -87,7 +87,8 @@ def loss_rise(after: float) -> dict[str, object]:
 def test_result_has_the_keys_of_the_run_folder_page():
     result = compared(approach("few-shot", right(120)), approach("lora", right(164), train_s=300, per_request_s=0.5))
     assert set(result) == {
-        "target", "metric", "n", "requests", "margin", "forgetting_limit", "minimum_detectable", "approaches", "pairs",
+        "target", "targets", "metric", "n", "requests", "margin", "forgetting_limit", "minimum_detectable",
+        "approaches", "pairs", "by_task",
         "break_even", "recommended", "verdict", "reasons",
     }  # fmt: skip
     lora, few_shot = result["approaches"]
@@ -453,6 +454,6 @@ def test_approaches_that_cannot_be_compared_are_refused(other: ApproachResult, m
 
 def test_an_unknown_target_is_named():
     with pytest.raises(EvaluationError, match="'other' was not scored"):
-        compared(approach("a", [1.0]), target="other")
+        compared(approach("a", [1.0]), targets=["other"])
     with pytest.raises(EvaluationError, match="no approach"):
-        compare([], target="task", requests=1, margin=0, forgetting_limit=None, seed=0)
+        compare([], targets=["task"], requests=1, margin=0, forgetting_limit=None, seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from colours import make_example
 from luthier.errors import DataError, ModelError, StudyError
 from luthier.model.load import PLAIN_CHAT_TEMPLATE
 from luthier.prompt.render import Renderer, with_shots
-from luthier.prompt.wording import check_template, worded
+from luthier.prompt.wording import check_template, phrased, worded
 from luthier.types import Example, Message, Wording
 
 # Shaped like Llama 3's: a beginning token, role headers, contents trimmed, an end of turn of its own.
@@ -237,3 +238,20 @@ def test_a_wording_is_checked_against_the_fields_before_anything_is_rendered():
         check_template("{{ tint }}{{ colour }}", ("text",))
     with pytest.raises(StudyError, match="no Jinja template"):
         check_template("{{ text", ("text",))
+
+
+def test_phrasings_are_drawn_by_the_seed_for_each_example_and_keep_the_rest():
+    examples = [make_example(n, f"word {n}", "red") for n in range(60)]
+    ways = ("Colour of {{ prompt }}?", "{{ text }}: which colour?")
+    found = phrased(examples, ways, "1")
+    shapes = Counter(
+        "first" if (text := e.prompt.messages[-1].content).startswith("Colour of") else
+        "second" if text.endswith("which colour?") else "own"
+        for e in found
+    )  # fmt: skip
+    assert all(10 <= count <= 30 for count in shapes.values()), shapes
+    assert len(shapes) == 3
+    assert phrased(examples, ways, "1") == found
+    assert phrased(examples, ways, "2") != found
+    assert [(e.id, e.prompt.fingerprint) for e in found] == [(e.id, e.prompt.fingerprint) for e in examples]
+    assert phrased(examples, (), "1") == examples

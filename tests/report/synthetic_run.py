@@ -277,6 +277,7 @@ def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> 
     recommended = "lora" if "lora" in ranked else ranked[0]
     return {
         "target": "support-tickets",
+        "targets": ["support-tickets"],
         "metric": "exact_match",
         "n": n,
         "requests": 1000,
@@ -303,6 +304,7 @@ def _run(examples: int, labels: Sequence[str]) -> dict[str, Any]:
         "finished": "2030-01-02T10:41:12Z",
         "seconds": 2472.0,
         "target": "support-tickets",
+        "targets": ["support-tickets"],
         "model": "example/small-model",
         "model_parameters": 134_515_008,
         "device": "cpu",

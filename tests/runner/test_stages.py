@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from tiny import tiny_study
 
-from luthier.errors import StudyError
+from luthier.errors import RunError, StudyError
 from luthier.evaluate import forgetting
 from luthier.report.html import write_report
 from luthier.runner.estimate import forecast
 from luthier.runner.main import run
-from luthier.runner.show import token_tree
+from luthier.runner.open import open_run
+from luthier.runner.predict import predict_rows
+from luthier.runner.prepare import prepare
+from luthier.runner.show import token_tree, training_examples
 from luthier.study import Study, build_study
 
 WORDS = {
@@ -194,3 +197,78 @@ def test_going_back_a_part_of_the_way(tiny_model_folder: Path, tmp_path: Path, m
     assert cost["back"]["train_s"] > cost["all"]["train_s"]
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "Gain against forgetting, from the start to the trained model" in page
+
+
+def test_a_verdict_on_the_mean_over_several_tasks(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    sft = {"step": "sft", "adapter": {"rank": 2}, "epochs": 3, "batch_size": 4, "evaluations": 1}
+    approaches = {
+        "zero-shot": [],
+        "few-shot": [{"step": "few-shot", "shots": {"choose": [1, 2]}, "by": "random"}],
+        "all": [sft],
+        "mixture": [{**sft, "data": {"tasks": ["colours", "sounds"], "by": "equal"}}],
+    }
+    study = chained(tiny_model_folder, approaches=approaches, target=["sounds", "sizes"])
+    assert {one.name for one in forecast(study, tmp_path).approaches} == set(approaches)
+    assert token_tree(study, tmp_path, "zero-shot").sequences == 2
+    result = run(study, tmp_path / "run", root=tmp_path)
+    comparison = result.comparison
+    assert (comparison["targets"], comparison["metric"], comparison["n"]) == (["sounds", "sizes"], "mean", 12)
+    for row in comparison["approaches"]:
+        own = [row["scores"][task][0]["mean"] for task in ("sounds", "sizes")]
+        assert row["mean"] == pytest.approx(sum(own) / 2)
+    assert len(comparison["by_task"]) == 6
+    # Shots are the task's own, and `all` learned all examples of both targets.
+    rows = [
+        json.loads(line) for line in (tmp_path / "run/approaches/few-shot/predictions.jsonl").read_text().splitlines()
+    ]
+    shown = {row["task"]: {m["content"] for m in row["messages"] if m["role"] == "assistant"} for row in rows}
+    assert shown["sounds"] <= set(WORDS["sounds"])
+    assert shown["sizes"] <= set(WORDS["sizes"])
+    assert shown["colours"] == set()
+    step = json.loads((tmp_path / "run/approaches/all/approach.json").read_text())["steps"][0]["hash"]
+    facts = json.loads((tmp_path / f"run/steps/{step}/step.json").read_text())["facts"]
+    assert facts["examples_of_tasks"] == {"sounds": 6, "sizes": 6}
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "Task by task" in page
+    with pytest.raises(RunError, match="--task: colours, sounds, sizes"):
+        open_run(tmp_path / "run", "few-shot")
+    opened = open_run(tmp_path / "run", "few-shot", "sounds")
+    assert predict_rows(opened, [{"text": "cow"}])[0].text in WORDS["sounds"]
+
+
+def test_a_mean_target_refuses_what_serves_one_task(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    study = chained(
+        tiny_model_folder, target="mean", approaches={"worded": [{"step": "prompt", "system": "Be brief."}]}
+    )
+    assert study.targets == ("colours", "sounds", "sizes")
+    with pytest.raises(StudyError, match=r"approaches\.worded: prompt serves one task"):
+        run(study, tmp_path / "run", root=tmp_path)
+    tasks = {name: task.model_dump(exclude_unset=True) for name, task in study.tasks.items()}
+    tasks["sizes"] |= {"metrics": ["loss"]}
+    mixed = chained(tiny_model_folder, target="mean", tasks=tasks, approaches={"base": []})
+    with pytest.raises(StudyError, match=r"a mean over these metrics says nothing \(colours: accuracy, .*sizes: loss"):
+        run(mixed, tmp_path / "run", root=tmp_path)
+    with pytest.raises(StudyError, match=r"target: found \[sizes, sizes\]; name at least one task, and each once"):
+        chained(tiny_model_folder, target=["sizes", "sizes"])
+
+
+def test_a_task_is_learned_in_several_phrasings_and_asked_in_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    study = chained(tiny_model_folder, approaches={"direct": [{"step": "sft"}]})
+    tasks = {name: task.model_dump(exclude_unset=True) for name, task in study.tasks.items()}
+    ways = ["How big is a {{ text }}?", "Say how big is a {{ prompt }}."]
+    tasks["sizes"]["phrasings"] = ways
+    several = chained(tiny_model_folder, approaches={"direct": [{"step": "sft"}]}, tasks=tasks)
+    plain, worded = (training_examples(one, tmp_path, 6) for one in (study, several))
+    texts = ["".join(text for text, _, _ in shown.pieces) for shown in worded]
+    assert [p.place for p in plain] == [w.place for w in worded]
+    assert any("ow big is a" in text for text in texts)
+    prepared = prepare(several, tmp_path)
+    assert not any("ow big" in e.prompt.messages[-1].content for e in prepared.targets[0].test)
+    assert prepared.base().key != prepare(study, tmp_path).base().key  # what is learned has changed
+    tasks["sizes"]["phrasings"] = ["How big is a {{ txt }}?"]
+    wrong = chained(tiny_model_folder, approaches={"direct": []}, tasks=tasks)
+    with pytest.raises(StudyError, match=r"tasks\.sizes\.phrasings: the wording .* names txt"):
+        prepare(wrong, tmp_path)

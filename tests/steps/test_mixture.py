@@ -95,3 +95,9 @@ def test_a_step_learns_all_tasks_each_as_it_is_asked(
     again = lesson.validate(context.engine, outcome.predictor)
     assert again["mean"] == pytest.approx(validated["validation/mean"], abs=2e-3)
     assert lesson.score_of(again) == (again["mean"], -again["loss"])
+
+
+def test_without_names_it_is_all_that_are_there():
+    assert Mixture(by="equal").counts({"a": 10, "b": 30}) == {"a": 20, "b": 20}
+    with pytest.raises(ValidationError, match="the tasks, which are to be named too"):
+        Mixture(by="weights", weights={"a": 1.0, "b": 2.0})

@@ -56,7 +56,7 @@ Fault = Callable[..., str]
 
 def test_a_study_says_what_its_file_says(load: Load):
     study = load()
-    assert (study.name, study.model, study.target_task) == ("study", "some/model", "task")
+    assert (study.name, study.model, study.targets) == ("study", "some/model", ("task",))
     assert study.tasks["task"].labels == "auto"
     assert study.approaches["zero-shot"] == Approach()
     shots, sft = study.approaches["few-shot+lora"].steps
@@ -243,9 +243,10 @@ def test_several_tasks_need_a_target(load: Load, fault: Fault):
     tasks = f"tasks:\n  one: {row}\n  two: {row}\n"
     task = GOOD[GOOD.index("task:") : GOOD.index("approaches:")]
     message = fault(task, tasks)
-    assert message == "study.yaml:1: the study: with several tasks, target names the one that decides: one, two."
+    said = "with several tasks, target names the one that decides (one, two), or `mean` for all."
+    assert message == f"study.yaml:1: the study: {said}"
     study = load(task, tasks + "target: two\n")
-    assert study.target_task == "two"
+    assert study.targets == ("two",)
     message = fault(task, tasks.replace('}}"}\n  two', '}}", metric: acuracy}\n  two') + "target: two\n")
     assert message.startswith("study.yaml:3: tasks.one: metric 'acuracy' is not known.")
 

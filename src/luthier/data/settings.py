@@ -100,6 +100,10 @@ class TaskSettings(Settings):
 
     prompt: str | None = None
     """Jinja template of the user's turn over the columns; `row['Best Answer']` for odd column names."""
+    phrasings: tuple[str, ...] = ()
+    """Other ways to put the question: Jinja templates of the user's turn over the columns and `prompt`. A step that
+    learns from the task words each of its examples by `prompt` or one of these, drawn by the seed (as in FLAN, Wei et
+    al. 2022). The questions of validation and test, and shots, are always worded by `prompt`."""
     completion: str | None = None
     """Jinja template of the answer that is wanted. White space around it is cut off."""
     references: str | None = None
@@ -150,6 +154,13 @@ class TaskSettings(Settings):
         except TemplateSyntaxError as error:
             raise ValueError(f"not a Jinja template: {error.message} (line {error.lineno} of {template!r})") from error
         return template
+
+    @field_validator("phrasings")
+    @classmethod
+    def _phrasings_parse(cls, phrasings: tuple[str, ...]) -> tuple[str, ...]:
+        for template in phrasings:
+            cls._template_parses(template)
+        return phrasings
 
     @field_validator("references")
     @classmethod

@@ -89,6 +89,7 @@ def load_task(name: str, settings: TaskSettings, root: Path, allow_code: bool, s
         metric_options=settings.metric_options,
         decoding=decoding,
         report=report,
+        phrasings=settings.phrasings,
     )
 
 

@@ -13,6 +13,7 @@ from luthier.evaluate.columns import Column, column_of, difference_of, interval_
 from luthier.evaluate.cost import break_even_requests, total_s
 from luthier.evaluate.forgetting import worsening
 from luthier.evaluate.metrics import Metric, metric_traits
+from luthier.evaluate.over_tasks import mean_over, task_differences
 from luthier.evaluate.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
 from luthier.evaluate.recommendation import Pair, Standing, Table, has_shorter_prompts, recommend
 from luthier.evaluate.statistics import Interval, holm
@@ -45,7 +46,7 @@ class ApproachResult:
 def compare(
     approaches: Sequence[ApproachResult],
     *,
-    target: str,
+    targets: Sequence[str],
     requests: int,
     margin: float,
     forgetting_limit: float | None,
@@ -55,7 +56,7 @@ def compare(
     """Rank the approaches, compare every two in pairs, and recommend one.
 
     Args:
-        target: The task that the recommendation concerns.
+        targets: The tasks that the recommendation concerns; of several their mean.
         requests: How many requests the cost is counted for.
         margin: How much worse than the best still counts as good enough, in the metric's unit.
         forgetting_limit: How much worse a general probe may get, as a fraction (`forgetting.worsening`); None: any.
@@ -67,9 +68,12 @@ def compare(
     Raises:
         EvaluationError: Approaches were not scored on the same examples, or one of them has no score at all.
     """
-    _check(approaches, target)
-    metric = _settled(metric_traits(approaches[0].deciding[target]), approaches, target)
-    columns = {approach.name: _column(approach, target, metric) for approach in approaches}
+    _check(approaches, targets)
+    deciding = approaches[0].deciding
+    metrics = {task: _settled(metric_traits(deciding[task]), approaches, task) for task in targets}
+    by_task = {task: [_column(approach, task, own) for approach in approaches] for task, own in metrics.items()}
+    metric, judged = (metrics[targets[0]], by_task[targets[0]]) if len(targets) == 1 else mean_over(by_task, metrics)
+    columns = {approach.name: column for approach, column in zip(approaches, judged, strict=True)}
     standings = _ranked(approaches, columns, metric, requests, forgetting_limit, seed)
     pairs = _pairs([standing.name for standing in standings], columns, metric, seed)
     table = Table(metric, standings, pairs, requests, margin, forgetting_limit, alpha)
@@ -77,7 +81,8 @@ def compare(
     by_name = {approach.name: approach for approach in approaches}
     break_even = _break_even(standings)
     return {
-        "target": target,
+        "target": targets[0] if len(targets) == 1 else f"{len(targets)} tasks",
+        "targets": list(targets),
         "metric": metric.name,
         "n": len(next(iter(columns.values())).scored),
         "requests": requests,
@@ -85,26 +90,28 @@ def compare(
         "forgetting_limit": forgetting_limit,
         "minimum_detectable": _minimum_detectable(table),
         "approaches": [
-            _entry(by_name[standing.name], standing, columns[standing.name], target, approaches, seed)
+            _entry(by_name[standing.name], standing, columns[standing.name], metric, targets, approaches, seed)
             for standing in standings
         ],
         "pairs": [_pair_entry(pair) for pair in pairs],
+        "by_task": _by_task(approaches, standings, by_task, metrics, seed, alpha) if len(targets) > 1 else [],
         "break_even": break_even,
         "recommended": recommendation.chosen.name if recommendation.chosen else None,
         "verdict": verdict(table, recommendation),
-        "reasons": reasons(table, recommendation, break_even) + _notes(by_name, standings, target, metric),
+        "reasons": reasons(table, recommendation, break_even) + _notes(by_name, standings, metrics),
     }
 
 
-def _check(approaches: Sequence[ApproachResult], target: str) -> None:
+def _check(approaches: Sequence[ApproachResult], targets: Sequence[str]) -> None:
     if not approaches:
         raise EvaluationError("There is no approach to compare.")
     names = [approach.name for approach in approaches]
     if len(set(names)) < len(names):
         raise EvaluationError(f"Two approaches have the same name: {', '.join(names)}.")
     first = approaches[0]
-    if target not in first.scores:
-        raise EvaluationError(f"The target '{target}' was not scored (found: {', '.join(first.scores)}).")
+    for target in targets:
+        if target not in first.scores:
+            raise EvaluationError(f"The target '{target}' was not scored (found: {', '.join(first.scores)}).")
     for approach in approaches:
         if {t: set(m) for t, m in approach.scores.items()} != {t: set(m) for t, m in first.scores.items()}:
             raise EvaluationError(f"'{approach.name}' was scored by other tasks or metrics than '{first.name}'.")
@@ -186,22 +193,21 @@ def _entry(
     approach: ApproachResult,
     standing: Standing,
     column: Column,
-    target: str,
+    metric: Metric,
+    targets: Sequence[str],
     approaches: Sequence[ApproachResult],
     seed: int,
 ) -> dict[str, object]:
+    known = {targets[0]: standing.interval} if len(targets) == 1 else {}
     entry: dict[str, object] = {
         "name": approach.name,
         "n": standing.interval.n,
-        "metric": approach.deciding[target],
+        "metric": metric.name,
         "mean": standing.interval.mean,
         "low": _finite(standing.interval.low),
         "high": _finite(standing.interval.high),
         "interval": standing.interval.method,
-        "scores": {
-            task: _task_scores(approach, task, approaches, seed, standing.interval if task == target else None)
-            for task in approach.scores
-        },
+        "scores": {task: _task_scores(approach, task, approaches, seed, known.get(task)) for task in approach.scores},
         "unscored": int((~column.scored).sum()),
         "cost": asdict(approach.cost),
         "total_s": standing.total_s,
@@ -271,8 +277,22 @@ def _paid_after(trained: Standing, untrained: Standing) -> int | None:
     return break_even_requests(one.train_s, one.seconds_per_request, other.seconds_per_request)
 
 
+def _by_task(
+    approaches: Sequence[ApproachResult],
+    standings: Sequence[Standing],
+    columns: Mapping[str, Sequence[Column]],
+    metrics: Mapping[str, Metric],
+    seed: int,
+    alpha: float,
+) -> list[dict[str, object]]:
+    """Every two approaches on each task, the better ranked first."""
+    index = {approach.name: number for number, approach in enumerate(approaches)}
+    own = {name: {task: every[index[name]] for task, every in columns.items()} for name in (s.name for s in standings)}
+    return [{"a": a, "b": b, **task_differences(own[a], own[b], metrics, seed, alpha)} for a, b in combinations(own, 2)]
+
+
 def _notes(
-    by_name: Mapping[str, ApproachResult], standings: Sequence[Standing], task: str, metric: Metric
+    by_name: Mapping[str, ApproachResult], standings: Sequence[Standing], metrics: Mapping[str, Metric]
 ) -> list[str]:
     """What is missing: models that were not probed, and unscored answers with the most frequent reason."""
     lines = []
@@ -284,7 +304,8 @@ def _notes(
         lines.append(f"{names} changed weights and were not probed, so what they forgot is not known.")
     unscored = []
     for standing in standings:
-        scores = by_name[standing.name].scores[task][metric.name]
+        own = by_name[standing.name].scores
+        scores = [score for task, metric in metrics.items() for score in own[task][metric.name]]
         why = [score.reason or "no reason given" for score in scores if score.value is None]
         if why:
             usual = max(sorted(set(why)), key=why.count)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import jinja2
@@ -9,7 +12,7 @@ import jinja2.meta
 import jinja2.sandbox
 
 from luthier.errors import StudyError
-from luthier.types import Message, Prompt, Wording
+from luthier.types import Example, Message, Prompt, Wording
 
 _ENVIRONMENT = jinja2.sandbox.SandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
@@ -30,6 +33,18 @@ def worded(prompt: Prompt, wording: Wording) -> tuple[Message, ...]:
     if wording.template is not None:
         messages[-1] = Message(messages[-1].role, _rendered(wording.template, prompt))
     return tuple(messages)
+
+
+def phrased(examples: Sequence[Example], phrasings: Sequence[str], seed: str) -> list[Example]:
+    """The examples, each worded as it is or by one of the phrasings, drawn by the seed and its place among them."""
+    if not phrasings:
+        return list(examples)
+    found = []
+    for number, example in enumerate(examples):
+        template = random.Random(f"{seed}/{number}/{example.id}").choice((None, *phrasings))
+        messages = worded(example.prompt, Wording(template=template))
+        found.append(replace(example, prompt=replace(example.prompt, messages=messages)))
+    return found
 
 
 def check_template(template: str, fields: tuple[str, ...]) -> None:

@@ -75,13 +75,14 @@ def _names_lora(one: ApproachFolder) -> bool:
 
 
 def _introduction(folder: RunFolder, one: ApproachFolder) -> str:
-    target, unit, row = folder.comparison["target"], target_unit(folder.comparison), folder.row(one.name)
+    targets, unit, row = folder.comparison["targets"], target_unit(folder.comparison), folder.row(one.name)
+    named = f"the task *{_line(targets[0])}*" if len(targets) == 1 else f"the tasks *{_line(', '.join(targets))}*"
     steps, split = " → ".join(one.kinds), _split(folder)
     made = (
         f"made from {_line(folder.run['model'])} by {steps}" if steps else f"{_line(folder.run['model'])} as it comes"
     )
     return (
-        f"A model for the task *{_line(target)}*, {made}. On {units.plural(row['n'], f'{split} example')} it reaches "
+        f"A model for {named}, {made}. On {units.plural(row['n'], f'{split} example')} it reaches "
         f"**{unit.value(row['mean'])}** {_line(row['metric'])} (95% interval {unit.interval(row['low'], row['high'])})."
         f"\n\n> {_line(folder.comparison['verdict'])}"
     )

@@ -20,6 +20,7 @@ from luthier.report.pictures import responsive
 from luthier.report.results import draw, histogram
 from luthier.report.stages import stage_pictures
 from luthier.report.svg import Look, key, looks
+from luthier.report.tasks import task_by_task
 
 _HERE = Path(__file__).parent
 Values = dict[str, Any]
@@ -85,6 +86,7 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         cost_picture=comparing.cost_picture(folder, known),
         forgetting=comparing.forgetting_pictures(folder, known),
         stages=stage_pictures(folder, known),
+        by_task=task_by_task(folder, known),
         pairs=comparing.pairs(folder, known),
         break_even=comparing.break_even(folder, known),
         curves=_groups(_curves(folder.results), known),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from luthier.evaluate.power import describe_power
@@ -106,7 +107,7 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
         parameters=parameters,
         device=prepared.device,
         precision=prepared.precision,
-        power=describe_power(len(prepared.target.test), prepared.target.metric),
+        power=_power(prepared.targets),
         approaches=approaches,
         peak_bytes=max(
             [
@@ -182,18 +183,20 @@ def _forecast_approach(
 ) -> ApproachForecast:
     from luthier.train.timing import forecast_seconds
 
-    task, study = prepared.target, prepared.study
+    study = prepared.study
     all_answering = {
-        own.name: _answering(prompting_of(prepared, name).asked(own, task.name), own, prepared, speed, approach.trains)
+        own.name: _answering(
+            prompting_of(prepared, name).asked(own, study.target_name), own, prepared, speed, approach.trains
+        )
         for own in prepared.tasks.values()
     }
-    answering = all_answering[task.name]
+    judged = [all_answering[task.name] for task in prepared.targets]
 
     def validating(lesson: Lesson) -> float:
         return sum(all_answering[own.name].together(len(own.validation)) for own in lesson.tasks)
 
     seconds = sum(all_answering[own.name].together(len(own.test)) for own in prepared.tasks.values())
-    seconds += study.latency_requests * answering.alone()
+    seconds += study.latency_requests * mean(own.alone() for own in judged)
     for step in approach.steps:
         values = len(list(closed(step)))
         if values > 1:
@@ -203,7 +206,18 @@ def _forecast_approach(
         seconds += planned.step.evaluations * validating(planned.lesson)
     if approach.trains and study.forgetting.probe:
         seconds += _PROBE_TOKENS * (speed.token_s + speed.head_s)
-    return ApproachForecast(name, answering.prompt_tokens, seconds)
+    return ApproachForecast(name, mean(own.prompt_tokens for own in judged), seconds)
+
+
+def _power(targets: Sequence[Task]) -> str:
+    """What the test can show; of several targets that is not known before."""
+    if len(targets) == 1:
+        return describe_power(len(targets[0].test), targets[0].metric)
+    examples = sum(len(task.test) for task in targets)
+    return (
+        f"The verdict is on the mean over {len(targets)} tasks with {examples:,} test examples together; what "
+        "difference they can show depends on how alike the tasks come out."
+    )
 
 
 def _answering(predictor: Predictor, task: Task, prepared: Prepared, speed: AnswerSpeed, trained: bool) -> _Answering:

@@ -127,7 +127,7 @@ def _score_again(run: OpenRun, ref: ModelRef, kind: str, to: Path, check: int, p
     so against it the scores are compared.
     """
     rows = read_jsonl(run.folder.approach(run.name) / "predictions.jsonl")
-    rows = [row for row in rows if row["task"] == run.about["target"]][:check]
+    rows = [row for row in rows if row["task"] == run.task_name][:check]
     prompts = [
         Prompt(row["id"], row["task"], tuple(Message(**m) for m in row["messages"]), {}, fingerprint=row["id"])
         for row in rows
@@ -144,7 +144,7 @@ def _score_again(run: OpenRun, ref: ModelRef, kind: str, to: Path, check: int, p
             f"the exported model gives another answer to {differing} of {len(rows)} test prompts than the model of "
             f"{run.name} does; nothing was exported. Please report this with the run folder."
         )
-    metric = run.about["tasks"][run.about["target"]]["metric"]
+    metric = run.about["tasks"][run.task_name]["metric"]
     return Exported(to, kind, len(rows), metric, _mean_score(run, metric, rows, texts[1]), _mean_of_rows(metric, rows))
 
 

@@ -44,7 +44,7 @@ class Workshop:
 
     Attributes:
         lesson: Gives what a step learns from.
-        target: The task that steps learn from where they name none.
+        target: The task that steps learn from where they name none; `mean` where there are several.
     """
 
     lesson: Callable[[Step], Lesson]
@@ -277,9 +277,10 @@ def _validated(fitted: Fitted, lesson: Lesson, shop: Workshop, description: str)
 
 def _shots_bytes(step: Step, predictor: Mapping[str, Any]) -> int:
     """What the pool of shots takes, where this step has added it."""
-    if step.trains or predictor["shots"] is None:
+    pools = [own for own in (predictor["shots"], *predictor["task_shots"].values()) if own is not None]
+    if step.trains:
         return 0
-    return len(json.dumps(predictor["shots"], ensure_ascii=False).encode())
+    return sum(len(json.dumps(own, ensure_ascii=False).encode()) for own in pools)
 
 
 def _check_room(folder: Path, step: Step, before: Fitted) -> None:

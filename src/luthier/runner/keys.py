@@ -50,6 +50,7 @@ def training_key(task: Task) -> str:
         metric=task.metric,
         options={name: dict(options) for name, options in task.metric_options.items()},
         decoding=asdict(task.decoding),
+        phrasings=task.phrasings,
     )
 
 

@@ -6,6 +6,7 @@ then the approaches are compared and the result is written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -106,7 +107,7 @@ def run(
 def _fit_all(prepared: Prepared, folder: RunFolder, progress: Progress) -> dict[str, Fitted]:
     shop = Workshop(
         lesson=prepared.lesson,
-        target=prepared.target.name,
+        target=prepared.study.target_name,
         engine=prepared.engine,
         folder=folder,
         seed=prepared.study.seed,
@@ -126,7 +127,8 @@ def _bench(prepared: Prepared, folder: RunFolder, validation_only: bool, progres
         examples={name: t.validation if validation_only else t.test for name, t in prepared.tasks.items()},
         metrics=prepared.metrics,
         metric_code=prepared.metric_code,
-        target=prepared.target.name,
+        target=prepared.study.target_name,
+        targets=prepared.study.targets,
         engine=prepared.engine,
         folder=folder,
         latency_requests=prepared.study.latency_requests,
@@ -153,7 +155,7 @@ def _compare(
         results.append(result_of(name, own, bench, change))
     comparison: dict[str, Any] = compare(
         results,
-        target=prepared.target.name,
+        targets=study.targets,
         requests=study.requests,
         margin=study.margin,
         forgetting_limit=study.forgetting.limit,
@@ -224,9 +226,10 @@ def _about(
     earlier = read_json(folder.run) if folder.run.is_file() else {}
     if earlier.get("study_hash") == study_hash:  # the same study again: the times add up
         seconds += earlier["seconds"]
-    examples = bench.examples[bench.target]
-    metric = bench.metrics[bench.target][0]
-    test = examples_key(prepared.target.test)
+    judged = bench.targets[0]
+    smallest = len(bench.targets) == 1 and bench.metrics[judged][0].proportion
+    tests = {examples_key(task.test) for task in prepared.targets}
+    openings = Counter(row["test"] for row in read_jsonl(folder.ledger) if row["test"] in tests)
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
     warnings += seen_elsewhere(prepared.tasks, study.learned_tasks)
     warnings += _dropped_shots(prepared, folder)
@@ -241,7 +244,7 @@ def _about(
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),
         "seconds": seconds,
-        "target": bench.target,
+        "targets": list(bench.targets),
         "model": study.model,
         "model_parameters": count_parameters(empty_model(prepared.base().predictor.model)),
         "device": prepared.device,
@@ -252,9 +255,9 @@ def _about(
         "requests": study.requests,
         "margin": study.margin,
         "tasks": example_counts(prepared.tasks),
-        "minimum_detectable": minimum_detectable_difference(len(examples)) if metric.proportion else None,
+        "minimum_detectable": minimum_detectable_difference(len(bench.examples[judged])) if smallest else None,
         "warnings": warnings,
-        "test_openings": sum(row["test"] == test for row in read_jsonl(folder.ledger)),
+        "test_openings": max(openings.values(), default=0),
         "study_hash": study_hash,
         "root": str(prepared.root),
     }

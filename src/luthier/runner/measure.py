@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from luthier.evaluate.answer import Answer, LogProb, answer_to
@@ -32,7 +33,8 @@ class Bench:
         examples: Task name → the examples kept apart (test, or validation while working on a study).
         metrics: Task name → its metrics, the deciding one first.
         metric_code: The text of the user's own metrics, by name.
-        target: The task that the verdict concerns.
+        target: What predictors are made for: the task that the verdict concerns, or `mean` for several.
+        targets: The tasks that the verdict concerns.
     """
 
     tasks: Mapping[str, Task]
@@ -40,10 +42,16 @@ class Bench:
     metrics: Mapping[str, Sequence[Metric]]
     metric_code: Mapping[str, str]
     target: str
+    targets: Sequence[str]
     engine: Engine
     folder: RunFolder
     latency_requests: int
     progress: Progress
+
+    def alone(self) -> list[Example]:
+        """The examples that are asked one by one: of each target in turn."""
+        turns = zip_longest(*(self.examples[name] for name in self.targets))
+        return [example for turn in turns for example in turn if example is not None][: self.latency_requests]
 
 
 def is_answered(name: str, fitted: Fitted, bench: Bench) -> bool:
@@ -59,7 +67,7 @@ def measure(name: str, fitted: Fitted, bench: Bench) -> None:
     if not is_answered(name, fitted, bench):
         _answer(name, fitted, bench)
     measured = read_json(file)
-    alone = bench.examples[bench.target][: bench.latency_requests]
+    alone = bench.alone()
     if len(measured["latencies"]) != len(alone):
         measured["latencies"] = _latencies(name, fitted, bench, alone)
         write_json(file, measured)
@@ -70,10 +78,9 @@ def measure(name: str, fitted: Fitted, bench: Bench) -> None:
 
 def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
     """Answer all examples with the approach; write `predictions.jsonl`, not scored yet, and `measured.json`."""
-    engine, target = bench.engine, bench.tasks[bench.target]
+    engine = bench.engine
     engine.load(fitted.predictor.model)
-    first = bench.examples[bench.target][0].prompt
-    engine.answer(fitted.predictor, [first], target.labels)  # the first call pays for warming up
+    _ask(fitted, bench, bench.alone()[0])  # the first call pays for warming up
     reset_peak(engine.device)
     rows: list[dict[str, Any]] = []
     seconds = 0.0
@@ -84,8 +91,8 @@ def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
             answers = engine.answer(
                 fitted.predictor.asked(task, bench.target), [e.prompt for e in examples], task.labels, advance=advance
             )
-            if task is target:
-                seconds = time.perf_counter() - started
+            if task_name in bench.targets:
+                seconds += time.perf_counter() - started
         rows += [_row(answer, example) for answer, example in zip(answers, examples, strict=True)]
     folder = bench.folder.approach(name)
     (folder / "measured.json").unlink(missing_ok=True)  # it would vouch for other answers
@@ -95,7 +102,7 @@ def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
         {
             "key": _answers_key(fitted, bench),
             "scored": None,
-            "requests": len(bench.examples[bench.target]),
+            "requests": sum(len(bench.examples[name]) for name in bench.targets),
             "seconds": seconds,
             "latencies": [],
             "peak_bytes": peak_bytes(engine.device),
@@ -108,15 +115,19 @@ def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
 def _latencies(name: str, fitted: Fitted, bench: Bench, examples: Sequence[Example]) -> list[float]:
     """Seconds that each request takes when it is asked alone, nothing shared with others."""
     latencies = []
-    labels = bench.tasks[bench.target].labels
-    bench.engine.answer(fitted.predictor, [examples[0].prompt], labels)  # loading the model is no part of it
+    _ask(fitted, bench, examples[0])  # loading the model is no part of it
     with bench.progress.track(f"{name}: latency, one request at a time", len(examples)) as advance:
         for example in examples:
             started = time.perf_counter()
-            bench.engine.answer(fitted.predictor, [example.prompt], labels)
+            _ask(fitted, bench, example)
             latencies.append(time.perf_counter() - started)
             advance(1)
     return latencies
+
+
+def _ask(fitted: Fitted, bench: Bench, example: Example) -> None:
+    task = bench.tasks[example.prompt.task]
+    bench.engine.answer(fitted.predictor.asked(task, bench.target), [example.prompt], task.labels)
 
 
 def _score(name: str, fitted: Fitted, bench: Bench) -> None:
@@ -185,7 +196,7 @@ def result_of(name: str, fitted: Fitted, bench: Bench, forgotten: Sequence[Mappi
 def cost_of(name: str, fitted: Fitted, bench: Bench, rows: Sequence[Mapping[str, Any]]) -> Cost:
     """What the approach took, from the files."""
     measured = read_json(bench.folder.approach(name) / "measured.json")
-    own = [row["prompt_tokens"] for row in rows if row["task"] == bench.target]
+    own = [row["prompt_tokens"] for row in rows if row["task"] in bench.targets]
     prompt_tokens = sum(own) / len(own)
     speed = throughput(measured["requests"], measured["seconds"])
     alone = latency(measured["latencies"])

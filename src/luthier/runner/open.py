@@ -25,32 +25,39 @@ class OpenRun:
 
     Attributes:
         name: The approach.
+        task_name: The task whose prompts are answered.
+        predictor: As it is asked that task.
         about: The contents of `run.json`.
     """
 
     folder: RunFolder
     study: Study
     name: str
+    task_name: str
     predictor: Predictor
     about: dict[str, Any]
     engine: Engine
 
     @property
     def task(self) -> TaskSettings:
-        """The target task's settings."""
-        return self.study.tasks[self.study.target_task]
+        """The task's settings."""
+        return self.study.tasks[self.task_name]
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The target task's labels."""
-        return tuple(self.about["tasks"][self.about["target"]]["labels"])
+        """The task's labels."""
+        return tuple(self.about["tasks"][self.task_name]["labels"])
 
 
-def open_run(path: Path | str, approach: str | None = None) -> OpenRun:
+def open_run(path: Path | str, approach: str | None = None, task: str | None = None) -> OpenRun:
     """Open a run with the approach of this name, or the recommended one.
 
+    Args:
+        task: Whose prompts are to be answered; the target where none is named.
+
     Raises:
-        RunError: The run is not finished, recommends nothing, or has no such approach.
+        RunError: The run is not finished, recommends nothing, has no such approach or task, or was judged on several
+            tasks and none is named.
     """
     folder = RunFolder(Path(path))
     if not folder.comparison.is_file():
@@ -71,7 +78,11 @@ def open_run(path: Path | str, approach: str | None = None) -> OpenRun:
             f"Run the study again: luthier run {folder.study} --output {folder.path}"
         ) from error
     about = read_json(folder.run)
+    task = task or _only_target(study, folder)
+    if task not in study.tasks:
+        raise RunError(f"{folder.path} has no task '{task}' (there are: {', '.join(study.tasks)})")
     predictor = load_predictor(folder.approach(name) / "predictor.json", folder.path)
+    predictor = predictor.serving(task, study.tasks[task].decoding(study.seed), study.target_name)
     _check_models(predictor, folder, study)
     root = Path(about["root"])
     engine = Engine(
@@ -79,7 +90,16 @@ def open_run(path: Path | str, approach: str | None = None) -> OpenRun:
         about["precision"],
         lambda name, texts: embed_texts(texts, find_embedder(name, root), about["device"]),
     )
-    return OpenRun(folder, study, name, predictor, about, engine)
+    return OpenRun(folder, study, name, task, predictor, about, engine)
+
+
+def _only_target(study: Study, folder: RunFolder) -> str:
+    if len(study.targets) > 1:
+        raise RunError(
+            f"{folder.path} was judged on several tasks; name the one to be answered with --task: "
+            f"{', '.join(study.tasks)}"
+        )
+    return study.targets[0]
 
 
 def _check_models(predictor: Predictor, folder: RunFolder, study: Study) -> None:

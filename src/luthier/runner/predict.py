@@ -21,7 +21,7 @@ from luthier.types import Completion, Message, Place, Prompt
 def predict_rows(run: OpenRun, rows: Sequence[Mapping[str, object]]) -> list[Completion]:
     """Answers to rows with the columns that the task's prompt names."""
     placed = [Row(dict(row), Place("rows", number)) for number, row in enumerate(rows, 1)]
-    return _answered(run, build_prompts(table("rows", placed), run.study.target_task, run.task), Silent())
+    return _answered(run, build_prompts(table("rows", placed), run.task_name, run.task), Silent())
 
 
 def predict_file(run: OpenRun, file: Path, progress: Progress) -> Iterator[tuple[Mapping[str, object], Completion]]:
@@ -35,7 +35,7 @@ def predict_file(run: OpenRun, file: Path, progress: Progress) -> Iterator[tuple
     form = file_format(file, str(file), "auto" if known else task.format)
     rows = task.rows_of("train") if form == "json" else None
     read = read_file(file, str(file), form, task.encoding, rows, task.columns)
-    prompts = build_prompts(read, run.study.target_task, task)
+    prompts = build_prompts(read, run.task_name, task)
     yield from zip((row.values for row in read.rows), _answered(run, prompts, progress), strict=True)
 
 
@@ -48,7 +48,7 @@ def reply(run: OpenRun, conversation: Sequence[Message]) -> Completion:
     messages = tuple(conversation)
     if task.system is not None and messages[0].role != "system":
         messages = (Message("system", task.system), *messages)
-    prompt = Prompt("chat", run.study.target_task, messages, {}, fingerprint=fingerprint(messages))
+    prompt = Prompt("chat", run.task_name, messages, {}, fingerprint=fingerprint(messages))
     return run.engine.answer(run.predictor, [prompt], run.labels)[0]
 
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from luthier.data.task import load_task
 from luthier.errors import StudyError
-from luthier.evaluate.metrics import Metric, load_metric
+from luthier.evaluate.metrics import Metric, load_metric, metric_traits
+from luthier.evaluate.over_tasks import have_common_scale
 from luthier.evaluate.user_metric import is_user_metric
 from luthier.model.device import resolve_device, resolve_precision
 from luthier.model.find import find_embedder, find_model
+from luthier.prompt.wording import check_template
 from luthier.runner.fold import Fitted
 from luthier.runner.keys import key_of, model_key, source_key, training_key, versions
 from luthier.steps import FewShotStep
@@ -46,21 +48,23 @@ class Prepared:
     engine: Engine
 
     @property
-    def target(self) -> Task:
-        return self.tasks[self.study.target_task]
+    def targets(self) -> tuple[Task, ...]:
+        """The tasks that the verdict concerns."""
+        return tuple(self.tasks[name] for name in self.study.targets)
 
     def lesson(self, step: Step) -> Lesson:
         """What a step learns from."""
-        names = step.learns_from or (self.target.name,)
+        names = step.learns_from or self.study.targets
         tasks = tuple(replace(self.tasks[name], test=()) for name in names)
-        return Lesson(tasks, tuple(self.metrics[name][0] for name in names), self.target.name)
+        return Lesson(tasks, tuple(self.metrics[name][0] for name in names), self.study.target_name)
 
     def base(self, model: str | None = None) -> Fitted:
         """The base predictor of the study, or of an approach with a model of its own."""
         folder = str(self.models[model or self.study.model])
-        predictor = Predictor(ModelRef(folder), self.target.decoding)
-        key = key_of(model=self.model_keys[folder], task=training_key(self.target), environment=self.environment)
-        return Fitted(predictor, key)
+        # Of several targets each step holds the data that it learns from.
+        task = training_key(self.targets[0]) if len(self.targets) == 1 else ""
+        key = key_of(model=self.model_keys[folder], task=task, environment=self.environment)
+        return Fitted(Predictor(ModelRef(folder), self.targets[0].decoding), key)
 
     @property
     def _bases(self) -> set[str]:
@@ -91,9 +95,11 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
         f"approaches.{name}: {problem}"
         for name, approach in study.approaches.items()
         for step in approach.steps
-        for task in step.learns_from or (study.target_task,)
+        for task in step.learns_from or study.targets
         for problem in step.check(tasks[task])
     ]
+    problems += _problems_of_phrasings(tasks)
+    problems += _problems_of_several_targets(study, tasks)
     if problems:
         raise StudyError("\n".join(problems))
     metrics = {
@@ -119,6 +125,39 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
     return Prepared(
         study, root.resolve(), tasks, metrics, models, device, precision, code, keys, _engine(root, device, precision)
     )
+
+
+def _problems_of_phrasings(tasks: Mapping[str, Task]) -> list[str]:
+    """Phrasings that name what the prompts do not have."""
+    problems = []
+    for name, task in tasks.items():
+        for template in task.phrasings:
+            try:
+                check_template(template, tuple(task.train[0].prompt.fields))
+            except StudyError as error:
+                problems.append(f"tasks.{name}.phrasings: {error}")
+    return problems
+
+
+def _problems_of_several_targets(study: Study, tasks: Mapping[str, Task]) -> list[str]:
+    """What stands against a verdict on the mean over several tasks."""
+    if len(study.targets) == 1:
+        return []
+    problems = [
+        f"approaches.{name}: {step.model_dump()['step']} serves one task, and this study's verdict is on several "
+        f"({', '.join(study.targets)}); word each task's prompt under tasks instead."
+        for name, approach in study.approaches.items()
+        for step in approach.steps
+        if step.for_one_task
+    ]
+    metrics = [metric_traits(tasks[name].metric) for name in study.targets]
+    if not have_common_scale(metrics):
+        named = ", ".join(f"{name}: {tasks[name].metric}" for name in study.targets)
+        problems.append(
+            f"target: a mean over these metrics says nothing ({named}). Give the tasks metrics from 0 to 1, or all the "
+            "same, or name one task as the target."
+        )
+    return problems
 
 
 def _engine(root: Path, device: str, precision: str) -> Engine:

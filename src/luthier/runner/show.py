@@ -98,7 +98,7 @@ def training_examples(
     predictor = prompting_of(prepared, name)
     training = _training_of(study, name) or SftStep()
     taught = training.taught(prepared.lesson(training), study.seed)[:n]
-    sequences = training.rendered(predictor, taught, prepared.target.name, prepared.engine)
+    sequences = training.rendered(predictor, taught, prepared.study.target_name, prepared.engine)
     tokenizer = prepared.engine.renderer(predictor.model).tokenizer
     return [_shown(str(e.place), s, tokenizer) for (_, e), s in zip(taught, sequences, strict=True)]
 
@@ -121,17 +121,18 @@ def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_c
     predictor, training = prompting_of(prepared, name), _training_of(study, name)
     tokenizer = prepared.engine.renderer(predictor.model).tokenizer
     if training is None:
-        prompts = [example.prompt for example in prepared.target.validation]
-        ids = [rendered.ids for rendered in prepared.engine.render(predictor, prompts, reserve=0)]
+        asked, target = prepared.targets[0], prepared.study.target_name
+        prompts = [example.prompt for example in asked.validation]
+        ids = [rendered.ids for rendered in prepared.engine.render(predictor.asked(asked, target), prompts, reserve=0)]
         trunk = find_trunk(ids)
-        places = [str(example.place) for example in prepared.target.validation]
+        places = [str(example.place) for example in asked.validation]
         roots = _segments(ids, [(False,) * len(own) for own in ids], places, trunk, tokenizer)
         tokens, depths = sum(map(len, ids)), int(trunk.depths.sum())
         return ShownTree(name, False, (roots,), len(ids), tokens, tokens - depths + len(trunk))
     taught = training.taught(prepared.lesson(training), study.seed)
     batch = epoch_steps(len(taught), int(training.batch_size), study.seed, 0)  # type: ignore[arg-type]
     examples = sorted((taught[i] for i in batch), key=lambda pair: pair[0].name)
-    sequences = training.rendered(predictor, examples, prepared.target.name, prepared.engine)
+    sequences = training.rendered(predictor, examples, prepared.study.target_name, prepared.engine)
     place_of = {example.id: str(example.place) for _, example in examples}
     parts = micro_batches(sequences, max(WANTED_TOKENS[prepared.device], *(len(s.ids) for s in sequences)))
     return ShownTree(

@@ -67,10 +67,15 @@ class StepOutcome:
 
 
 class Step(Settings):
-    """A step's settings; `fit` does its work. Steps that change weights say so, and whether they do it by examples."""
+    """A step's settings; `fit` does its work.
+
+    Steps say by class variables whether they change weights, whether they do it by examples, and whether what they give
+    serves a single task.
+    """
 
     trains: ClassVar[bool] = False
     learns: ClassVar[bool] = True
+    for_one_task: ClassVar[bool] = False
 
     @property
     def learns_from(self) -> tuple[str, ...]:

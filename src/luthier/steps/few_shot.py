@@ -49,25 +49,28 @@ class FewShotStep(Step):
         return problems
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
-        """The predictor with its pool of shots."""
+        """The predictor with its pool of shots, one for each task that it serves."""
+        if self.shots == 0:
+            return StepOutcome(replace(predictor, shots=None, task_shots={}))
+        tasks, target = context.lesson.tasks, context.lesson.target
+        pools = {task.name: self._shots_of(task, context.seed) for task in tasks}
+        made = replace(predictor, shots=pools.pop(target, None), task_shots=pools)
+        shown = [
+            len(own)
+            for task in tasks
+            for own in context.engine.select_shots(made.asked(task, target), [e.prompt for e in task.validation])
+        ]
+        pool = sum(len(shots.pool) for shots in (made.shots, *pools.values()) if shots is not None)
+        return StepOutcome(made, facts={"pool": pool, "shots_selected": dict(Counter(shown))})
+
+    def _shots_of(self, task: Task, seed: int) -> Shots:
         assert not isinstance(self.shots, Choose)
         assert not isinstance(self.by, Choose)
-        if self.shots == 0:
-            return StepOutcome(replace(predictor, shots=None))
-        train = context.task.train
+        pool = task.train
         if self.by in ("random", "spread"):
             order = random_order if self.by == "random" else spread_order
-            pool = order(train, context.seed)[: _pool_size(self.shots, train_groups(context.task))]
-        else:
-            pool = train
-        shots = Shots(pool, self.shots, self.by, self.embedder if self.by == "embedding" else None)
-        shown = context.engine.select_shots(
-            replace(predictor, shots=shots), [e.prompt for e in context.task.validation]
-        )
-        return StepOutcome(
-            replace(predictor, shots=shots),
-            facts={"pool": len(pool), "shots_selected": dict(Counter(len(own) for own in shown))},
-        )
+            pool = order(task.train, seed)[: _pool_size(self.shots, train_groups(task))]
+        return Shots(pool, self.shots, self.by, self.embedder if self.by == "embedding" else None)
 
 
 def train_groups(task: Task) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from luthier.evaluate.over_tasks import MEAN
 from luthier.progress import Advance
 from luthier.steps.validate import score_of, validation_metrics
 from luthier.types import Predictor, Task
@@ -13,9 +14,6 @@ from luthier.types import Predictor, Task
 if TYPE_CHECKING:
     from luthier.evaluate.metrics import Metric
     from luthier.infer.engine import Engine
-
-# Of several tasks: the mean of their deciding metrics, those of which less is better taken negative.
-MEAN = "mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class Lesson:
     Attributes:
         tasks: Without their test splits; at least one.
         metrics: The deciding metric of each.
-        target: The task that the predictor's wording, shots and decoding are made for.
+        target: The task that the predictor's wording, shots and decoding are made for; `mean` for none alone.
     """
 
     tasks: tuple[Task, ...]
@@ -40,7 +38,7 @@ class Lesson:
 
     @property
     def metric_name(self) -> str:
-        """What choices are made by."""
+        """What choices are made by; of several tasks the mean, metrics of which less is better taken negative."""
         return self.metrics[0].name if len(self.tasks) == 1 else MEAN
 
     @property

@@ -19,8 +19,8 @@ Count = Annotated[int, Field(gt=0)]
 class Mixture(Settings):
     """Several tasks, learned together (multi-task learning)."""
 
-    tasks: tuple[str, ...] = Field(min_length=2)
-    """Their names."""
+    tasks: tuple[str, ...] | None = Field(default=None, min_length=2)
+    """Their names. Default: the study's targets."""
     by: Literal["size", "equal", "temperature", "weights"] = "size"
     """Share of each task. `size`: as many as it has examples. `equal`: the same for all. `temperature`: its size to the
     power of 1 / temperature, between the two (Raffel et al. 2020). `weights`: as given."""
@@ -36,12 +36,13 @@ class Mixture(Settings):
 
     @model_validator(mode="after")
     def _weights_for_all_and_only_where_they_count(self) -> Mixture:
-        if len(set(self.tasks)) < len(self.tasks):
+        if self.tasks is not None and len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"tasks names one twice: {', '.join(self.tasks)}")
         if (self.by == "weights") != (self.weights is not None):
             raise ValueError("by: weights and weights go together; give both or neither")
-        if self.weights is not None and set(self.weights) != set(self.tasks):
-            raise ValueError(f"weights names {', '.join(self.weights)}; expected all of {', '.join(self.tasks)}")
+        if self.weights is not None and set(self.weights) != set(self.tasks or ()):
+            wanted = ", ".join(self.tasks) if self.tasks else "the tasks, which are to be named too"
+            raise ValueError(f"weights names {', '.join(self.weights)}; expected all of {wanted}")
         if self.cap is not None and self.by not in ("size", "temperature"):
             raise ValueError(f"cap has no meaning with by: {self.by}; leave it out")
         if self.by != "temperature" and self.is_changed("temperature"):
@@ -52,13 +53,13 @@ class Mixture(Settings):
         """Examples of each task in one pass.
 
         Args:
-            sizes: Task → its training examples; at least those of the mixture.
+            sizes: Task → its training examples, of all tasks of the mixture.
         """
-        capped = {task: min(sizes[task], self.cap or sizes[task]) for task in self.tasks}
+        capped = {task: min(size, self.cap or size) for task, size in sizes.items()}
         if self.weights is not None:
             shares = dict(self.weights)
         elif self.by == "equal":
-            shares = dict.fromkeys(self.tasks, 1.0)
+            shares = dict.fromkeys(sizes, 1.0)
         else:
             power = 1 / self.temperature if self.by == "temperature" else 1.0
             shares = {task: size**power for task, size in capped.items()}

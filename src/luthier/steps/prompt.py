@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,8 @@ from luthier.types import Predictor, Task, Wording
 
 class PromptStep(Step):
     """Put the question in other words, or take the answer in another way."""
+
+    for_one_task: ClassVar[bool] = True
 
     step: Literal["prompt"] = "prompt"
     system: Open[str] | None = None

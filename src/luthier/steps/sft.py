@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.errors import ModelError
+from luthier.prompt.wording import phrased
 from luthier.settings import Open, closed, given
 from luthier.steps.adapters import Adapter, AnyAdapter, Count, Lora, Positive, Share
 from luthier.steps.base import Step, StepContext, StepOutcome
@@ -37,9 +38,9 @@ class SftStep(Step):
 
     step: Literal["sft"] = "sft"
     data: str | Mixture | None = None
-    """The task that it learns from, by name, or a mixture of several. Default: the target. Of another task it learns
-    the prompts as that task words them, without shots. The weights are kept that do best on the validation split of
-    that task, or on the mean over those of the mixture."""
+    """The task that it learns from, by name, or a mixture of several. Default: the target; of several targets all
+    their examples. Of another task it learns the prompts as that task words them, without shots. The weights are kept
+    that do best on the validation split of that task, or on the mean over those of several."""
     adapter: Open[AnyAdapter] = Lora()
     """What is trained: the name of a kind (`lora`, `rslora`, `dora`, `pissa`, `loraplus`, `qlora`, `ia3`,
     `prompt-tuning`, `prefix-tuning`, `last-layers`, `head`, `biases-and-norms`, `peft`, or `none` for every weight),
@@ -89,7 +90,7 @@ class SftStep(Step):
     @property
     def learns_from(self) -> tuple[str, ...]:
         if isinstance(self.data, Mixture):
-            return self.data.tasks
+            return self.data.tasks or ()
         return () if self.data is None else (self.data,)
 
     def check(self, task: Task) -> list[str]:
@@ -172,14 +173,13 @@ class SftStep(Step):
         return self.rendered(predictor, self.taught(lesson, seed), lesson.target, engine)
 
     def taught(self, lesson: Lesson, seed: int) -> list[tuple[Task, Example]]:
-        """The examples of one pass, each with its task, task by task."""
-        if not isinstance(self.data, Mixture):
-            return [(lesson.task, example) for example in lesson.task.train]
-        counts = self.data.counts({task.name: len(task.train) for task in lesson.tasks})
+        """The examples of one pass, each with its task, task by task, in the phrasings that it drew."""
+        own: dict[str, Sequence[Example]] = {task.name: task.train for task in lesson.tasks}
+        if isinstance(self.data, Mixture):
+            counts = self.data.counts({name: len(examples) for name, examples in own.items()})
+            own = {name: drawn(examples, counts[name], f"{seed}/{name}") for name, examples in own.items()}
         return [
-            (task, example)
-            for task in lesson.tasks
-            for example in drawn(task.train, counts[task.name], f"{seed}/{task.name}")
+            (task, example) for task in lesson.tasks for example in phrased(own[task.name], task.phrasings, f"{seed}")
         ]
 
     def rendered(

@@ -20,6 +20,7 @@ from pydantic import (
 from luthier.data.settings import TaskSettings
 from luthier.errors import EvaluationError, StudyError
 from luthier.evaluate.metrics import check_metric_names, validate_metric
+from luthier.evaluate.over_tasks import MEAN
 from luthier.settings import Settings
 from luthier.steps import AnyStep
 from luthier.study.explain import explain
@@ -92,8 +93,9 @@ class Study(Settings):
     """A local folder or .gguf file, a built-in name (smollm2-135m-instruct), or a Hugging Face id."""
     tasks: dict[str, Annotated[TaskSettings, AfterValidator(_metrics_exist)]] = Field(min_length=1)
     """The tasks by name; `task:` gives the only one."""
-    target: str | None = None
-    """The task that the verdict concerns. Default: the only one."""
+    target: str | tuple[str, ...] | None = None
+    """The task that the verdict concerns; of several (`[a, b]`, or `mean` for all) it is the mean over them, in which
+    every task weighs the same. Default: the only one."""
     approaches: dict[str, Approach] = Field(min_length=1)
     """What is compared, by name."""
     requests: int = Field(default=100_000, ge=0)
@@ -137,16 +139,26 @@ class Study(Settings):
 
     @field_validator("target")
     @classmethod
-    def _target_is_a_task(cls, target: str | None, info: ValidationInfo) -> str | None:
+    def _targets_are_tasks(
+        cls, target: str | tuple[str, ...] | None, info: ValidationInfo
+    ) -> str | tuple[str, ...] | None:
         tasks = info.data.get("tasks")
-        if target is not None and tasks is not None and target not in tasks:
-            raise ValueError(f"{target!r} is no task of this study (there are: {', '.join(tasks)})")
+        if target is None or tasks is None or (target == MEAN and MEAN not in tasks):
+            return target
+        names = (target,) if isinstance(target, str) else target
+        for name in names:
+            if name not in tasks:
+                raise ValueError(f"{name!r} is no task of this study (there are: {', '.join(tasks)})")
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"found [{', '.join(names)}]; name at least one task, and each once")
         return target
 
     @model_validator(mode="after")
     def _several_tasks_have_a_target(self) -> Study:
         if self.target is None and len(self.tasks) > 1:
-            raise ValueError(f"with several tasks, target names the one that decides: {', '.join(self.tasks)}")
+            raise ValueError(
+                f"with several tasks, target names the one that decides ({', '.join(self.tasks)}), or `mean` for all"
+            )
         return self
 
     @model_validator(mode="after")
@@ -167,12 +179,19 @@ class Study(Settings):
         steps = (
             step for approach in self.approaches.values() for step in approach.steps if step.trains and step.learns
         )
-        return tuple(dict.fromkeys(task for step in steps for task in step.learns_from or (self.target_task,)))
+        return tuple(dict.fromkeys(task for step in steps for task in step.learns_from or self.targets))
 
     @property
-    def target_task(self) -> str:
-        """Name of the task that the verdict concerns."""
-        return self.target or next(iter(self.tasks))
+    def targets(self) -> tuple[str, ...]:
+        """Names of the tasks that the verdict concerns."""
+        if self.target is None or (self.target == MEAN and MEAN not in self.tasks):
+            return tuple(self.tasks)
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    @property
+    def target_name(self) -> str:
+        """What predictors are made for: the target, or `mean` where there are several; then for no task alone."""
+        return self.targets[0] if len(self.targets) == 1 else MEAN
 
 
 def load_study(path: Path | str, overrides: tuple[str, ...] = ()) -> Study:

@@ -15,7 +15,8 @@ from luthier.train.loop import LoopSettings
 from luthier.train.optimizer import build_optimizer
 from luthier.train.step import take_step
 
-_STEPS = 2
+# Steps are timed until both are reached, or the last: early ones are slow, and machines are noisy.
+_LEAST_STEPS, _MOST_STEPS, _ENOUGH_S = 3, 8, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,18 @@ def training_speed(model: Any, sequences: Sequence[TrainingSequence], settings: 
     model.train()
     seconds = []
     with Forward(model, settings.precision, checkpointing=settings.checkpointing, liger=settings.liger) as forward:
-        for step in range(_STEPS + 1):
-            own = _examples(sequences, settings, step)[: 1 if step == 0 else None]  # the first warms up
+        spent = 0.0
+        for step in range(_MOST_STEPS + 1):
+            own = _examples(sequences, settings, step)
             batches = micro_batches(own, settings.max_tokens, merge=forward.on_tree)
             started = time.perf_counter()
             take_step(forward, batches, trainable, optimizer, settings.max_grad_norm, "a step of the timing")
-            if step:
-                seconds.append((time.perf_counter() - started) / sum(batch.computed for batch in batches))
+            took = time.perf_counter() - started
+            if step:  # the first warms up
+                seconds.append(took / sum(batch.computed for batch in batches))
+                spent += took
+            if len(seconds) >= _LEAST_STEPS and spent >= _ENOUGH_S:
+                break
     return TrainingSpeed(statistics.median(seconds), forward.on_tree)
 
 
