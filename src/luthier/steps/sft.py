@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import json
-import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from luthier.errors import ModelError
 from luthier.prompt.wording import phrased
-from luthier.settings import Open, closed, given
-from luthier.steps.adapters import Adapter, AnyAdapter, Count, Lora, Positive, Share
-from luthier.steps.base import Step, StepContext, StepOutcome
+from luthier.settings import Open
+from luthier.steps.adapters import AnyAdapter, Count, Lora, Positive, Share
 from luthier.steps.lesson import Lesson
 from luthier.steps.mixture import Mixture, drawn
-from luthier.types import Example, ModelRef, Predictor, Task
+from luthier.steps.training import TrainingStep
+from luthier.types import Example, Predictor, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
     from luthier.prompt.render import TrainingSequence
-    from luthier.train.loop import LoopSettings
-    from luthier.train.memory import MemoryPlan, TrainingShape
-
-# Settings that belong to an adapter, for people who write them beside it.
-_OF_ADAPTERS = ("rank", "alpha", "dropout", "targets")
 
 
-class SftStep(Step):
+class SftStep(TrainingStep):
     """Train on the task's training examples; keep the weights that do best on validation."""
-
-    trains: ClassVar[bool] = True
 
     step: Literal["sft"] = "sft"
     data: str | Mixture | None = None
@@ -74,103 +63,22 @@ class SftStep(Step):
     liger: bool = False
     """Use Liger's kernels for norms, feed-forward blocks and rotary embeddings. Needs a CUDA GPU and liger-kernel."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _adapters_have_settings_of_their_own(cls, value: Any) -> Any:
-        if isinstance(value, dict) and (own := [name for name in _OF_ADAPTERS if name in value]):
-            shown = ", ".join(f"{name}: {value[name]}" for name in own)
-            given_kind = value.get("adapter", "lora")
-            kind = given_kind if isinstance(given_kind, str) and given_kind != "none" else "lora"
-            raise ValueError(
-                f"{' and '.join(own)} {'is a setting' if len(own) == 1 else 'are settings'} of the adapter; write "
-                f"adapter: {{kind: {kind}, {shown}}}"
-            )
-        return value
-
     @property
     def learns_from(self) -> tuple[str, ...]:
         if isinstance(self.data, Mixture):
             return self.data.tasks or ()
         return () if self.data is None else (self.data,)
 
-    def check(self, task: Task) -> list[str]:
-        """An adapter that PEFT does not have, or not with these settings."""
-        found = (step.trained.problem() for step in closed(self) if isinstance(step, SftStep))
-        return [problem for problem in dict.fromkeys(found) if problem]
-
-    def described(self) -> dict[str, Any]:
-        """The settings with those filled in that follow from others."""
-        return super().described() | {"adapter": self.trained.described(), "learning_rate": self._learning_rate()}
-
-    def disk_bytes(self, model_bytes: int) -> int:
-        return self.trained.disk_bytes(model_bytes)
-
-    @property
-    def trained(self) -> Adapter:
-        """The adapter, which is not left open any more."""
-        assert isinstance(self.adapter, Adapter)
-        return self.adapter
-
-    def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
-        """Train the predictor's model; the returned predictor is the same with the model replaced."""
-        from luthier.model.adapter import movement_matrix
-        from luthier.model.load import count_parameters, load_model
-        from luthier.train.loop import train
-
-        started = time.perf_counter()
-        engine = context.engine
-        engine.release()
-        sequences = self.sequences(predictor, context.lesson, engine, context.seed)
-        plan = self._kept_plan(predictor.model, sequences, context)
-        model = self.trainable_model(predictor.model, engine, context.seed)
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        total = count_parameters(model)
-
-        settings = self.loop_settings(engine, plan, context.seed)
-        with context.progress.track("training", settings.total_steps(len(sequences))) as advance:
-            outcome = train(
-                model,
-                sequences,
-                settings,
-                validate=lambda live: context.lesson.validate(engine, predictor, model=live),
-                score_of=context.lesson.score_of,
-                log=context.log,
-                folder=context.folder,
-                rate=self.trained.rate,
-                advance=advance,
-            )
-        # An interrupted training counts whole; what is measured below for the report is no part of it.
-        train_s = max(time.perf_counter() - started, outcome.seconds + outcome.validation_s)
-        moved = self.trained.movement(
-            model, lambda: load_model(predictor.model, device=engine.device, precision="float32")
-        )
-        ref = self._save(model, predictor.model, context, engine)
-        del model
-        engine.release()
-        return StepOutcome(
-            predictor=replace(predictor, model=ref),
-            train_s=train_s,
-            loop_s=outcome.seconds,
-            trained_tokens=outcome.tokens,
-            trainable_parameters=trainable,
-            trainable_share=trainable / total,
-            peak_bytes=outcome.peak_bytes,
-            results={"movement": movement_matrix(moved)} if moved else {},
-            facts={
-                **asdict(outcome),
-                "examples": len(sequences),
-                "examples_of_tasks": Counter(task.name for task, _ in self.taught(context.lesson, context.seed)),
-                "longest_tokens": max(len(s.ids) for s in sequences),
-                "memory_plan": asdict(plan),
-                "dropped_shots": sum(s.dropped_shots for s in sequences),
-                "trained_tokens_per_epoch": sum(sum(s.trained) for s in sequences),
-                "learning_rate": self._learning_rate(),
-            },
-        )
-
     def sequences(self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int) -> list[TrainingSequence]:
         """What one pass over the training examples learns, as the predictor renders it."""
         return self.rendered(predictor, self.taught(lesson, seed), lesson.target, engine)
+
+    def learned_facts(self, sequences: Sequence[TrainingSequence], lesson: Lesson, seed: int) -> Mapping[str, Any]:
+        return {
+            "examples": len(sequences),
+            "examples_of_tasks": Counter(task.name for task, _ in self.taught(lesson, seed)),
+            "dropped_shots": sum(s.dropped_shots for s in sequences),
+        }
 
     def taught(self, lesson: Lesson, seed: int) -> list[tuple[Task, Example]]:
         """The examples of one pass, each with its task, task by task, in the phrasings that it drew."""
@@ -190,8 +98,7 @@ class SftStep(Step):
         Args:
             target: The task that the predictor's wording and shots are made for.
         """
-        have = len(engine.renderer(predictor.model).before)
-        renderer = engine.renderer(predictor.model, virtual=have + self.trained.virtual_tokens)
+        renderer = self.training_renderer(predictor.model, engine)
         found = []
         for _, group in itertools.groupby(taught, key=lambda pair: pair[0].name):
             pairs = list(group)
@@ -202,101 +109,3 @@ class SftStep(Step):
                 for (_, example), own in zip(pairs, shots, strict=True)
             ]
         return found
-
-    def training_shape(self, ref: ModelRef, sequences: Sequence[TrainingSequence], engine: Engine) -> TrainingShape:
-        """What the memory of training depends on; no weights are loaded for it.
-
-        Raises:
-            ModelError: The adapter cannot be trained on this device, or does not fit the model.
-        """
-        from luthier.model.load import count_parameters, empty_model
-        from luthier.train.batches import merged_tokens
-        from luthier.train.memory import TrainingShape
-        from luthier.tree.logprobs import base_of
-        from luthier.tree.support import refusal_by_configuration
-
-        if problem := self.trained.problem_on(engine.device):
-            raise ModelError(problem)
-        model = self._with_adapter(empty_model(ref), ref, engine, seed=0)
-        return TrainingShape(
-            config=model.config.get_text_config(),
-            parameters=count_parameters(model),
-            trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-            full=self.trained.full,
-            width=2 if engine.precision == "bfloat16" else 4,
-            longest=max(len(s.ids) for s in sequences),
-            step_tokens=merged_tokens(sequences, int(given(self.batch_size))),
-            padded=bool(refusal_by_configuration(base_of(model))),
-        )
-
-    def memory_plan(self, shape: TrainingShape, engine: Engine) -> MemoryPlan:
-        """How steps are split to fit in the memory that is free.
-
-        Raises:
-            TrainingError: The training does not fit however it is split.
-        """
-        from luthier.model.device import free_bytes
-        from luthier.train.memory import plan_memory
-
-        return plan_memory(shape, engine.device, free_bytes(engine.device))
-
-    def trainable_model(self, ref: ModelRef, engine: Engine, seed: int) -> Any:
-        """The model with what is trained in float32 and the rest in the engine's precision."""
-        from luthier.model.fused import use_liger
-
-        model = self.trained.load(ref, engine.device, engine.precision)
-        if self.liger:
-            use_liger(model, engine.device)
-        return self._with_adapter(model, ref, engine, seed)
-
-    def loop_settings(self, engine: Engine, plan: MemoryPlan, seed: int) -> LoopSettings:
-        """These settings as the loop takes them."""
-        from luthier.train.loop import LoopSettings
-
-        return LoopSettings(
-            epochs=given(self.epochs),
-            batch_size=int(given(self.batch_size)),
-            learning_rate=self._learning_rate(),
-            warmup=self.warmup,
-            schedule=self.schedule,
-            weight_decay=given(self.weight_decay),
-            max_grad_norm=self.max_grad_norm,
-            evaluations=self.evaluations,
-            patience=self.patience,
-            seed=seed,
-            device=engine.device,
-            precision=engine.precision,
-            max_tokens=plan.max_tokens,
-            checkpointing=plan.checkpointing,
-            compiled=self.compile,
-            liger=self.liger,
-        )
-
-    def _with_adapter(self, model: Any, ref: ModelRef, engine: Engine, seed: int) -> Any:
-        tokenizer = engine.renderer(ref).tokenizer
-        return self.trained.attach(model, seed, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _kept_plan(self, ref: ModelRef, sequences: Sequence[TrainingSequence], context: StepContext) -> MemoryPlan:
-        """The plan, kept in the folder: an interrupted training goes on as it began, whatever is free by then."""
-        from luthier.train.memory import MemoryPlan
-
-        file = context.folder / "memory.json"
-        if not file.is_file():
-            context.folder.mkdir(parents=True, exist_ok=True)
-            plan = self.memory_plan(self.training_shape(ref, sequences, context.engine), context.engine)
-            new = file.with_suffix(".new")
-            new.write_text(json.dumps(asdict(plan)), encoding="utf-8")
-            new.replace(file)  # whole or not at all
-        return MemoryPlan(**json.loads(file.read_text(encoding="utf-8")))
-
-    def _save(self, model: Any, ref: ModelRef, context: StepContext, engine: Engine) -> ModelRef:
-        folder = context.folder / self.trained.saved_as
-        self.trained.save(model, engine.renderer(ref).tokenizer, folder)
-        if not self.trained.full:
-            return replace(ref, adapters=(*ref.adapters, str(folder)))
-        from luthier.model.virtual import count_virtual_tokens
-
-        return ModelRef(str(folder), tuple(own for own in ref.adapters if count_virtual_tokens(own)))
-
-    def _learning_rate(self) -> float:
-        return self.trained.learning_rate if self.learning_rate is None else given(self.learning_rate)
