@@ -53,13 +53,14 @@ class Mixture(Settings):
         """Examples of each task in one pass.
 
         Args:
-            sizes: Task → its training examples, of all tasks of the mixture.
+            sizes: Task → its training examples; at least those of the mixture, all of them where it names none.
         """
-        capped = {task: min(size, self.cap or size) for task, size in sizes.items()}
+        own = sizes if self.tasks is None else {task: sizes[task] for task in self.tasks}
+        capped = {task: min(size, self.cap or size) for task, size in own.items()}
         if self.weights is not None:
             shares = dict(self.weights)
         elif self.by == "equal":
-            shares = dict.fromkeys(sizes, 1.0)
+            shares = dict.fromkeys(own, 1.0)
         else:
             power = 1 / self.temperature if self.by == "temperature" else 1.0
             shares = {task: size**power for task, size in capped.items()}
