@@ -32,6 +32,11 @@ def small(file: Path, *sets: str) -> Study:
         of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
         limits += [f"approaches.{name}.0.{setting}" for name in raw["approaches"] for setting in of_each]
         limits.append("approaches.last-layers.0.adapter.count=1")
+    if file.stem == "transfer":
+        limits.append("approaches.upper-layers.0.adapter.count=1")
+    curved = [(a, n) for a, steps in raw["approaches"].items() for n, s in enumerate(steps) if "learning_curve" in s]
+    for name, number in curved:
+        limits += [f"approaches.{name}.{number}.{setting}" for setting in ("learning_curve=[6]", "least_steps=1")]
     limits += [f"{place}.max_new_tokens=8" for place, task in tasks.items() if "max_new_tokens" in task]
     return load_study(file, (*SMALL, *limits, *sets))
 

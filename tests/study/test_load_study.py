@@ -229,13 +229,14 @@ def test_one_fault_is_one_line_that_names_its_place(fault: Fault, old: str, new:
 
 
 def test_every_fault_is_named_at_once(fault: Fault):
-    assert fault("{rank: 8}", "{rank: 0}, epochs: -1, bach_size: 4").splitlines() == [
-        "study.yaml:11: approaches.few-shot+lora.1.adapter.rank: input should be greater than 0; found 0.",
-        "study.yaml:11: approaches.few-shot+lora.1.epochs: input should be greater than 0; found -1.",
-        "study.yaml:11: approaches.few-shot+lora.1.bach_size: unknown key; did you mean 'batch_size'? (known here: "
-        "adapter, batch_size, compile, data, epochs, evaluations, learning_rate, liger, loss_on, max_grad_norm, "
-        "patience, schedule, step, warmup, weight_decay).",
-    ]
+    rank, epochs, unknown = fault("{rank: 8}", "{rank: 0}, epochs: -1, bach_size: 4").splitlines()
+    assert rank == "study.yaml:11: approaches.few-shot+lora.1.adapter.rank: input should be greater than 0; found 0."
+    assert epochs == "study.yaml:11: approaches.few-shot+lora.1.epochs: input should be greater than 0; found -1."
+    known = ", ".join(sorted(SftStep.model_fields))
+    assert unknown == (
+        "study.yaml:11: approaches.few-shot+lora.1.bach_size: unknown key; did you mean 'batch_size'? "
+        f"(known here: {known})."
+    )
 
 
 def test_several_tasks_need_a_target(load: Load, fault: Fault):

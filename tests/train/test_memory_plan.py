@@ -23,7 +23,14 @@ CONFIG = SimpleNamespace(
     vocab_size=49152,
 )
 LORA = TrainingShape(
-    config=CONFIG, parameters=140_000_000, trainable=5_000_000, full=False, width=4, longest=300, step_tokens=6000
+    config=CONFIG,
+    parameters=140_000_000,
+    trainable=5_000_000,
+    full=False,
+    width=4,
+    longest=300,
+    shortest=300,
+    step_tokens=6000,
 )
 FULL = replace(LORA, parameters=135_000_000, trainable=135_000_000, full=True)
 GB = 1e9

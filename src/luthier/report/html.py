@@ -14,6 +14,7 @@ from markupsafe import Markup
 from luthier.errors import RunError
 from luthier.report import comparing, units
 from luthier.report.confusion import confusion, draw_confusion
+from luthier.report.curve import Curve, curves
 from luthier.report.examples import BUDGET_BYTES, browser
 from luthier.report.folder import Result, RunFolder, read_run
 from luthier.report.pictures import responsive
@@ -89,8 +90,9 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         by_task=task_by_task(folder, known),
         pairs=comparing.pairs(folder, known),
         break_even=comparing.break_even(folder, known),
+        compared_curves=_compared_curves(folder.results, known),
         curves=_groups(_curves(folder.results), known),
-        inside=_groups([one for one in folder.results if one.content.get("kind") != "series"], known),
+        inside=_groups([one for one in folder.results if one.content.get("kind") not in ("series", "curve")], known),
         confusions=_confusions(folder, known),
         examples=examples,
         examples_json=Markup(examples.json),  # noqa: S704 - written by script_json
@@ -116,6 +118,22 @@ def _curves(results: Sequence[Result]) -> list[Result]:
     """The results of kind series; those that set several lines beside each other come first."""
     found = [one for one in results if one.content.get("kind") == "series"]
     return sorted(found, key=lambda one: len(one.content["lines"]) < 2)
+
+
+def _compared_curves(results: Sequence[Result], known: Mapping[str, Look]) -> list[Values]:
+    """Results of kind curve, all of one title in one picture."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        if result.content.get("kind") == "curve":
+            groups.setdefault(str(result.content["title"]), []).append(result)
+    return [
+        {
+            "title": title,
+            "picture": curves([Curve(known[one.owners[0]], ", ".join(one.owners), one.content) for one in group]),
+            "intervals": any(low is not None for one in group for low in one.content["low"]),
+        }
+        for title, group in groups.items()
+    ]
 
 
 def _member(result: Result, group: Sequence[Result], known: Mapping[str, Look]) -> Values:

@@ -141,13 +141,16 @@ def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_T
     engine = prepared.engine
     for step in approach.steps:
         for candidate in closed(step):
-            if isinstance(candidate, SftStep):
-                lesson, predictor = prepared.lesson(candidate), prompting_of(prepared, name)
-                sequences = candidate.sequences(predictor, lesson, engine, prepared.study.seed)
-                shape = candidate.training_shape(predictor.model, sequences, engine)
-                plan = candidate.memory_plan(shape, engine)
-                settings = candidate.loop_settings(engine, plan, prepared.study.seed)
-                yield _Training(candidate, lesson, predictor, sequences, shape, plan, settings)
+            if not isinstance(candidate, SftStep):
+                continue
+            smaller = [candidate.model_copy(update={"examples": n}) for n in candidate.learning_curve]
+            for own in (candidate, *smaller):
+                lesson, predictor = prepared.lesson(own), prompting_of(prepared, name)
+                sequences = own.sequences(predictor, lesson, engine, prepared.study.seed)
+                shape = own.training_shape(predictor.model, sequences, engine)
+                plan = own.memory_plan(shape, engine)
+                settings = own.loop_settings(engine, plan, prepared.study.seed)
+                yield _Training(own, lesson, predictor, sequences, shape, plan, settings)
 
 
 def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, ...], _Training]:

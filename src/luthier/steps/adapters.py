@@ -326,11 +326,18 @@ class Full(Adapter):
     full: ClassVar[bool] = True
 
     kind: Literal["none"] = "none"
+    start: Literal["model", "random"] = "model"
+    """Where training begins: at the model as it is, or at weights of the same shape drawn by the seed, as before any
+    pre-training. The difference is what the pre-training is worth."""
 
     def load(self, ref: Any, device: str, precision: str) -> Any:
         return super().load(ref, device, "float32")
 
     def attach(self, model: Any, seed: int, tokenize: Tokenize) -> Any:
+        from luthier.model.fresh import draw_weights
+
+        if self.start == "random":
+            draw_weights(model, seed)
         return model
 
     def save(self, model: Any, tokenizer: Any, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,11 @@ class Lesson:
         own = {f"{task}/{name}": value for task, metrics in found.items() for name, value in metrics.items()}
         loss = sum(metrics["loss"] for metrics in found.values()) / len(found)
         return {"loss": loss, MEAN: sum(values) / len(values), **own}
+
+    def metric_of(self, score: Sequence[float]) -> float:
+        """The metric that choices are made by, as it is written, from what `score_of` gave."""
+        turned = len(self.tasks) == 1 and not self.metrics[0].higher_is_better
+        return -score[0] if turned else score[0]
 
     def score_of(self, metrics: Mapping[str, float]) -> tuple[float, float]:
         """What is to be raised, from what `validate` gave."""

@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from luthier.prompt.shots import spread_order
 from luthier.prompt.wording import phrased
 from luthier.settings import Open
 from luthier.steps.adapters import AnyAdapter, Count, Lora, Positive, Share
+from luthier.steps.base import StepContext
+from luthier.steps.learning_curve import CurvePoint, curve_result, measure_curve
 from luthier.steps.lesson import Lesson
 from luthier.steps.mixture import Mixture, drawn
 from luthier.steps.training import TrainingStep
@@ -20,6 +23,7 @@ from luthier.types import Example, Predictor, Task
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
     from luthier.prompt.render import TrainingSequence
+    from luthier.train.loop import TrainingOutcome
 
 
 class SftStep(TrainingStep):
@@ -30,6 +34,12 @@ class SftStep(TrainingStep):
     """The task that it learns from, by name, or a mixture of several. Default: the target; of several targets all
     their examples. Of another task it learns the prompts as that task words them, without shots. The weights are kept
     that do best on the validation split of that task, or on the mean over those of several."""
+    examples: Count | None = None
+    """Of each task, so many of its training examples, drawn by the seed, every label as often as may be; a larger
+    number takes the same and more. Default: all."""
+    learning_curve: tuple[Count, ...] = ()
+    """Train also on so many examples each, from the same start, and draw what validation gives: whether more examples
+    would help. These trainings serve the picture alone and are not counted as the approach's cost."""
     adapter: Open[AnyAdapter] = Lora()
     """What is trained: the name of a kind (`lora`, `rslora`, `dora`, `pissa`, `loraplus`, `qlora`, `ia3`,
     `prompt-tuning`, `prefix-tuning`, `last-layers`, `head`, `biases-and-norms`, `peft`, or `none` for every weight),
@@ -40,6 +50,8 @@ class SftStep(TrainingStep):
     1e-2 for ia3, prompt and prefix tuning."""
     epochs: Open[Positive] = 3.0
     """Passes over the training examples; may be a fraction. Three as in Alpaca (Taori et al. 2023)."""
+    least_steps: Count = 1
+    """Optimizer steps at least: few examples are then passed over more often than `epochs` says."""
     batch_size: Open[Count] = 8
     """Examples an optimizer step. Small, because LoRA loses with large batches what full fine-tuning does not
     (Schulman et al. 2025)."""
@@ -69,6 +81,33 @@ class SftStep(TrainingStep):
             return self.data.tasks or ()
         return () if self.data is None else (self.data,)
 
+    @model_validator(mode="after")
+    def _a_mixture_counts_for_itself(self) -> SftStep:
+        if isinstance(self.data, Mixture) and (self.examples is not None or self.learning_curve):
+            raise ValueError("examples and learning_curve are for one task; a mixture has examples of its own")
+        return self
+
+    def check(self, task: Task) -> list[str]:
+        problems = super().check(task)
+        most = max((*self.learning_curve, self.examples or 0))
+        if most > len(task.train):
+            problems.append(f"{most} training examples are asked for; task '{task.name}' has {len(task.train)}.")
+        return problems
+
+    def more_results(self, predictor: Predictor, context: StepContext, outcome: TrainingOutcome) -> Mapping[str, Any]:
+        """The learning curve."""
+        if not self.learning_curve:
+            return {}
+        lesson = context.lesson
+        used = len(self.taught(lesson, context.seed)) // len(lesson.tasks)
+        points = [point for point in measure_curve(self, predictor, context) if point.examples < used]
+        last = CurvePoint(used, lesson.metric_of(outcome.best_score), outcome.seconds)
+        return {"learning-curve": curve_result([*points, last], lesson)}
+
+    @property
+    def fewest_steps(self) -> int:
+        return self.least_steps
+
     def sequences(self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int) -> list[TrainingSequence]:
         """What one pass over the training examples learns, as the predictor renders it."""
         return self.rendered(predictor, self.taught(lesson, seed), lesson.target, engine)
@@ -86,6 +125,8 @@ class SftStep(TrainingStep):
         if isinstance(self.data, Mixture):
             counts = self.data.counts({name: len(examples) for name, examples in own.items()})
             own = {name: drawn(examples, counts[name], f"{seed}/{name}") for name, examples in own.items()}
+        elif self.examples is not None:
+            own = {name: spread_order(examples, seed)[: self.examples] for name, examples in own.items()}
         return [
             (task, example) for task in lesson.tasks for example in phrased(own[task.name], task.phrasings, f"{seed}")
         ]

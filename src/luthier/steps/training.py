@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
@@ -20,11 +20,21 @@ from luthier.types import ModelRef, Predictor, Task
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
     from luthier.prompt.render import Renderer, TrainingSequence
-    from luthier.train.loop import LoopSettings
+    from luthier.train.loop import LoopSettings, TrainingOutcome
     from luthier.train.memory import MemoryPlan, TrainingShape
 
 # Settings that belong to an adapter, for people who write them beside it.
 _OF_ADAPTERS = ("rank", "alpha", "dropout", "targets")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model after training, and what went into it."""
+
+    model: Any
+    sequences: list[TrainingSequence]
+    plan: MemoryPlan
+    outcome: TrainingOutcome
 
 
 class TrainingStep(Step):
@@ -81,21 +91,61 @@ class TrainingStep(Step):
         assert isinstance(self.adapter, Adapter)
         return self.adapter
 
+    @property
+    def fewest_steps(self) -> int:
+        """Optimizer steps at least."""
+        return 1
+
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """Train the predictor's model; the returned predictor is the same with the model replaced."""
         from luthier.model.adapter import movement_matrix
         from luthier.model.load import count_parameters, load_model
-        from luthier.train.loop import train
 
         started = time.perf_counter()
+        engine = context.engine
+        trained = self.trained_model(predictor, context)
+        model, sequences, memory, outcome = trained.model, trained.sequences, trained.plan, trained.outcome
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        total = count_parameters(model)
+        # An interrupted training counts whole; what is measured below for the report is no part of it.
+        train_s = max(time.perf_counter() - started, outcome.seconds + outcome.validation_s)
+        moved = self.trained.movement(
+            model, lambda: load_model(predictor.model, device=engine.device, precision="float32")
+        )
+        ref = self._save(model, predictor.model, context, engine)
+        del model, trained
+        engine.release()
+        return StepOutcome(
+            predictor=replace(predictor, model=ref),
+            train_s=train_s,
+            loop_s=outcome.seconds,
+            trained_tokens=outcome.tokens,
+            trainable_parameters=trainable,
+            trainable_share=trainable / total,
+            peak_bytes=outcome.peak_bytes,
+            results={
+                **({"movement": movement_matrix(moved)} if moved else {}),
+                **self.more_results(predictor, context, outcome),
+            },
+            facts={
+                **asdict(outcome),
+                **self.learned_facts(sequences, context.lesson, context.seed),
+                "longest_tokens": max(len(s.ids) for s in sequences),
+                "memory_plan": asdict(memory),
+                "trained_tokens_per_epoch": sum(sum(s.trained) for s in sequences),
+                "learning_rate": self._learning_rate(),
+            },
+        )
+
+    def trained_model(self, predictor: Predictor, context: StepContext) -> Trained:
+        """The predictor's model after training, in memory alone, with the best of its weights."""
+        from luthier.train.loop import train
+
         engine = context.engine
         engine.release()
         sequences = self.sequences(predictor, context.lesson, engine, context.seed)
         plan = self._kept_plan(predictor.model, sequences, context)
         model = self.trainable_model(predictor.model, engine, context.seed)
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        total = count_parameters(model)
-
         settings = self.loop_settings(engine, plan, context.seed)
         with context.progress.track("training", settings.total_steps(len(sequences))) as advance:
             outcome = train(
@@ -109,32 +159,11 @@ class TrainingStep(Step):
                 rate=self.trained.rate,
                 advance=advance,
             )
-        # An interrupted training counts whole; what is measured below for the report is no part of it.
-        train_s = max(time.perf_counter() - started, outcome.seconds + outcome.validation_s)
-        moved = self.trained.movement(
-            model, lambda: load_model(predictor.model, device=engine.device, precision="float32")
-        )
-        ref = self._save(model, predictor.model, context, engine)
-        del model
-        engine.release()
-        return StepOutcome(
-            predictor=replace(predictor, model=ref),
-            train_s=train_s,
-            loop_s=outcome.seconds,
-            trained_tokens=outcome.tokens,
-            trainable_parameters=trainable,
-            trainable_share=trainable / total,
-            peak_bytes=outcome.peak_bytes,
-            results={"movement": movement_matrix(moved)} if moved else {},
-            facts={
-                **asdict(outcome),
-                **self.learned_facts(sequences, context.lesson, context.seed),
-                "longest_tokens": max(len(s.ids) for s in sequences),
-                "memory_plan": asdict(plan),
-                "trained_tokens_per_epoch": sum(sum(s.trained) for s in sequences),
-                "learning_rate": self._learning_rate(),
-            },
-        )
+        return Trained(model, sequences, plan, outcome)
+
+    def more_results(self, predictor: Predictor, context: StepContext, outcome: TrainingOutcome) -> Mapping[str, Any]:
+        """Further named results to be drawn."""
+        return {}
 
     def sequences(self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int) -> list[TrainingSequence]:
         """What one pass over the training data learns."""
@@ -171,6 +200,7 @@ class TrainingStep(Step):
             full=self.trained.full,
             width=2 if engine.precision == "bfloat16" else 4,
             longest=max(len(s.ids) for s in sequences),
+            shortest=min(len(s.ids) for s in sequences),
             step_tokens=merged_tokens(sequences, int(given(self.batch_size))),
             padded=bool(refusal_by_configuration(base_of(model))),
         )
@@ -216,6 +246,7 @@ class TrainingStep(Step):
             checkpointing=plan.checkpointing,
             compiled=self.compile,
             liger=self.liger,
+            least_steps=self.fewest_steps,
         )
 
     def _with_adapter(self, model: Any, ref: ModelRef, engine: Engine, seed: int) -> Any:

@@ -30,6 +30,7 @@ class LoopSettings:
     Attributes:
         epochs: Passes over the training data; may be a fraction.
         batch_size: Examples an optimizer step.
+        least_steps: Optimizer steps at least, however few the examples.
         evaluations: How often, evenly spread, the validation metric is taken.
         patience: Evaluations without a gain after which training stops; 0 never stops early.
         max_tokens: Tokens in flight; a step's examples are merged and split to stay below.
@@ -54,10 +55,11 @@ class LoopSettings:
     checkpointing: bool = False
     compiled: bool = False
     liger: bool = False
+    least_steps: int = 1
 
     def total_steps(self, examples: int) -> int:
         """Optimizer steps over so many examples."""
-        return max(1, round(self.epochs * math.ceil(examples / self.batch_size)))
+        return max(self.least_steps, round(self.epochs * math.ceil(examples / self.batch_size)))
 
 
 @dataclass(frozen=True, slots=True)

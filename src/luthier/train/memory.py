@@ -12,6 +12,8 @@ from luthier.tree.logprobs import CHUNK_ROWS
 WANTED_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 8192}
 # The interpreter and its libraries.
 PROCESS_BYTES = 0.55e9
+# Activations kept from the system though free, as a share, where lengths vary much (measured with glibc).
+_SCATTERED = 0.15
 # Share of the free memory that training may plan with.
 _USABLE = 0.85
 
@@ -39,7 +41,7 @@ class TrainingShape:
         trainable: Trained parameters, kept in float32.
         full: Whether the model's own weights are trained.
         width: Bytes of a number in compute precision.
-        longest: Tokens of the longest sequence.
+        longest: Tokens of the longest sequence; `shortest` those of the shortest.
         step_tokens: Most tokens of a step, merged.
         padded: Whether the model cannot be run on a tree; the logits of whole rows are held then.
     """
@@ -50,6 +52,7 @@ class TrainingShape:
     full: bool
     width: int
     longest: int
+    shortest: int
     step_tokens: int
     padded: bool = False
 
@@ -76,7 +79,11 @@ def training_bytes(shape: TrainingShape, tokens: int, *, checkpointing: bool) ->
         weights = shape.parameters * (4 + width * (width < 4))  # the masters and their copies in compute precision
     else:
         weights = shape.parameters * width + shape.trainable * 4
-    state = shape.trainable * (4 + 8 + 4)  # gradients, two moments, the best weights so far
+    # Where lengths vary, what one step frees seldom fits what the next one needs.
+    activations *= 1 + _SCATTERED * (1 - shape.shortest / shape.longest)
+    # Two moments, the best weights so far, and gradients, of which about half stand beside the activations at the peak:
+    # they come as the activations go.
+    state = shape.trainable * (8 + 4 + 2)
     return float(PROCESS_BYTES + weights + state + activations + passing)
 
 

@@ -1,0 +1,93 @@
+"""The learning curve of a training: what the model gains on validation with fewer examples."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.evaluate.statistics import wilson_interval
+from luthier.steps.base import StepContext
+from luthier.steps.lesson import Lesson
+from luthier.types import Predictor
+
+if TYPE_CHECKING:
+    from luthier.steps.sft import SftStep
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One training of the curve.
+
+    Attributes:
+        examples: Of each task, as many as were trained on.
+        value: What validation gives of the weights that were kept; at 0 of those before training.
+        seconds: That it took.
+    """
+
+    examples: int
+    value: float
+    seconds: float
+
+
+def measure_curve(step: SftStep, predictor: Predictor, context: StepContext) -> list[CurvePoint]:
+    """Train on each number of examples, from the same start; a point that is in the folder is not measured again.
+
+    The examples of a smaller number are among those of a larger one. No weights are kept.
+    """
+    points = [_before(predictor, context)]
+    for examples in sorted(step.learning_curve):
+        folder = context.folder / "curve" / str(examples)
+        file = folder / "point.json"
+        if not file.is_file():
+            started = time.perf_counter()
+            part = step.model_copy(update={"examples": examples, "learning_curve": ()})
+            trained = part.trained_model(predictor, replace(context, folder=folder, log=lambda row: None))
+            value = context.lesson.metric_of(trained.outcome.best_score)
+            del trained
+            context.engine.release()
+            shutil.rmtree(folder)
+            _keep(file, CurvePoint(examples, value, time.perf_counter() - started))
+        points.append(CurvePoint(**json.loads(file.read_text(encoding="utf-8"))))
+    return points
+
+
+def _before(predictor: Predictor, context: StepContext) -> CurvePoint:
+    file = context.folder / "curve" / "0" / "point.json"
+    if not file.is_file():
+        started = time.perf_counter()
+        score = context.lesson.score_of(context.lesson.validate(context.engine, predictor))
+        _keep(file, CurvePoint(0, context.lesson.metric_of(score), time.perf_counter() - started))
+    return CurvePoint(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def _keep(file: Path, point: CurvePoint) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(asdict(point)), encoding="utf-8")
+    new.replace(file)
+
+
+def curve_result(points: Sequence[CurvePoint], lesson: Lesson) -> dict[str, Any]:
+    """The curve to be drawn, with 95% intervals where the metric is a proportion of one task's examples."""
+    name = lesson.metric_name
+    values = [point.value for point in points]
+    low: list[float | None] = [None] * len(values)
+    high: list[float | None] = [None] * len(values)
+    if len(lesson.tasks) == 1 and lesson.metrics[0].proportion:
+        found = [wilson_interval(value * lesson.validated, lesson.validated) for value in values]
+        low, high = [one.low for one in found], [one.high for one in found]
+    return {
+        "kind": "curve",
+        "title": "Learning curve: what more examples bring",
+        "x_label": "training examples",
+        "y_label": f"{name.replace('_', ' ')} on {lesson.validated} validation examples",
+        "x": [point.examples for point in points],
+        "y": values,
+        "low": low,
+        "high": high,
+    }
