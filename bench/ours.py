@@ -89,6 +89,7 @@ def fit(
     from luthier.infer.engine import Engine
     from luthier.progress import Silent
     from luthier.steps.base import StepContext
+    from luthier.steps.lesson import Lesson
     from luthier.steps.sft import SftStep
     from luthier.types import Decoding, ModelRef, Predictor
 
@@ -98,9 +99,9 @@ def fit(
 
     epochs = steps / -(-len(data) // batch_size)
     own = Fit(adapter=_settings(adapter), batch_size=batch_size, epochs=epochs, evaluations=1, patience=0, **settings)
-    unused: Any = None  # the lesson serves validation, which comes behind the last step
+    nothing = Lesson((), (), "")  # it serves validation, which comes behind the last step
     with tempfile.TemporaryDirectory() as work, contextlib.suppress(_EnoughError):
-        context = StepContext(unused, ModelRef(folder), Engine(DEVICE, precision), Path(work), SEED, Silent(), log)
+        context = StepContext(nothing, ModelRef(folder), Engine(DEVICE, precision), Path(work), SEED, Silent(), log)
         own.fit(Predictor(ModelRef(folder), Decoding()), context)
 
 

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -307,3 +307,17 @@ def test_choose_label_runs_with_a_tiny_model(tokenizer: Any, tmp_path: Path) -> 
     assert {"benchmark", "ours", "peers", "unit", "ratios", "versions"} <= set(found)
     assert found["ratios"]["hf-each-label"] == pytest.approx(found["ours"] / found["peers"]["hf-each-label"])
     assert found["agreement"]["compared"] == found["sides"]["hf-each-label"]["timed_steps"]
+
+
+def test_what_is_timed_is_the_step_sft_and_is_left_when_enough_is_timed(tiny_model_folder: Path) -> None:
+    losses: list[float] = []
+
+    def log(row: Mapping[str, float]) -> None:
+        losses.append(row["train/loss"])
+        if len(losses) == 2:
+            raise ours._EnoughError
+
+    folder = str(tiny_model_folder)
+    data = ours.sequences(workloads.training_rows("varied")[:12], folder)
+    ours.fit(data, folder, "lora", 4, 3, log, precision="float32")
+    assert len(losses) == 2
