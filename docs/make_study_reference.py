@@ -39,6 +39,8 @@ PLACES = {
     "PromptStep": "`step: prompt`",
     "FewShotStep": "`step: few-shot`",
     "SftStep": "`step: sft`",
+    "PretrainStep": "`step: pretrain`",
+    "TextSource": "`text` of `step: pretrain`",
     "InterpolateStep": "`step: interpolate`",
     "Mixture": "`data` of a step, for several tasks",
     "Lora": "`adapter: lora` (also `rslora`, `dora`, `pissa`, `loraplus`, `qlora`)",

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import luthier
 from luthier.cli import app
+from luthier.steps import PretrainStep
 from luthier.study import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -172,8 +173,11 @@ def test_the_python_of_the_readme_uses_public_names() -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=_ids)
 def test_a_shipped_study_is_valid_and_its_data_name_their_source(path: Path) -> None:
-    names = [name for task in load_study(path).tasks.values() for own in task.sources().values() for name in own]
+    study = load_study(path)
+    names = [name for task in study.tasks.values() for own in task.sources().values() for name in own]
     assert names
+    steps = [step for approach in study.approaches.values() for step in approach.steps]
+    names += [name for step in steps if isinstance(step, PretrainStep) for name in step.text.names]
     for name in names:
         file = path.parent / name
         assert file.is_file()
@@ -201,6 +205,25 @@ def test_the_medical_chain_has_no_topic_on_both_sides() -> None:
     for trained in (key for key in asked if key.endswith("train")):
         for tested in (key for key in asked if key.endswith("test")):
             assert not set(asked[trained]) & set(asked[tested])
+
+
+def test_the_medical_articles_stand_in_one_file_each() -> None:
+    folder = ROOT / "studies/data/pubmed"
+    train, test = (_column(folder / name, "abstract") for name in ("train.csv", "test.csv"))
+    text = (folder / "medicine.txt").read_text(encoding="utf-8")
+    assert (len(set(train)), len(set(test)), text.count("\n\n") + 1) == (180, 120, 260)
+    assert not set(train) & set(test)
+    assert not [abstract for abstract in (*train, *test) if abstract in text]
+
+
+def test_no_message_of_the_intermediate_tasks_is_tested() -> None:
+    tested = {text.casefold() for text in _column(ROOT / "studies/data/banking77/test.csv", "text")}
+    for name in ("money", "household"):
+        train, test = (
+            _column(ROOT / f"studies/data/clinc150/{name}-{split}.csv", "text") for split in ("train", "test")
+        )
+        assert (len(train), len(test)) == (750, 120)
+        assert not {text.casefold() for text in train} & (tested | {text.casefold() for text in test})
 
 
 def test_the_negations_have_no_sentence_on_both_sides() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,12 +24,13 @@ def small(file: Path, *sets: str) -> Study:
     """A shipped study with few examples of each task and short answers."""
     raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     tasks = {f"tasks.{name}": task for name, task in raw["tasks"].items()} if "tasks" in raw else {"task": raw["task"]}
-    sizes = SEVERAL_TASKS if "tasks" in raw else LIMITS
-    limits = [f"{place}.limit.{split}={count}" for place in tasks for split, count in sizes.items()]
-    if "tasks" in raw:  # a step or two of each training
-        short = ("epochs=0.5", "evaluations=1")
-        places = [(a, n) for a, steps in raw["approaches"].items() for n, s in enumerate(steps) if s["step"] == "sft"]
-        limits += [f"approaches.{name}.{number}.{setting}" for name, number in places for setting in short]
+    limits = [f"{place}.limit.{split}={count}" for place in tasks for split, count in _sizes(raw).items()]
+    if "tasks" in raw or file.stem == "adaptive":  # a step or two of each training
+        short = {"sft": ("epochs=0.5", "evaluations=1")}
+        short["pretrain"] = ("epochs=0.01", "evaluations=1", "held_out=0.005", "block_tokens=64")
+        for name, steps in raw["approaches"].items():
+            for number, step in enumerate(steps):
+                limits += [f"approaches.{name}.{number}.{setting}" for setting in short.get(step["step"], ())]
     if file.stem == "adapters":  # one rate is enough to see that each is trained, and the tiny model has two layers
         of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
         limits += [f"approaches.{name}.0.{setting}" for name in raw["approaches"] for setting in of_each]
@@ -41,11 +44,15 @@ def small(file: Path, *sets: str) -> Study:
     return load_study(file, (*SMALL, *limits, *sets))
 
 
+def _sizes(raw: Mapping[str, Any]) -> Mapping[str, int]:
+    return SEVERAL_TASKS if "tasks" in raw else LIMITS
+
+
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_a_shipped_study_runs(file: Path, tmp_path: Path, tiny_model_folder: Path) -> None:
     study = small(file, f"model={tiny_model_folder}", "precision=float32")
     result = run(study, tmp_path / "run", root=file.parent)
-    n = SEVERAL_TASKS["test"] * len(study.targets) if len(study.tasks) > 1 else LIMITS["test"]
+    n = _sizes(yaml.safe_load(file.read_text(encoding="utf-8")))["test"] * len(study.targets)
     assert [row["n"] for row in result.comparison["approaches"]] == [n] * len(study.approaches)
     assert write_report(tmp_path / "run").is_file()
 

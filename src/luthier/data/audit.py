@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from luthier.data.normalise import words
 from luthier.errors import DataError
 from luthier.types import Example, Split
 
 # a shared example leaves the first of a pair: the test split is never changed
 _PAIRS: tuple[tuple[Split, Split], ...] = (("train", "test"), ("train", "validation"), ("validation", "test"))
 _SHOWN = 10
+# A shorter passage may stand in two texts by chance.
+_PASSAGE_WORDS = 8
 
 _KEYS: dict[str, Callable[[Example], str | None]] = {
     "prompt": lambda example: example.prompt.fingerprint,
@@ -92,3 +95,19 @@ def duplicates_within(examples: Sequence[Example]) -> list[list[Example]]:
     for example in examples:
         groups[example.prompt.fingerprint].append(example)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def standing_in(passages: Iterable[str], texts: Iterable[str]) -> set[str]:
+    """Those of the passages, of eight words at least, that stand word for word in one of the texts."""
+    by_start: dict[tuple[str, ...], list[tuple[str, list[str]]]] = defaultdict(list)
+    for passage in set(passages):
+        if len(own := words(passage)) >= _PASSAGE_WORDS:
+            by_start[tuple(own[:_PASSAGE_WORDS])].append((passage, own))
+    found: set[str] = set()
+    for text in texts if by_start else ():
+        there = words(text)
+        for at in range(len(there) - _PASSAGE_WORDS + 1):
+            for passage, own in by_start.get(tuple(there[at : at + _PASSAGE_WORDS]), ()):
+                if there[at : at + len(own)] == own:
+                    found.add(passage)
+    return found

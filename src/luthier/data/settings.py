@@ -6,7 +6,7 @@ import codecs
 from typing import Annotated, Literal, get_args
 
 from jinja2 import TemplateSyntaxError
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from luthier.data.templates import parse_expression, parse_template
 from luthier.settings import Settings
@@ -16,6 +16,17 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "chat", "alpaca", "hub"]
 Names = str | tuple[str, ...]
+
+
+def _known(encoding: str) -> str:
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise ValueError(f"Python knows no encoding {encoding!r}; try utf-8, utf-16, latin-1 or cp1252") from error
+    return encoding
+
+
+Encoding = Annotated[str, AfterValidator(_known)]
 
 
 class SplitSources(Settings):
@@ -91,7 +102,7 @@ class TaskSettings(Settings):
     """Column names where the file has none: CSV without a header, JSON rows that are lists."""
     reader: str | None = None
     """`file.py:function`: a function of a path that yields rows as dicts. Needs code to be allowed."""
-    encoding: str = "utf-8"
+    encoding: Encoding = "utf-8"
     """Encoding of text files. A byte order mark is believed before this."""
     hub_config: str | None = None
     """Configuration of the Hub data set. Default: its only one."""
@@ -174,15 +185,6 @@ class TaskSettings(Settings):
                 "'{{ answers | map(attribute=\"text\") | list }}'"
             ) from error
         return expression
-
-    @field_validator("encoding")
-    @classmethod
-    def _encoding_is_known(cls, encoding: str) -> str:
-        try:
-            codecs.lookup(encoding)
-        except LookupError as error:
-            raise ValueError(f"Python knows no encoding {encoding!r}; try utf-8, utf-16, latin-1 or cp1252") from error
-        return encoding
 
     @field_validator("labels", mode="before")
     @classmethod

@@ -16,7 +16,7 @@ from luthier.model.fused import fuse
 from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, reuse_freed_memory, window_of
 from luthier.model.virtual import count_virtual_tokens, virtual_ids, virtual_tokens_of
 from luthier.progress import Advance
-from luthier.prompt.render import RenderedPrompt, Renderer
+from luthier.prompt.render import RenderedPrompt, Renderer, TrainingSequence
 from luthier.prompt.shots import ShotSelector
 from luthier.prompt.wording import worded
 from luthier.tree.logprobs import base_of
@@ -149,7 +149,29 @@ class Engine:
         renderer = self._renderer(predictor.model, model)
         shots = self.select_shots(predictor, [e.prompt for e in examples])
         sequences = [renderer.training(e, predictor.wording, own) for e, own in zip(examples, shots, strict=True)]
-        with self._running(predictor.model, model) as running:
+        return self._trained_logprobs(predictor.model, sequences, model, advance)
+
+    def block_logprobs(
+        self, ref: ModelRef, texts: Sequence[str], block_tokens: int, *, model: Any = None
+    ) -> list[LogProb]:
+        """For each block of the raw texts, cut as for training, the log-probability of all its tokens but the first.
+
+        Args:
+            model: A model in training to use in place of the predictor's own.
+        """
+        renderer = self._renderer(ref, model)
+        blocks = [block for text in texts for block in renderer.blocks(text, "", block_tokens)]
+        return self._trained_logprobs(ref, blocks, model)
+
+    def _trained_logprobs(
+        self,
+        ref: ModelRef,
+        sequences: Sequence[TrainingSequence],
+        model: Any,
+        advance: Advance = lambda done: None,
+    ) -> list[LogProb]:
+        """For each sequence the log-probability of its trained tokens."""
+        with self._running(ref, model) as running:
             return sequence_logprobs(
                 running,
                 [s.ids for s in sequences],

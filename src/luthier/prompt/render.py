@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jinja2
@@ -16,6 +17,9 @@ import jinja2
 from luthier.errors import DataError, ModelError
 from luthier.prompt.wording import worded
 from luthier.types import Example, Message, Prompt, Wording
+
+# How families of models name the end of a text, in pretraining.
+_ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<eos>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,28 @@ class Renderer:
         trained = (*(False,) * first, *(prompt_trained,) * (len(rendered.ids) - first), *(True,) * len(answer))
         return TrainingSequence(example.id, rendered.ids + answer, trained, rendered.dropped_shots)
 
+    def blocks(self, text: str, id: str, block_tokens: int) -> list[TrainingSequence]:
+        """A document cut into blocks of at most so many tokens, as far as the window has room for them.
+
+        The token that ends a text stands behind the document, and before it too (or the one that the tokenizer begins
+        texts with), as when documents follow each other in pretraining. A block begins with the last token of the block
+        before, so that every token but the first is trained, once. What looks like a control token is taken as text.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        begin, end = self._text_marks
+        ids = (begin, *ids, end)
+        size = min(block_tokens, self.window - len(self.before))
+        cut = [ids[start : start + size] for start in range(0, len(ids) - 1, size - 1)]
+        given = (False,) * (len(self.before) + 1)
+        return [TrainingSequence(id, self.before + own, given + (True,) * (len(own) - 1)) for own in cut]
+
+    @cached_property
+    def _text_marks(self) -> tuple[int, int]:
+        """The tokens before and behind a raw text."""
+        end = _end_of_text(self.tokenizer)
+        first = int(self.tokenizer("a", add_special_tokens=True)["input_ids"][0])
+        return (first if first == self.tokenizer.bos_token_id else end), end
+
     def _text(self, messages: Sequence[Message], *, opening: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in messages]
         try:
@@ -145,3 +171,9 @@ def _end_of_turn(tokenizer: Any) -> int:
     special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
     behind = tokenizer(text.rpartition("answer")[2], add_special_tokens=False)["input_ids"]
     return int(next((token for token in behind if token in special), tokenizer.eos_token_id))
+
+
+def _end_of_text(tokenizer: Any) -> int:
+    """The token that ends raw text: in a chat model it is often another than the end of a turn."""
+    added = {str(token): int(i) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+    return next((added[name] for name in _ENDS_OF_TEXT if name in added), int(tokenizer.eos_token_id))

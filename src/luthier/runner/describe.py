@@ -8,8 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.audit import standing_in
 from luthier.data.normalise import fingerprint
+from luthier.data.text import Text
 from luthier.errors import DataError
+from luthier.evaluate.forgetting import general_text
 from luthier.types import Example, Predictor, Task
 
 if TYPE_CHECKING:
@@ -67,6 +70,40 @@ def seen_elsewhere(tasks: Mapping[str, Task], learned: Iterable[str]) -> list[st
                     f"'{name}', which an approach learns from; its scores on {other} are too good by them"
                 )
     return warnings
+
+
+def text_warnings(texts: Iterable[Text], tasks: Mapping[str, Task]) -> list[str]:
+    """What was left out of raw text that steps learn from, and what of the tests stands word for word in it.
+
+    Of a test example its columns, its prompt and its right answers are looked for, as far as they have eight words.
+    """
+    warnings = []
+    for text in texts:
+        if text.empty or text.repeated:
+            warnings.append(
+                f"{text.name}: documents left out: {text.empty} empty, {text.repeated} equal to an earlier one; "
+                f"{len(text.documents)} are left"
+            )
+        documents = [document.text for document in text.documents]
+        for name, task in tasks.items():
+            passages = [_passages(example) for example in task.test]
+            seen = standing_in((passage for own in passages for passage in own), documents)
+            if count := sum(not seen.isdisjoint(own) for own in passages):
+                warnings.append(
+                    f"{name}: of {count} of {len(passages)} test examples the prompt or an answer stands word for word "
+                    f"in {text.name}, which an approach is pretrained on; its scores on {name} are too good by them"
+                )
+        if count := len(standing_in(general_text(), documents)):
+            warnings.append(
+                f"{count} of the {len(general_text())} general texts that show what was forgotten stand in "
+                f"{text.name}; what is pretrained on it seems to forget less than it does"
+            )
+    return warnings
+
+
+def _passages(example: Example) -> set[str]:
+    asked = (message.content for message in example.prompt.messages if message.role != "system")
+    return {*example.prompt.fields.values(), *asked, *example.references}
 
 
 def _question(example: Example) -> str:

@@ -13,13 +13,13 @@ from luthier.evaluate.power import describe_power
 from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
 from luthier.model.load import count_parameters, load_config
-from luthier.runner.describe import data_report, example_counts, seen_elsewhere
+from luthier.runner.describe import data_report, example_counts, seen_elsewhere, text_warnings
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.show import prompting_of
 from luthier.settings import closed
-from luthier.steps import SftStep
 from luthier.steps.adapters import Lora
-from luthier.steps.lesson import Lesson
+from luthier.steps.lesson import Lesson, TextLesson
+from luthier.steps.training import TrainingStep
 from luthier.study import Approach, Study
 from luthier.tree.build import build_tree
 from luthier.tree.trunk import find_trunk
@@ -101,6 +101,7 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
     )
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
     warnings += seen_elsewhere(prepared.tasks, study.learned_tasks)
+    warnings += text_warnings(prepared.texts.values(), prepared.tasks)
     return Forecast(
         tasks=example_counts(prepared.tasks),
         reports=reports,
@@ -127,7 +128,7 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
 class _Training:
     """A training that a study holds, with what it will compute."""
 
-    step: SftStep
+    step: TrainingStep
     lesson: Lesson
     predictor: Predictor
     sequences: list[TrainingSequence]
@@ -137,14 +138,13 @@ class _Training:
 
 
 def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_Training]:
-    """All trainings of an approach, every value of an open setting one; planned as `sft` will plan them."""
+    """All trainings of an approach, every value of an open setting one; planned as the step will plan them."""
     engine = prepared.engine
     for step in approach.steps:
         for candidate in closed(step):
-            if not isinstance(candidate, SftStep):
+            if not isinstance(candidate, TrainingStep):
                 continue
-            smaller = [candidate.model_copy(update={"examples": n}) for n in candidate.learning_curve]
-            for own in (candidate, *smaller):
+            for own in (candidate, *candidate.smaller):
                 lesson, predictor = prepared.lesson(own), prompting_of(prepared, name)
                 sequences = own.sequences(predictor, lesson, engine, prepared.study.seed)
                 shape = own.training_shape(predictor.model, sequences, engine)
@@ -154,14 +154,14 @@ def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_T
 
 
 def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, ...], _Training]:
-    """One training of each kind whose speed differs: what is trained, of which model."""
+    """One training of each kind whose speed differs: what is trained, of which model, on what."""
     return {_kind(planned): planned for own in plans.values() for planned in own}
 
 
 def _kind(planned: _Training) -> tuple[str, ...]:
     adapter = planned.step.trained
     variant = adapter.dora if isinstance(adapter, Lora) else getattr(adapter, "type", "")
-    return type(adapter).__name__, str(variant), planned.predictor.model.base
+    return type(adapter).__name__, str(variant), planned.predictor.model.base, planned.step.step
 
 
 def _training_speed(planned: _Training, prepared: Prepared) -> TrainingSpeed:
@@ -196,6 +196,8 @@ def _forecast_approach(
     judged = [all_answering[task.name] for task in prepared.targets]
 
     def validating(lesson: Lesson) -> float:
+        if isinstance(lesson, TextLesson):
+            return _held_out_tokens(lesson, prepared) * (speed.token_s + speed.head_s)
         return sum(all_answering[own.name].together(len(own.validation)) for own in lesson.tasks)
 
     seconds = sum(all_answering[own.name].together(len(own.test)) for own in prepared.tasks.values())
@@ -221,6 +223,12 @@ def _power(targets: Sequence[Task]) -> str:
         f"The verdict is on the mean over {len(targets)} tasks with {examples:,} test examples together; what "
         "difference they can show depends on how alike the tasks come out."
     )
+
+
+def _held_out_tokens(lesson: TextLesson, prepared: Prepared) -> int:
+    renderer = prepared.engine.renderer(prepared.base().predictor.model)
+    blocks = (renderer.blocks(document.text, "", lesson.block_tokens) for document in lesson.documents.held)
+    return sum(len(block.ids) for own in blocks for block in own)
 
 
 def _answering(predictor: Predictor, task: Task, prepared: Prepared, speed: AnswerSpeed, trained: bool) -> _Answering:

@@ -26,10 +26,10 @@ from luthier.runner.folder import (
     write_json,
     write_jsonl,
 )
-from luthier.runner.keys import key_of, training_key
+from luthier.runner.keys import key_of, text_key, training_key
 from luthier.settings import closed
 from luthier.steps.base import Step, StepContext
-from luthier.steps.lesson import Lesson
+from luthier.steps.lesson import Lesson, TextLesson
 from luthier.study import Approach
 from luthier.train.checkpoint import checkpoint_step, drop_checkpoint
 from luthier.types import ModelRef, Predictor
@@ -159,7 +159,10 @@ def _apply(step: Step, before: Fitted, start: ModelRef, shop: Workshop, name: st
     lesson = shop.lesson(step)
     # The target's data stand in the base's key.
     others = {task.name: training_key(task) for task in lesson.tasks if task.name != shop.target}
-    key = key_of(before=before.key, settings=settings, seed=shop.seed, **({"data": others} if others else {}))
+    data: dict[str, Any] = {"data": others} if others else {}
+    if isinstance(lesson, TextLesson):
+        data["text"] = text_key(lesson.text)
+    key = key_of(before=before.key, settings=settings, seed=shop.seed, **data)
     folder = shop.folder.step(key)
     record = folder / "step.json"
     reused = record.is_file() and _weights_are_there(record, shop)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from luthier.data.text import Text
 from luthier.types import Example, Task
 
 # Libraries whose version can change a number.
@@ -52,6 +53,11 @@ def training_key(task: Task) -> str:
         decoding=asdict(task.decoding),
         phrasings=task.phrasings,
     )
+
+
+def text_key(text: Text) -> str:
+    """The hash of raw text: its documents in their order; where they were read does not count."""
+    return key_of(documents=[document.text for document in text.documents])
 
 
 def model_key(folder: str) -> str:

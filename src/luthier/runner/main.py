@@ -18,7 +18,7 @@ from luthier.evaluate.forgetting import compare_probes
 from luthier.evaluate.power import minimum_detectable_difference
 from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
-from luthier.runner.describe import data_report, example_counts, machine, seen_elsewhere
+from luthier.runner.describe import data_report, example_counts, machine, seen_elsewhere, text_warnings
 from luthier.runner.fold import Fitted, Workshop, fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
 from luthier.runner.keys import examples_key, key_of, versions
@@ -232,6 +232,7 @@ def _about(
     openings = Counter(row["test"] for row in read_jsonl(folder.ledger) if row["test"] in tests)
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
     warnings += seen_elsewhere(prepared.tasks, study.learned_tasks)
+    warnings += text_warnings(prepared.texts.values(), prepared.tasks)
     warnings += _dropped_shots(prepared, folder)
     warnings += _not_on_trees(prepared, folder)
     if validation_only:

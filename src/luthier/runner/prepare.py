@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.data.task import load_task
+from luthier.data.text import Text, TextSource, load_text
 from luthier.errors import StudyError
 from luthier.evaluate.metrics import Metric, load_metric, metric_traits
 from luthier.evaluate.over_tasks import have_common_scale
@@ -17,7 +18,7 @@ from luthier.model.find import find_embedder, find_model
 from luthier.prompt.wording import check_template
 from luthier.runner.fold import Fitted
 from luthier.runner.keys import key_of, model_key, source_key, training_key, versions
-from luthier.steps import FewShotStep
+from luthier.steps import FewShotStep, PretrainStep
 from luthier.steps.base import Step
 from luthier.steps.lesson import Lesson
 from luthier.study import Study
@@ -32,6 +33,7 @@ class Prepared:
     """A study with its data read and its models found, nothing fitted yet.
 
     Attributes:
+        texts: Raw text that steps learn from, by where it comes from.
         metric_code: The text of the user's own metrics, which scores depend on, by name.
         model_keys: Hashes of the models and embedders that approaches start from, by folder.
     """
@@ -39,6 +41,7 @@ class Prepared:
     study: Study
     root: Path
     tasks: Mapping[str, Task]
+    texts: Mapping[TextSource, Text]
     metrics: Mapping[str, tuple[Metric, ...]]
     models: Mapping[str, Path]
     device: str
@@ -54,6 +57,8 @@ class Prepared:
 
     def lesson(self, step: Step) -> Lesson:
         """What a step learns from."""
+        if isinstance(step, PretrainStep):
+            return step.lesson(self.texts[step.text], self.study.target_name, self.study.seed)
         names = step.learns_from or self.study.targets
         tasks = tuple(replace(self.tasks[name], test=()) for name in names)
         return Lesson(tasks, tuple(self.metrics[name][0] for name in names), self.study.target_name)
@@ -102,6 +107,15 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
     problems += _problems_of_several_targets(study, tasks)
     if problems:
         raise StudyError("\n".join(problems))
+    texts = {
+        source: load_text(source, () if source.task is None else tasks[source.task].train, root)
+        for source in dict.fromkeys(
+            step.text
+            for approach in study.approaches.values()
+            for step in approach.steps
+            if isinstance(step, PretrainStep)
+        )
+    }
     metrics = {
         name: tuple(load_metric(metric, root, allow_code) for metric in task.metrics) for name, task in tasks.items()
     }
@@ -123,7 +137,17 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
     }
     keys = {str(folder): model_key(str(folder)) for folder in (*models.values(), *embedders)}
     return Prepared(
-        study, root.resolve(), tasks, metrics, models, device, precision, code, keys, _engine(root, device, precision)
+        study=study,
+        root=root.resolve(),
+        tasks=tasks,
+        texts=texts,
+        metrics=metrics,
+        models=models,
+        device=device,
+        precision=precision,
+        metric_code=code,
+        model_keys=keys,
+        engine=_engine(root, device, precision),
     )
 
 

@@ -40,12 +40,12 @@ def measure_curve(step: SftStep, predictor: Predictor, context: StepContext) -> 
     The examples of a smaller number are among those of a larger one. No weights are kept.
     """
     points = [_before(predictor, context)]
-    for examples in sorted(step.learning_curve):
+    for part in step.smaller:
+        examples = part.examples or 0
         folder = context.folder / "curve" / str(examples)
         file = folder / "point.json"
         if not file.is_file():
             started = time.perf_counter()
-            part = step.model_copy(update={"examples": examples, "learning_curve": ()})
             trained = part.trained_model(predictor, replace(context, folder=folder, log=lambda row: None))
             value = context.lesson.metric_of(trained.outcome.best_score)
             del trained

@@ -1,4 +1,4 @@
-"""What a step learns from: a task, or several together."""
+"""What a step learns from: a task, several together, or raw text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.text import Halves, Text, halves
 from luthier.evaluate.over_tasks import MEAN
 from luthier.progress import Advance
 from luthier.steps.validate import score_of, validation_metrics
@@ -77,3 +78,44 @@ class Lesson:
         if len(self.tasks) == 1:
             return score_of(metrics, self.metrics[0])
         return metrics[MEAN], -metrics["loss"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextLesson(Lesson):
+    """Raw text, of which a part is kept apart. It has no tasks.
+
+    Attributes:
+        block_tokens: Most tokens of a block.
+        held_out: Share of the documents that is kept apart.
+        seed: Decides which.
+    """
+
+    text: Text
+    block_tokens: int
+    held_out: float
+    seed: int
+
+    @property
+    def documents(self) -> Halves:
+        """Those to learn from and those kept apart."""
+        return halves(self.text.documents, self.held_out, self.seed)
+
+    @property
+    def metric_name(self) -> str:
+        return "loss"
+
+    @property
+    def validated(self) -> int:
+        return len(self.documents.held)
+
+    def validate(
+        self, engine: Engine, predictor: Predictor, *, model: Any = None, advance: Advance = lambda done: None
+    ) -> dict[str, float]:
+        """The loss of the documents kept apart, in nats a token."""
+        texts = [document.text for document in self.documents.held]
+        found = engine.block_logprobs(predictor.model, texts, self.block_tokens, model=model)
+        advance(len(texts))
+        return {"loss": -sum(own.nats for own in found) / sum(own.tokens for own in found)}
+
+    def score_of(self, metrics: Mapping[str, float]) -> tuple[float, float]:
+        return -metrics["loss"], 0.0

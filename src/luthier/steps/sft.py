@@ -108,6 +108,13 @@ class SftStep(TrainingStep):
     def fewest_steps(self) -> int:
         return self.least_steps
 
+    @property
+    def smaller(self) -> tuple[SftStep, ...]:
+        """Those of the learning curve, smallest first."""
+        return tuple(
+            self.model_copy(update={"examples": count, "learning_curve": ()}) for count in sorted(self.learning_curve)
+        )
+
     def sequences(self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int) -> list[TrainingSequence]:
         """What one pass over the training examples learns, as the predictor renders it."""
         return self.rendered(predictor, self.taught(lesson, seed), lesson.target, engine)

@@ -96,6 +96,11 @@ class TrainingStep(Step):
         """Optimizer steps at least."""
         return 1
 
+    @property
+    def smaller(self) -> tuple[TrainingStep, ...]:
+        """Further trainings that `fit` does, on fewer examples."""
+        return ()
+
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """Train the predictor's model; the returned predictor is the same with the model replaced."""
         from luthier.model.adapter import movement_matrix

@@ -22,7 +22,7 @@ from luthier.errors import EvaluationError, StudyError
 from luthier.evaluate.metrics import check_metric_names, validate_metric
 from luthier.evaluate.over_tasks import MEAN
 from luthier.settings import Settings
-from luthier.steps import AnyStep
+from luthier.steps import AnyStep, PretrainStep
 from luthier.study.explain import explain
 from luthier.study.yaml_lines import Lines, load_yaml
 
@@ -165,10 +165,13 @@ class Study(Settings):
     def _steps_learn_from_tasks(self) -> Study:
         for name, approach in self.approaches.items():
             for number, step in enumerate(approach.steps):
-                for task in step.learns_from:
+                named = [("data", task) for task in step.learns_from]
+                if isinstance(step, PretrainStep) and step.text.task is not None:
+                    named.append(("text.task", step.text.task))
+                for key, task in named:
                     if task not in self.tasks:
                         raise ValueError(
-                            f"approaches.{name}.{number}.data: {task!r} is no task of this study (there are: "
+                            f"approaches.{name}.{number}.{key}: {task!r} is no task of this study (there are: "
                             f"{', '.join(self.tasks)})"
                         )
         return self
