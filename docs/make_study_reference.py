@@ -42,6 +42,8 @@ PLACES = {
     "PretrainStep": "`step: pretrain`",
     "TextSource": "`text` of `step: pretrain`",
     "InterpolateStep": "`step: interpolate`",
+    "MergeStep": "`step: merge`",
+    "RouteStep": "`step: route`",
     "Mixture": "`data` of a step, for several tasks",
     "Lora": "`adapter: lora` (also `rslora`, `dora`, `pissa`, `loraplus`, `qlora`)",
     "Ia3": "`adapter: ia3`",

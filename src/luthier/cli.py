@@ -272,6 +272,8 @@ def export(
         done = export_run(opened, to, merge=merge, card=card, check=check, progress=progress)
     kind = "an adapter" if done.kind == "adapter" else "a whole model"
     say(console, f"Wrote {opened.name} as {kind} to {done.folder}.")
+    if opened.routed:
+        say(console, f"The approach has a model for each task; this is the one for {opened.task_name} (see --task).")
     say(console, f"Loaded from there, it gave the run's model's answer to all of {done.checked} test prompts.")
     if done.score is not None and done.score_in_run is not None:
         say(console, f"{done.metric} on them: {done.score:.3f} (in the run: {done.score_in_run:.3f})")

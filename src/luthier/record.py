@@ -15,8 +15,8 @@ from luthier.types import Decoding, Example, Message, ModelRef, Place, Predictor
 def predictor_to_json(predictor: Predictor, run_dir: Path) -> dict[str, Any]:
     """The predictor as plain values."""
     row = asdict(predictor)
-    row["model"]["base"] = _relative(predictor.model.base, run_dir)
-    row["model"]["adapters"] = [_relative(folder, run_dir) for folder in predictor.model.adapters]
+    row["model"] = _model_to_json(predictor.model, run_dir)
+    row["routes"] = {task: _model_to_json(ref, run_dir) for task, ref in predictor.routes.items()}
     return row
 
 
@@ -24,14 +24,12 @@ def predictor_from_json(row: Mapping[str, Any], run_dir: Path) -> Predictor:
     """The predictor that `predictor_to_json` wrote."""
     decoding = row["decoding"]
     return Predictor(
-        model=ModelRef(
-            base=_absolute(row["model"]["base"], run_dir),
-            adapters=tuple(_absolute(folder, run_dir) for folder in row["model"]["adapters"]),
-        ),
+        model=_model_from_json(row["model"], run_dir),
         decoding=Decoding(**{**decoding, "stop": tuple(decoding["stop"])}),
         wording=Wording(**row["wording"]),
         shots=None if row["shots"] is None else _shots(row["shots"]),
         task_shots={task: _shots(own) for task, own in row["task_shots"].items()},
+        routes={task: _model_from_json(ref, run_dir) for task, ref in row["routes"].items()},
     )
 
 
@@ -44,6 +42,14 @@ def load_predictor(file: Path, run_dir: Path) -> Predictor:
     if not file.is_file():
         raise RunError(f"{file} is missing: this approach has not been fitted yet. Run the study again to go on.")
     return predictor_from_json(json.loads(file.read_text(encoding="utf-8")), run_dir)
+
+
+def _model_to_json(ref: ModelRef, run_dir: Path) -> dict[str, Any]:
+    return {"base": _relative(ref.base, run_dir), "adapters": [_relative(folder, run_dir) for folder in ref.adapters]}
+
+
+def _model_from_json(row: Mapping[str, Any], run_dir: Path) -> ModelRef:
+    return ModelRef(_absolute(row["base"], run_dir), tuple(_absolute(folder, run_dir) for folder in row["adapters"]))
 
 
 def _shots(row: Mapping[str, Any]) -> Shots:

@@ -7,7 +7,7 @@ without its target; predictors are given prompts only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -173,7 +173,9 @@ class Predictor:
     """Something that answers prompts: a frozen record. Steps return it with fields replaced.
 
     Attributes:
+        model: What answers, but for the tasks in `routes`.
         task_shots: Task → the shots for its prompts, where the target is the mean over several tasks.
+        routes: Task → the model that answers its prompts.
     """
 
     model: ModelRef
@@ -181,6 +183,7 @@ class Predictor:
     wording: Wording = field(default_factory=Wording)
     shots: Shots | None = None
     task_shots: Mapping[str, Shots] = field(default_factory=dict)
+    routes: Mapping[str, ModelRef] = field(default_factory=dict)
 
     def asked(self, task: Task, target: str) -> Predictor:
         """As it is asked a task: wording, shots and decoding were made for the target, and serve no other."""
@@ -188,7 +191,17 @@ class Predictor:
 
     def serving(self, task: str, decoding: Decoding, target: str) -> Predictor:
         """The same for a task that is known by its name and the decoding that its settings give."""
-        return self if task == target else Predictor(self.model, decoding, shots=self.task_shots.get(task))
+        own = self.routed(task)
+        return own if task == target else Predictor(own.model, decoding, shots=self.task_shots.get(task))
+
+    def routed(self, task: str) -> Predictor:
+        """With the one model that answers the prompts of a task."""
+        return replace(self, model=self.routes.get(task, self.model), routes={}) if self.routes else self
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """All that it may answer with, each once."""
+        return tuple(dict.fromkeys((self.model, *self.routes.values())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,7 @@ class Engine:
         """
         if not prompts:
             return []
+        assert not predictor.routes, "which model answers is settled by Predictor.asked"
         choosing = predictor.decoding.answer != "generate"
         renderer = self._renderer(predictor.model, model)
         if choosing:
@@ -146,6 +147,7 @@ class Engine:
         """For each example the log-probability of its completion, end of turn included, given its prompt."""
         if not examples:
             return []
+        assert not predictor.routes, "which model answers is settled by Predictor.asked"
         renderer = self._renderer(predictor.model, model)
         shots = self.select_shots(predictor, [e.prompt for e in examples])
         sequences = [renderer.training(e, predictor.wording, own) for e, own in zip(examples, shots, strict=True)]

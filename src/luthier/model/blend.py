@@ -56,7 +56,7 @@ def scaled_adapters(ref: ModelRef, start: ModelRef, at: float, folder: Path) -> 
     added = ref.adapters[len(start.adapters) :]
     if ref.base != start.base or ref.adapters[: len(start.adapters)] != start.adapters:
         return None
-    if not all(map(_is_plain_lora, added)):
+    if not all(map(is_plain_lora, added)):
         return None
     from safetensors.torch import load_file, save_file
 
@@ -72,7 +72,8 @@ def scaled_adapters(ref: ModelRef, start: ModelRef, at: float, folder: Path) -> 
     return ModelRef(ref.base, (*start.adapters, *made))
 
 
-def _is_plain_lora(folder: str) -> bool:
+def is_plain_lora(folder: str) -> bool:
+    """Whether a folder holds a LoRA adapter whose product is all that it changes."""
     file = Path(folder) / "adapter_config.json"
     if not file.is_file() or count_virtual_tokens(folder):
         return False

@@ -27,10 +27,6 @@ class ApproachFolder:
         """The kinds of its steps, in order; empty for the base model as it comes."""
         return tuple(str(step["step"]) for step in self.approach["steps"])
 
-    @property
-    def hashes(self) -> tuple[str, ...]:
-        return tuple(str(step["hash"]) for step in self.approach["steps"])
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -124,9 +120,10 @@ def _results(run_dir: Path, approaches: tuple[ApproachFolder, ...]) -> list[Resu
     owners: dict[str, list[str]] = {}
     kinds: dict[str, str] = {}
     for approach in approaches:
-        for step_hash, kind in zip(approach.hashes, approach.kinds, strict=True):
-            owners.setdefault(step_hash, []).append(approach.name)
-            kinds[step_hash] = kind
+        for step in approach.approach["steps"]:
+            for own in (*step.get("parts", ()), step):
+                owners.setdefault(str(own["hash"]), []).append(approach.name)
+                kinds[str(own["hash"])] = str(own["step"])
     return [
         Result(tuple(dict.fromkeys(names)), kinds[step_hash], path.stem, _json(path, run_dir))
         for step_hash, names in owners.items()

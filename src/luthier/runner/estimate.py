@@ -14,10 +14,12 @@ from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
 from luthier.model.load import count_parameters, load_config
 from luthier.runner.describe import data_report, example_counts, seen_elsewhere, text_warnings
+from luthier.runner.merging import PlannedMerge, planned_merges
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.show import prompting_of
 from luthier.settings import closed
 from luthier.steps.adapters import Lora
+from luthier.steps.base import Step
 from luthier.steps.lesson import Lesson, TextLesson
 from luthier.steps.training import TrainingStep
 from luthier.study import Approach, Study
@@ -95,8 +97,11 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
     model = prepared.engine.load(base.model)
     parameters = count_parameters(model)
     speed = measure_answering(model, MAX_ROWS[prepared.device])
+    # Trained weights are kept in float32, those of every value tried.
+    trained_bytes = {name: sum(planned.shape.trainable * 4 for planned in own) for name, own in plans.items()}
+    merges = {name: tuple(planned_merges(name, prepared, trained_bytes)) for name in study.approaches}
     approaches = tuple(
-        _forecast_approach(name, approach, prepared, speed, plans.get(name, ()), speeds)
+        _forecast_approach(name, approach, prepared, speed, plans.get(name, ()), speeds, merges[name])
         for name, approach in study.approaches.items()
     )
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
@@ -117,9 +122,10 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
                 )
             ]
             + [planned.plan.bytes for own in plans.values() for planned in own]
+            + [planned.bytes for own in merges.values() for planned in own]
         ),
-        # Trained weights are kept in float32, those of every value tried.
-        stored_bytes=sum(planned.shape.trainable * 4 for own in plans.values() for planned in own),
+        stored_bytes=sum(trained_bytes.values())
+        + sum(planned.stored_bytes for own in merges.values() for planned in own),
         warnings=tuple(warnings),
     )
 
@@ -140,11 +146,12 @@ class _Training:
 def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_Training]:
     """All trainings of an approach, every value of an open setting one; planned as the step will plan them."""
     engine = prepared.engine
-    for step in approach.steps:
-        for candidate in closed(step):
-            if not isinstance(candidate, TrainingStep):
+    candidates = (one for step in approach.steps for one in closed(step) if isinstance(one, Step))
+    for candidate in candidates:
+        for training in (*candidate.parts(prepared.study.target_name).values(), candidate):
+            if not isinstance(training, TrainingStep):
                 continue
-            for own in (candidate, *candidate.smaller):
+            for own in (training, *training.smaller):
                 lesson, predictor = prepared.lesson(own), prompting_of(prepared, name)
                 sequences = own.sequences(predictor, lesson, engine, prepared.study.seed)
                 shape = own.training_shape(predictor.model, sequences, engine)
@@ -183,6 +190,7 @@ def _forecast_approach(
     speed: AnswerSpeed,
     trainings: tuple[_Training, ...],
     speeds: Mapping[tuple[str, ...], TrainingSpeed],
+    merges: tuple[PlannedMerge, ...],
 ) -> ApproachForecast:
     from luthier.train.timing import forecast_seconds
 
@@ -202,6 +210,7 @@ def _forecast_approach(
 
     seconds = sum(all_answering[own.name].together(len(own.test)) for own in prepared.tasks.values())
     seconds += study.latency_requests * mean(own.alone() for own in judged)
+    seconds += sum(planned.seconds for planned in merges)
     for step in approach.steps:
         values = len(list(closed(step)))
         if values > 1:

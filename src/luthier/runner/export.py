@@ -116,7 +116,7 @@ def _name_of_base(run: OpenRun) -> str:
 def _prompting(run: OpenRun) -> dict[str, Any]:
     """How the model is to be asked: wording, shots, decoding and labels, which are no part of its weights."""
     row = predictor_to_json(run.predictor, run.folder.path)
-    del row["model"]
+    del row["model"], row["routes"], row["task_shots"]
     return {"approach": run.name, "labels": list(run.labels), **row}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from luthier.errors import RunError
 from luthier.progress import Progress
 from luthier.record import predictor_from_json, predictor_to_json
 from luthier.runner.curves import curves
+from luthier.runner.fitted import Fitted, Spent, Stage
 from luthier.runner.folder import (
     RunFolder,
     append_jsonl,
@@ -45,6 +46,7 @@ class Workshop:
     Attributes:
         lesson: Gives what a step learns from.
         target: The task that steps learn from where they name none; `mean` where there are several.
+        others: What the step or the approach may use, by name: approaches that were folded before.
     """
 
     lesson: Callable[[Step], Lesson]
@@ -54,49 +56,7 @@ class Workshop:
     seed: int
     environment: Mapping[str, str]
     progress: Progress
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The model after a step that changed its weights.
-
-    Attributes:
-        step: The step's name, such as `sft`.
-        learned: The tasks that it learned from.
-        key: Hash of all that determines the model.
-    """
-
-    step: str
-    learned: tuple[str, ...]
-    key: str
-    model: ModelRef
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A predictor that came out of steps, with what it took.
-
-    Attributes:
-        key: Hash of all that determines the predictor.
-        train_s: Seconds of training and searching; what was reused counts as when it was computed.
-        search_s: The part spent on settings that were not taken, and on comparing them.
-        loop_s: Seconds of the training loops alone, of the settings taken.
-        stages: The models on the way, the last one included.
-    """
-
-    predictor: Predictor
-    key: str
-    train_s: float = 0.0
-    search_s: float = 0.0
-    loop_s: float = 0.0
-    trained_tokens: int = 0
-    trainable_parameters: int = 0
-    trainable_share: float = 0.0
-    peak_bytes: int = 0
-    stored_bytes: int = 0
-    steps: tuple[Mapping[str, Any], ...] = ()
-    choices: tuple[Mapping[str, Any], ...] = ()
-    stages: tuple[Stage, ...] = ()
+    others: Mapping[str, Fitted] = field(default_factory=dict)
 
 
 def fold(approach: Approach, base: Fitted, shop: Workshop, name: str) -> Fitted:
@@ -113,11 +73,12 @@ def fold(approach: Approach, base: Fitted, shop: Workshop, name: str) -> Fitted:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """A candidate of a step, what it gave, how it did on validation, and what trying it took."""
+    """A candidate of a step, what it gave, how it did on validation, and what trying it took, comparing included."""
 
     step: Step
     after: Fitted
     metrics: Mapping[str, float]
+    validation_s: float
     seconds: float
 
 
@@ -127,7 +88,7 @@ def _search(candidates: list[Step], before: Fitted, start: ModelRef, shop: Works
     for candidate in candidates:
         after = _apply(candidate, before, start, shop, name)
         metrics, seconds = _validated(after, shop.lesson(candidate), shop, f"{name}: trying {_short(candidate)}")
-        tried.append(_Tried(candidate, after, metrics, seconds + after.train_s - before.train_s))
+        tried.append(_Tried(candidate, after, metrics, seconds, seconds + after.train_s - before.train_s))
     best = max(tried, key=lambda t: shop.lesson(t.step).score_of(t.metrics))  # max gives the first of equals
     metric = shop.lesson(best.step).metric_name
     choice = {
@@ -143,61 +104,70 @@ def _search(candidates: list[Step], before: Fitted, start: ModelRef, shop: Works
             for one in tried
         ],
     }
-    search_s = sum(one.seconds for one in tried)
-    return replace(
-        best.after,
-        train_s=before.train_s + search_s,
-        search_s=before.search_s + search_s - (best.after.train_s - before.train_s),
-        peak_bytes=max(one.after.peak_bytes for one in tried),
-        choices=(*best.after.choices, choice),
-    )
+    spent: dict[str, Spent] = {}
+    for one in tried:
+        spent |= {**one.after.spent, f"{one.after.key}/validation": Spent(one.validation_s)}
+    return replace(best.after, spent=spent, choices=(*best.after.choices, choice))
 
 
 def _apply(step: Step, before: Fitted, start: ModelRef, shop: Workshop, name: str) -> Fitted:
     """The step's result, from the folder where it is there already."""
     settings = step.model_dump(mode="json")
     lesson = shop.lesson(step)
+    parts = {part: _apply(own, before, start, shop, f"{name} {part}") for part, own in step.parts(shop.target).items()}
+    others = {**{used: shop.others[used] for used in step.uses}, **parts}
+    shop = replace(shop, others=others)
     # The target's data stand in the base's key.
-    others = {task.name: training_key(task) for task in lesson.tasks if task.name != shop.target}
-    data: dict[str, Any] = {"data": others} if others else {}
-    if isinstance(lesson, TextLesson):
-        data["text"] = text_key(lesson.text)
-    key = key_of(before=before.key, settings=settings, seed=shop.seed, **data)
+    data = {task.name: training_key(task) for task in lesson.tasks if task.name != shop.target}
+    text = text_key(lesson.text) if isinstance(lesson, TextLesson) else ""
+    beside = {"data": data, "text": text, "others": {used: own.key for used, own in others.items()}}
+    key = key_of(before=before.key, settings=settings, seed=shop.seed, **{k: v for k, v in beside.items() if v})
     folder = shop.folder.step(key)
     record = folder / "step.json"
     reused = record.is_file() and _weights_are_there(record, shop)
     if not reused:
         _fit(step, settings, before, start, shop, key, name)
     row = read_json(record)
-    predictor = predictor_from_json(row["predictor"], shop.folder.path)
-    if not _is_inside(predictor.model.base, shop):  # the base may have moved since, its content is what the key holds
-        predictor = replace(predictor, model=replace(predictor.model, base=before.predictor.model.base))
-    learned = tuple(task.name for task in lesson.tasks) if step.learns else ()
+    predictor = _on_base(predictor_from_json(row["predictor"], shop.folder.path), start.base, shop)
+    learned = tuple(task.name for task in lesson.tasks) if step.learns else _learned(others.values())
+    stage = Stage(settings["step"], learned, key, predictor.model, predictor.routes)
+    spent = Spent(**{part: row[part] for part in ("train_s", "loop_s", "trained_tokens", "peak_bytes", "stored_bytes")})
+    done = {
+        "hash": key,
+        "step": settings["step"],
+        "settings": step.described(),
+        "reused": reused,
+        "seconds": row["seconds"],
+    }
+    if parts:
+        done["parts"] = [{**own.steps[-1], "step": f"{own.steps[-1]['step']} {part}"} for part, own in parts.items()]
+    made_of = [before, *others.values()]
     return replace(
         before,
         predictor=predictor,
         key=key,
-        train_s=before.train_s + row["train_s"],
-        loop_s=before.loop_s + row["loop_s"],
-        trained_tokens=before.trained_tokens + row["trained_tokens"],
-        trainable_parameters=row["trainable_parameters"] or before.trainable_parameters,
-        trainable_share=row["trainable_share"] or before.trainable_share,
-        peak_bytes=max(before.peak_bytes, row["peak_bytes"]),
-        stored_bytes=before.stored_bytes + row["stored_bytes"],
-        stages=(
-            (*before.stages, Stage(settings["step"], learned, key, predictor.model)) if step.trains else before.stages
-        ),
-        steps=(
-            *before.steps,
-            {
-                "hash": key,
-                "step": settings["step"],
-                "settings": step.described(),
-                "reused": reused,
-                "seconds": row["seconds"],
-            },
-        ),
+        spent={at: own for fitted in made_of for at, own in fitted.spent.items()} | {key: spent},
+        taken=frozenset().union(*(fitted.taken for fitted in made_of)) | {key},
+        trainable_parameters=row["trainable_parameters"] or max(fitted.trainable_parameters for fitted in made_of),
+        trainable_share=row["trainable_share"] or max(fitted.trainable_share for fitted in made_of),
+        stages=(*before.stages, stage) if step.trains else before.stages,
+        steps=(*before.steps, done),
     )
+
+
+def _learned(others: Iterable[Fitted]) -> tuple[str, ...]:
+    """The tasks that approaches learned from, in whichever step."""
+    return tuple(dict.fromkeys(task for own in others for stage in own.stages for task in stage.learned))
+
+
+def _on_base(predictor: Predictor, base: str, shop: Workshop) -> Predictor:
+    """On the base as it lies now: it may have moved since, its content is what the key holds."""
+
+    def moved(ref: ModelRef) -> ModelRef:
+        return ref if _is_inside(ref.base, shop) else replace(ref, base=base)
+
+    routes = {task: moved(ref) for task, ref in predictor.routes.items()}
+    return replace(predictor, model=moved(predictor.model), routes=routes)
 
 
 def _is_inside(folder: str, shop: Workshop) -> bool:
@@ -206,8 +176,9 @@ def _is_inside(folder: str, shop: Workshop) -> bool:
 
 def _weights_are_there(record: Path, shop: Workshop) -> bool:
     """Whether what the step trained is still in the run folder."""
-    model = predictor_from_json(read_json(record)["predictor"], shop.folder.path).model
-    return all(Path(place).is_dir() for place in (model.base, *model.adapters) if _is_inside(place, shop))
+    models = predictor_from_json(read_json(record)["predictor"], shop.folder.path).models
+    places = {place for model in models for place in (model.base, *model.adapters)}
+    return all(Path(place).is_dir() for place in places if _is_inside(place, shop))
 
 
 def _fit(
@@ -231,6 +202,7 @@ def _fit(
         seed=shop.seed,
         progress=shop.progress,
         log=lambda row: append_jsonl(metrics, row),
+        others={used: own.predictor for used, own in shop.others.items()},
     )
     try:
         outcome = step.fit(before.predictor, context)
@@ -307,5 +279,7 @@ def _clipped(value: object) -> str:
     if isinstance(value, dict) and "kind" in value:
         inner = [f"{k} {v}" for k, v in value.items() if k != "kind"]
         value = f"{value['kind']}: {', '.join(inner)}" if inner else value["kind"]
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
     text = " ".join(str(value).split())
     return text if len(text) <= 40 else text[:39] + "…"

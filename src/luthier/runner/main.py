@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from luthier.evaluate.power import minimum_detectable_difference
 from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
 from luthier.runner.describe import data_report, example_counts, machine, seen_elsewhere, text_warnings
-from luthier.runner.fold import Fitted, Workshop, fold
+from luthier.runner.fitted import Fitted
+from luthier.runner.fold import Workshop, fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
 from luthier.runner.keys import examples_key, key_of, versions
 from luthier.runner.measure import Bench, is_answered, measure, probe, result_of
@@ -114,11 +115,12 @@ def _fit_all(prepared: Prepared, folder: RunFolder, progress: Progress) -> dict[
         environment=prepared.environment,
         progress=progress,
     )
-    fitted = {}
-    for name, approach in prepared.study.approaches.items():
-        fitted[name] = fold(approach, prepared.base(approach.model), shop, name)
+    fitted: dict[str, Fitted] = {}
+    for name in prepared.study.fold_order:
+        approach = prepared.study.approaches[name]
+        fitted[name] = fold(approach, prepared.base(approach.model), replace(shop, others=fitted), name)
         write_json(folder.approach(name) / "predictor.json", predictor_to_json(fitted[name].predictor, folder.path))
-    return fitted
+    return {name: fitted[name] for name in prepared.study.approaches}
 
 
 def _bench(prepared: Prepared, folder: RunFolder, validation_only: bool, progress: Progress) -> Bench:
@@ -284,7 +286,9 @@ def _dropped_shots(prepared: Prepared, folder: RunFolder) -> list[str]:
         rows = read_jsonl(folder.approach(name) / "predictions.jsonl")
         dropped = [row["dropped_shots"] for row in rows if row["dropped_shots"]]
         steps = read_json(folder.approach(name) / "approach.json")["steps"]
-        trained = sum(read_json(folder.step(s["hash"]) / "step.json")["facts"].get("dropped_shots", 0) for s in steps)
+        all_steps = [own for step in steps for own in (step, *step.get("parts", ()))]
+        facts = [read_json(folder.step(own["hash"]) / "step.json")["facts"] for own in all_steps]
+        trained = sum(own.get("dropped_shots", 0) for own in facts)
         if dropped or trained:
             warnings.append(
                 f"{name}: shots that did not fit in the model's window were left out: {sum(dropped)} in {len(dropped)} "

@@ -16,7 +16,7 @@ from luthier.evaluate.metrics import Metric, score
 from luthier.model.device import peak_bytes, reset_peak
 from luthier.progress import Progress
 from luthier.runner.describe import machine
-from luthier.runner.fold import Fitted
+from luthier.runner.fitted import Fitted
 from luthier.runner.folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from luthier.runner.keys import examples_key, key_of, source_key, versions
 from luthier.types import Completion, Cost, Example, Score, Task
@@ -79,8 +79,10 @@ def measure(name: str, fitted: Fitted, bench: Bench) -> None:
 def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
     """Answer all examples with the approach; write `predictions.jsonl`, not scored yet, and `measured.json`."""
     engine = bench.engine
-    engine.load(fitted.predictor.model)
-    _ask(fitted, bench, bench.alone()[0])  # the first call pays for warming up
+    first = bench.alone()[0]
+    model = fitted.predictor.routed(first.prompt.task).model
+    engine.load(model)
+    _ask(fitted, bench, first)  # the first call pays for warming up
     reset_peak(engine.device)
     rows: list[dict[str, Any]] = []
     seconds = 0.0
@@ -106,8 +108,8 @@ def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
             "seconds": seconds,
             "latencies": [],
             "peak_bytes": peak_bytes(engine.device),
-            "window": engine.renderer(fitted.predictor.model).window,
-            "not_on_tree": engine.refusal(fitted.predictor.model),
+            "window": engine.renderer(model).window,
+            "not_on_tree": engine.refusal(model),
         },
     )
 
@@ -219,7 +221,10 @@ def cost_of(name: str, fitted: Fitted, bench: Bench, rows: Sequence[Mapping[str,
 
 
 def probe(fitted: Fitted, model_hash: str, bench: Bench, what: str) -> list[ProbeResult]:
-    """What the approach's model scores on the general probes, from the folder where it is there already."""
+    """What the approach's model scores on the general probes, from the folder where it is there already.
+
+    General text belongs to no task: where tasks have models of their own, it is the one for all others that is probed.
+    """
     file = bench.folder.probe(model_hash)
     if not file.is_file():
         with bench.progress.track(f"{what}: general probes", 1) as advance:

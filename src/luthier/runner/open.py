@@ -27,6 +27,7 @@ class OpenRun:
         name: The approach.
         task_name: The task whose prompts are answered.
         predictor: As it is asked that task.
+        routed: Whether the approach answers other tasks with other models.
         about: The contents of `run.json`.
     """
 
@@ -35,6 +36,7 @@ class OpenRun:
     name: str
     task_name: str
     predictor: Predictor
+    routed: bool
     about: dict[str, Any]
     engine: Engine
 
@@ -82,15 +84,15 @@ def open_run(path: Path | str, approach: str | None = None, task: str | None = N
     if task not in study.tasks:
         raise RunError(f"{folder.path} has no task '{task}' (there are: {', '.join(study.tasks)})")
     predictor = load_predictor(folder.approach(name) / "predictor.json", folder.path)
-    predictor = predictor.serving(task, study.tasks[task].decoding(study.seed), study.target_name)
     _check_models(predictor, folder, study)
+    asked = predictor.serving(task, study.tasks[task].decoding(study.seed), study.target_name)
     root = Path(about["root"])
     engine = Engine(
         about["device"],
         about["precision"],
         lambda name, texts: embed_texts(texts, find_embedder(name, root), about["device"]),
     )
-    return OpenRun(folder, study, name, task, predictor, about, engine)
+    return OpenRun(folder, study, name, task, asked, bool(predictor.routes), about, engine)
 
 
 def _only_target(study: Study, folder: RunFolder) -> str:
@@ -103,7 +105,7 @@ def _only_target(study: Study, folder: RunFolder) -> str:
 
 
 def _check_models(predictor: Predictor, folder: RunFolder, study: Study) -> None:
-    for place in (predictor.model.base, *predictor.model.adapters):
+    for place in (place for model in predictor.models for place in (model.base, *model.adapters)):
         if not Path(place).is_dir():
             raise RunError(
                 f"{place} is gone, which this approach needs. Run the study again "

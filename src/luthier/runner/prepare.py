@@ -16,7 +16,7 @@ from luthier.evaluate.user_metric import is_user_metric
 from luthier.model.device import resolve_device, resolve_precision
 from luthier.model.find import find_embedder, find_model
 from luthier.prompt.wording import check_template
-from luthier.runner.fold import Fitted
+from luthier.runner.fitted import Fitted
 from luthier.runner.keys import key_of, model_key, source_key, training_key, versions
 from luthier.steps import FewShotStep, PretrainStep
 from luthier.steps.base import Step

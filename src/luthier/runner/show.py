@@ -186,7 +186,8 @@ def _chosen(study: Study, approach: str | None) -> str:
 
 def _training_of(study: Study, name: str) -> SftStep | None:
     """The first training of an approach, open settings at their first value."""
-    step = next((s for s in study.approaches[name].steps if isinstance(s, SftStep)), None)
+    steps = (own for s in study.approaches[name].steps for own in (*s.parts(study.target_name).values(), s))
+    step = next((step for step in steps if isinstance(step, SftStep)), None)
     first = None if step is None else next(iter(closed(step)))
     assert first is None or isinstance(first, SftStep)
     return first

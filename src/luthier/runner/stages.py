@@ -10,7 +10,7 @@ from luthier.evaluate.answer import Answer, LogProb, answer_to
 from luthier.evaluate.metrics import METRICS, Metric, score
 from luthier.evaluate.stages import StageResult, stage_matrix
 from luthier.record import predictor_to_json
-from luthier.runner.fold import Fitted, Stage
+from luthier.runner.fitted import Fitted, Stage
 from luthier.runner.folder import read_json, write_json
 from luthier.runner.keys import examples_key, key_of
 from luthier.runner.measure import Bench
@@ -45,7 +45,7 @@ def stage_matrices(
 
 def _measured(name: str, number: int, stage: Stage, predictor: Predictor, bench: Bench, answers: int) -> StageResult:
     """A stage's losses and answers, from the folder where they are there already."""
-    asked = replace(predictor, model=stage.model)
+    asked = replace(predictor, model=stage.model, routes=stage.routes)
     file = bench.folder.stage(_key(stage, predictor, bench, answers))
     if not file.is_file():
         what = f"{name}: {_title(number, stage)}"
@@ -103,7 +103,7 @@ def _scored(metric: Metric, example: Example, text: str, task: Task, logprob: Lo
 
 def _key(stage: Stage, predictor: Predictor, bench: Bench, answers: int) -> str:
     asked = predictor_to_json(predictor, bench.folder.path)
-    del asked["model"]
+    del asked["model"], asked["routes"]
     return key_of(
         model=stage.key,
         asked=asked,

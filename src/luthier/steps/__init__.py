@@ -8,10 +8,24 @@ from pydantic import Field
 
 from luthier.steps.few_shot import FewShotStep
 from luthier.steps.interpolate import InterpolateStep
+from luthier.steps.merge import MergeStep
 from luthier.steps.pretrain import PretrainStep
 from luthier.steps.prompt import PromptStep
+from luthier.steps.route import RouteStep
 from luthier.steps.sft import SftStep
 
-AnyStep = Annotated[PromptStep | FewShotStep | SftStep | PretrainStep | InterpolateStep, Field(discriminator="step")]
+AnyStep = Annotated[
+    PromptStep | FewShotStep | SftStep | PretrainStep | InterpolateStep | MergeStep | RouteStep,
+    Field(discriminator="step"),
+]
 
-__all__ = ["AnyStep", "FewShotStep", "InterpolateStep", "PretrainStep", "PromptStep", "SftStep"]
+__all__ = [
+    "AnyStep",
+    "FewShotStep",
+    "InterpolateStep",
+    "MergeStep",
+    "PretrainStep",
+    "PromptStep",
+    "RouteStep",
+    "SftStep",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +27,7 @@ class StepContext:
         folder: The step's own folder; named results go to `results/`.
         seed: Decides everything that is drawn.
         log: Takes a row of metrics.
+        others: What the approaches that it `uses` and its `parts` came to, by their names.
     """
 
     lesson: Lesson
@@ -36,6 +37,7 @@ class StepContext:
     seed: int
     progress: Progress
     log: Callable[[Mapping[str, float]], None]
+    others: Mapping[str, Predictor] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:
@@ -81,6 +83,41 @@ class Step(Settings):
     def learns_from(self) -> tuple[str, ...]:
         """Names of the tasks that it learns from; none for the target."""
         return ()
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """Names of the approaches whose results it needs."""
+        return ()
+
+    @property
+    def unmergeable(self) -> str:
+        """Why what it makes of a model cannot be merged with another; empty where it can."""
+        return ""
+
+    def parts(self, target: str) -> Mapping[str, Step]:
+        """Steps that are done for it before, each on the predictor that it is given, by a name with a space in it.
+
+        Args:
+            target: The task that steps learn from where they name none.
+        """
+        return {}
+
+    def for_tasks(self, tasks: Sequence[str]) -> Step:
+        """The step with what follows from the names of the study's tasks filled in."""
+        return self
+
+    def check_graph(
+        self, before: Sequence[Step], others: Mapping[str, Sequence[Step]], tasks: Sequence[str], target: str
+    ) -> list[str]:
+        """What is wrong with these settings beside the rest of the study, each beginning with the setting's name.
+
+        Args:
+            before: The approach's steps before this one.
+            others: The steps of the approaches that it uses, by name.
+            tasks: Names of the study's tasks.
+            target: The one that the verdict concerns.
+        """
+        return []
 
     def check(self, task: Task) -> list[str]:
         """What is wrong with these settings for a task that it learns from, one sentence each.

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from luthier.prompt.shots import spread_order
 from luthier.prompt.wording import phrased
-from luthier.settings import Open
+from luthier.settings import Open, closed
 from luthier.steps.adapters import AnyAdapter, Count, Lora, Positive, Share
 from luthier.steps.base import StepContext
 from luthier.steps.learning_curve import CurvePoint, curve_result, measure_curve
@@ -86,6 +86,12 @@ class SftStep(TrainingStep):
         if isinstance(self.data, Mixture) and (self.examples is not None or self.learning_curve):
             raise ValueError("examples and learning_curve are for one task; a mixture has examples of its own")
         return self
+
+    @property
+    def unmergeable(self) -> str:
+        """Virtual tokens are no weights of the model."""
+        virtual = any(step.trained.virtual_tokens for step in closed(self) if isinstance(step, SftStep))
+        return "trains virtual tokens, which are no weights of the model" if virtual else ""
 
     def check(self, task: Task) -> list[str]:
         problems = super().check(task)

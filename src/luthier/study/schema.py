@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from luthier.errors import EvaluationError, StudyError
 from luthier.evaluate.metrics import check_metric_names, validate_metric
 from luthier.evaluate.over_tasks import MEAN
 from luthier.settings import Settings
-from luthier.steps import AnyStep, PretrainStep
+from luthier.steps import AnyStep, PretrainStep, RouteStep
 from luthier.study.explain import explain
 from luthier.study.yaml_lines import Lines, load_yaml
 
@@ -49,6 +50,20 @@ class Approach(Settings):
             steps = tuple({"step": step} if isinstance(step, str) else step for step in value["steps"])
             value = {**value, "steps": steps}
         return value
+
+    @model_validator(mode="after")
+    def _nothing_trains_what_is_routed(self) -> Approach:
+        routed = next((number for number, step in enumerate(self.steps) if isinstance(step, RouteStep)), None)
+        if routed is not None and any(step.trains for step in self.steps[routed + 1 :]):
+            raise ValueError(
+                "behind route stand several models, and no step can change their weights; put such steps before it"
+            )
+        return self
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """Names of the approaches whose results its steps need."""
+        return tuple(dict.fromkeys(name for step in self.steps for name in step.uses))
 
     @property
     def trains(self) -> bool:
@@ -137,6 +152,15 @@ class Study(Settings):
             raise ValueError(f"{', '.join(twice)} stands twice if upper and lower case are not told apart")
         return approaches
 
+    @field_validator("approaches")
+    @classmethod
+    def _steps_know_the_tasks(cls, approaches: dict[str, Approach], info: ValidationInfo) -> dict[str, Approach]:
+        tasks = tuple(info.data.get("tasks", ()))
+        return {
+            name: approach.model_copy(update={"steps": tuple(step.for_tasks(tasks) for step in approach.steps)})
+            for name, approach in approaches.items()
+        }
+
     @field_validator("target")
     @classmethod
     def _targets_are_tasks(
@@ -162,6 +186,37 @@ class Study(Settings):
         return self
 
     @model_validator(mode="after")
+    def _approaches_form_a_graph(self) -> Study:
+        """What steps use must exist, begin at the same model, and be made without them."""
+        for name, approach in self.approaches.items():
+            for number, step in enumerate(approach.steps):
+                at = f"approaches.{name}.{number}"
+                for used in step.uses:
+                    if used not in self.approaches:
+                        raise ValueError(
+                            f"{at}: {used!r} is no approach of this study (there are: {', '.join(self.approaches)})"
+                        )
+                    other = self.approaches[used]
+                    if (other.model or self.model) != (approach.model or self.model):
+                        raise ValueError(
+                            f"{at}: '{used}' begins at another model ({other.model or self.model}) than '{name}' "
+                            f"({approach.model or self.model}); give both the same"
+                        )
+        try:
+            self._sorter().prepare()
+        except CycleError as error:
+            ring = error.args[1][::-1]
+            needs = " needs ".join(map(repr, ring))
+            raise ValueError(f"approaches.{ring[0]}: {needs}; an approach cannot be made of itself") from None
+        for name, approach in self.approaches.items():
+            for number, step in enumerate(approach.steps):
+                others = {used: self.approaches[used].steps for used in step.uses}
+                before = approach.steps[:number]
+                for problem in step.check_graph(before, others, tuple(self.tasks), self.target_name):
+                    raise ValueError(f"approaches.{name}.{number}.{problem}")
+        return self
+
+    @model_validator(mode="after")
     def _steps_learn_from_tasks(self) -> Study:
         for name, approach in self.approaches.items():
             for number, step in enumerate(approach.steps):
@@ -177,10 +232,22 @@ class Study(Settings):
         return self
 
     @property
+    def fold_order(self) -> tuple[str, ...]:
+        """The approaches by name, each behind those that it uses."""
+        return tuple(self._sorter().static_order())
+
+    def _sorter(self) -> TopologicalSorter[str]:
+        return TopologicalSorter({name: approach.uses for name, approach in self.approaches.items()})
+
+    @property
     def learned_tasks(self) -> tuple[str, ...]:
         """Names of the tasks that some step which trains learns from."""
         steps = (
-            step for approach in self.approaches.values() for step in approach.steps if step.trains and step.learns
+            own
+            for approach in self.approaches.values()
+            for step in approach.steps
+            for own in (step, *step.parts(self.target_name).values())
+            if own.trains and own.learns
         )
         return tuple(dict.fromkeys(task for step in steps for task in step.learns_from or self.targets))
 
