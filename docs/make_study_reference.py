@@ -45,6 +45,8 @@ PLACES = {
     "MergeStep": "`step: merge`",
     "RouteStep": "`step: route`",
     "Mixture": "`data` of a step, for several tasks",
+    "Keep": "`keep` of a step",
+    "Replay": "`replay` of a step",
     "Lora": "`adapter: lora` (also `rslora`, `dora`, `pissa`, `loraplus`, `qlora`)",
     "Ia3": "`adapter: ia3`",
     "PromptTuning": "`adapter: prompt-tuning`",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,12 @@ import pytest
 
 from colours import make_task
 from luthier.types import Task
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tiny models gain nothing from a second thread, and threads wait for each other where others use the machine."""
+    if config.option.markexpr != "slow":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from luthier.evaluate import (
     LogProb,
     ProbeResult,
     compare_probes,
+    general_loss,
     general_text,
+    mean_divergence,
     measure_probes,
     minimal_pairs,
     worsening,
@@ -48,6 +50,18 @@ def test_probes_are_scored_by_nats_per_token_and_by_which_sentence_is_likelier()
     assert text.values[0] == pytest.approx(len(first) / len(first.split()))
     assert (pairs.metric, pairs.higher_is_better) == ("accuracy", True)
     assert pairs.values == tuple(float(len(good) < len(bad)) for good, bad in minimal_pairs())
+
+
+def test_the_loss_on_general_text_is_the_probe_s_mean():
+    text, _ = measure_probes(by_length)
+    assert general_loss(by_length) == pytest.approx(sum(text.values) / 40)
+
+
+def test_a_divergence_is_the_mean_over_texts_of_nats_a_token():
+    found = mean_divergence([2.0, 9.0, 1.0], [10, 30, 10], seed=0)
+    assert (found["n"], found["mean"]) == (3, pytest.approx(0.2))
+    assert 0.1 <= found["low"] <= 0.2 <= found["high"] <= 0.3
+    assert mean_divergence([2.0], [10], seed=0) == {"n": 1, "mean": 0.2, "low": None, "high": None}
 
 
 def test_a_model_that_cannot_tell_the_sentences_apart_gets_no_point():

@@ -260,6 +260,10 @@ def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> 
         }
         if "sft" in STEPS[name]:
             row["forgotten"] = _forgotten(name)
+            row["divergence"] = [
+                {"on": "general_text", "learned": False, "n": 40, "mean": 0.0312, "low": 0.0287, "high": 0.0345},
+                {"on": "support-tickets", "learned": True, "n": 100, "mean": 1.25, "low": 1.1, "high": 1.4},
+            ]
         rows.append(row)
     for a, b in combinations(ranked, 2):
         difference = means[a] - means[b]

@@ -35,6 +35,7 @@ def test_card_holds_the_comparison_with_intervals_and_n(run_dir: Path) -> None:
         assert f"{100 * row['low']:.1f} to {100 * row['high']:.1f}%" in body
     assert "200 test examples" in body
     assert "What it forgot" in body
+    assert "| general_text | 40 | 0.0312 | 0.0287 to 0.0345 |" in body
     assert "one test set" in body
 
 

@@ -45,6 +45,13 @@ def test_wide_table_shows_all_costs(comparison: dict[str, Any]) -> None:
         assert text in printed
 
 
+def test_how_far_predictions_moved_stands_below_the_table(comparison: dict[str, Any]) -> None:
+    printed = " ".join(_printed(comparison, 120).split())
+    assert "predictions moved on general text, KL in nats a token: " in printed
+    assert "full 0.0312" in printed
+    assert "zero-shot 0" not in printed
+
+
 def test_unscored_answers_are_counted(comparison: dict[str, Any]) -> None:
     assert "zero-shot: 1 answer could not be scored." in _printed(comparison, 80)
 

@@ -108,6 +108,12 @@ def test_report_shows_intervals_tests_and_openings(page: Page) -> None:
         assert text in page.text
 
 
+def test_report_shows_how_far_predictions_moved(page: Page) -> None:
+    assert "How far predictions moved" in page.text
+    for text in ("general text", "0.0312", "0.0287 to 0.0345, n = 40", "1.1 to 1.4, n = 100, learned"):
+        assert text in page.text
+
+
 def test_report_draws_results_by_kind(page: Page) -> None:
     for text in ("Loss while training", "nats per token", "How far each weight matrix moved", "gate_proj"):
         assert text in page.text

@@ -15,7 +15,7 @@ from importlib.resources import files
 
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import SummedLogProb
-from luthier.evaluate.statistics import paired_difference
+from luthier.evaluate.statistics import bootstrap_interval, paired_difference
 
 TotalLogProb = Callable[[Sequence[str]], Sequence[SummedLogProb]]
 """The summed log-probability of each raw text under a model, and the number of tokens it was summed over."""
@@ -51,6 +51,16 @@ def _read(name: str) -> str:
     return (files("luthier.evaluate") / "probes" / name).read_text(encoding="utf-8")
 
 
+def general_loss(total_logprob: TotalLogProb) -> float:
+    """The loss on general text alone, the mean over its texts of their nats a token.
+
+    Raises:
+        EvaluationError: A log-probability is missing, not finite, or greater than 0.
+    """
+    losses = _losses(total_logprob)
+    return sum(losses) / len(losses)
+
+
 def measure_probes(total_logprob: TotalLogProb) -> list[ProbeResult]:
     """Score a model on all probes.
 
@@ -60,10 +70,8 @@ def measure_probes(total_logprob: TotalLogProb) -> list[ProbeResult]:
     Raises:
         EvaluationError: A log-probability is missing, not finite, or greater than 0.
     """
-    texts, pairs = general_text(), minimal_pairs()
-    text_logprobs = _checked(total_logprob, texts)
+    losses, pairs = _losses(total_logprob), minimal_pairs()
     pair_logprobs = _checked(total_logprob, [sentence for pair in pairs for sentence in pair])
-    losses = tuple(-logprob.nats / logprob.tokens for logprob in text_logprobs)
     prefers_good = tuple(
         float(good.nats > bad.nats) for good, bad in zip(pair_logprobs[::2], pair_logprobs[1::2], strict=True)
     )
@@ -71,6 +79,11 @@ def measure_probes(total_logprob: TotalLogProb) -> list[ProbeResult]:
         ProbeResult("general_text", "loss", False, losses),
         ProbeResult("minimal_pairs", "accuracy", True, prefers_good),
     ]
+
+
+def _losses(total_logprob: TotalLogProb) -> tuple[float, ...]:
+    """Of each general text its nats a token."""
+    return tuple(-logprob.nats / logprob.tokens for logprob in _checked(total_logprob, general_text()))
 
 
 def _checked(total_logprob: TotalLogProb, texts: Sequence[str]) -> list[SummedLogProb]:
@@ -113,6 +126,20 @@ def _change(before: ProbeResult, after: ProbeResult, seed: int) -> dict[str, obj
         "low": change.low,
         "high": change.high,
     }
+
+
+def mean_divergence(nats: Sequence[float], tokens: Sequence[int], seed: int) -> dict[str, object]:
+    """The mean over texts of the divergence a token between two models, with its 95% interval over texts.
+
+    All texts weigh the same, as in the loss on general text. It is no probe: it has no before, and no limit on it.
+
+    Args:
+        nats: Of each text, the summed divergence KL(before‖after).
+        tokens: Of each text, the tokens that it was summed over; at least 1.
+    """
+    found = bootstrap_interval([own / count for own, count in zip(nats, tokens, strict=True)], seed)
+    low, high = (end if math.isfinite(end) else None for end in (found.low, found.high))
+    return {"n": found.n, "mean": found.mean, "low": low, "high": high}
 
 
 def worsening(change: Mapping[str, object]) -> float:

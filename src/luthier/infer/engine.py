@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from luthier.infer.choose import label_logprobs
+from luthier.infer.divergence import Divergence, Predictions, divergences, predictions
 from luthier.infer.generate import generate
 from luthier.infer.logprobs import LogProb, sequence_logprobs
 from luthier.model.device import autocast
@@ -20,7 +22,7 @@ from luthier.prompt.render import RenderedPrompt, Renderer, TrainingSequence
 from luthier.prompt.shots import ShotSelector
 from luthier.prompt.wording import worded
 from luthier.tree.logprobs import base_of
-from luthier.types import Completion, Example, ModelRef, Predictor, Prompt, Shots
+from luthier.types import Completion, Decoding, Example, ModelRef, Predictor, Prompt, Shots
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,6 +138,22 @@ class Engine:
             for r, row in zip(rendered, sums, strict=True)
         ]
 
+    def questions(
+        self, ref: ModelRef, count: int, decoding: Decoding, *, advance: Advance = lambda done: None
+    ) -> list[str]:
+        """Questions that the model writes itself after the opening of a user's turn (Xu et al. 2024, "Magpie")."""
+        turn = self.renderer(ref).question()
+        with self._running(ref, None) as running:
+            found = generate(
+                running,
+                [turn.opening] * count,
+                tokenizer=self.renderer(ref).tokenizer,
+                end_ids=turn.end_ids,
+                decoding=replace(decoding, stop=(*decoding.stop, *turn.stop)),
+                advance=advance,
+            )
+        return [own.text for own in found]
+
     def reference_logprobs(
         self,
         predictor: Predictor,
@@ -148,9 +166,7 @@ class Engine:
         if not examples:
             return []
         assert not predictor.routes, "which model answers is settled by Predictor.asked"
-        renderer = self._renderer(predictor.model, model)
-        shots = self.select_shots(predictor, [e.prompt for e in examples])
-        sequences = [renderer.training(e, predictor.wording, own) for e, own in zip(examples, shots, strict=True)]
+        sequences = self._references(predictor, examples, self._renderer(predictor.model, model))
         return self._trained_logprobs(predictor.model, sequences, model, advance)
 
     def block_logprobs(
@@ -189,19 +205,51 @@ class Engine:
         Args:
             model: A model in training to use in place of the predictor's own.
         """
-        renderer = self._renderer(ref, model)
-        before = renderer.before
-        ids = [
-            (before + tuple(renderer.tokenizer(text, add_special_tokens=True)["input_ids"]))[: renderer.window]
-            for text in texts
-        ]
+        sequences = _texts(texts, self._renderer(ref, model))
         with self._running(ref, model) as running:
             return sequence_logprobs(
                 running,
-                ids,
-                [[i > len(before) for i in range(len(own))] for own in ids],
+                [s.ids for s in sequences],
+                [s.trained for s in sequences],
                 advance=advance,
             )
+
+    def reference_sequences(self, predictor: Predictor, examples: Sequence[Example]) -> list[TrainingSequence]:
+        """Examples with their completions as the predictor asks for them, without virtual tokens, for `predictions`."""
+        renderer = self.renderer(predictor.model)
+        found = self._references(predictor, examples, renderer)
+        return [_without_beginning(sequence, len(renderer.before)) for sequence in found]
+
+    def text_sequences(self, ref: ModelRef, texts: Sequence[str]) -> list[TrainingSequence]:
+        """Raw texts whose tokens but the first count, without virtual tokens, for `predictions`."""
+        renderer = self.renderer(ref)
+        return [_without_beginning(sequence, len(renderer.before)) for sequence in _texts(texts, renderer)]
+
+    def predictions(
+        self, ref: ModelRef, sequences: Sequence[TrainingSequence], *, advance: Advance = lambda done: None
+    ) -> Predictions:
+        """What a model predicts at the counted tokens of sequences, behind its own virtual tokens if it has any."""
+        before = self.renderer(ref).before
+        with self._running(ref, None) as running:
+            return predictions(
+                running,
+                [before + s.ids for s in sequences],
+                [(False,) * len(before) + s.trained for s in sequences],
+                advance=advance,
+            )
+
+    def divergences(self, before: Predictions, after: Predictions) -> list[Divergence]:
+        """For each sequence how far the second model's predictions lie from the first's: KL(before‖after)."""
+        import torch
+
+        with torch.inference_mode():
+            return divergences(before, after)
+
+    def _references(
+        self, predictor: Predictor, examples: Sequence[Example], renderer: Renderer
+    ) -> list[TrainingSequence]:
+        shots = self.select_shots(predictor, [e.prompt for e in examples])
+        return [renderer.training(e, predictor.wording, own) for e, own in zip(examples, shots, strict=True)]
 
     def load(self, ref: ModelRef) -> Any:
         """The predictor's model, from memory where it is the last one used."""
@@ -241,6 +289,19 @@ class Engine:
                 yield model
         finally:
             model.train(was_training)
+
+
+def _texts(texts: Sequence[str], renderer: Renderer) -> list[TrainingSequence]:
+    before, found = len(renderer.before), []
+    for text in texts:
+        ids = renderer.before + tuple(renderer.tokenizer(text, add_special_tokens=True)["input_ids"])
+        ids = ids[: renderer.window]
+        found.append(TrainingSequence(text, ids, tuple(i > before for i in range(len(ids)))))
+    return found
+
+
+def _without_beginning(sequence: TrainingSequence, count: int) -> TrainingSequence:
+    return replace(sequence, ids=sequence.ids[count:], trained=sequence.trained[count:])
 
 
 def _chosen(

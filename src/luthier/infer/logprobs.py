@@ -38,7 +38,7 @@ def sequence_logprobs(
     results: dict[int, LogProb] = {}
     padded = bool(refusal(model))
     budget = BATCH_TOKENS[model.get_input_embeddings().weight.device.type]
-    for members in _groups(sequences, counted, budget, padded=padded):
+    for members in groups(sequences, counted, budget, padded=padded):
         own = [sequences[i] for i in members]
         tree = build_tree(own, [[float(c) for c in counted[i]] for i in members])
         if len(tree):
@@ -52,7 +52,7 @@ def sequence_logprobs(
     return [results[i] for i in range(len(sequences))]
 
 
-def _groups(
+def groups(
     sequences: Sequence[Sequence[int]], counted: Sequence[Sequence[bool]], budget: int, *, padded: bool
 ) -> Iterator[list[int]]:
     """Sequences that go through the model together: neighbours in order, which share most, or those of a length."""

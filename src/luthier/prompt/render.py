@@ -42,6 +42,15 @@ class TrainingSequence:
     dropped_shots: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class UserTurn:
+    """What stands before a user's question, and what ends it: a token, or, in templates of plain text, a string."""
+
+    opening: tuple[int, ...]
+    end_ids: frozenset[int]
+    stop: tuple[str, ...]
+
+
 class Renderer:
     """Renders prompts and answers for one tokenizer and one window.
 
@@ -94,6 +103,25 @@ class Renderer:
         ends = self.end_ids
         end = next((i for i, token in enumerate(ids) if token in ends and i > 0), None)
         return ids[: end + 1] if end is not None else (*ids, self._end_of_turn)
+
+    def question(self) -> UserTurn:
+        """The user's turn as the template opens and ends it, for a model that is to write the question itself.
+
+        Raises:
+            ModelError: The template leaves no place for a question.
+        """
+        mark = "\u241f"
+        before, found, behind = self._text((Message("user", mark),), opening=True).partition(mark)
+        if not found:
+            raise ModelError("the model's chat template does not show what the user says, so it can write no question.")
+        special = set(self.tokenizer.all_special_ids) | set(getattr(self.tokenizer, "added_tokens_decoder", {}))
+        end = next((token for token in self._encode(behind) if token in special), None)
+        first = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
+        return UserTurn(
+            opening=self.before + (self._encode(before) or (int(first),)),
+            end_ids=self.end_ids if end is None else self.end_ids | {int(end)},
+            stop=() if end is not None or not behind else (behind,),
+        )
 
     def training(
         self, example: Example, wording: Wording, shots: Sequence[Example], *, loss_on: str = "completion"

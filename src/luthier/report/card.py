@@ -139,6 +139,22 @@ def _forgetting(row: Record) -> Iterator[str]:
                 ]
             )
         yield from _table(head, rows)
+    if row.get("divergence"):
+        yield ""
+        yield "How far its predictions moved: KL divergence from those of the model before training, in nats a token."
+        yield ""
+        yield from _table(
+            ["on", "n", "mean", "95% interval"],
+            [
+                [
+                    _cell(one["on"]),
+                    str(one["n"]),
+                    units.plain(one["mean"]),
+                    units.ScoreUnit(share=False).interval(one["low"], one["high"]),
+                ]
+                for one in row["divergence"]
+            ],
+        )
 
 
 def _data(folder: RunFolder) -> Iterator[str]:

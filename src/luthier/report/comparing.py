@@ -143,6 +143,33 @@ def _forgotten_cell(probe: Mapping[str, Any]) -> Values:
     }
 
 
+def divergences(folder: RunFolder, looks: Looks) -> Values | None:
+    """How far the predictions of each trained approach moved, by what they were compared on."""
+    rows = [row for row in folder.comparison["approaches"] if row.get("divergence")]
+    columns = list(dict.fromkeys(one["on"] for row in rows for one in row["divergence"]))
+    if not rows:
+        return None
+    return {
+        "columns": [column.replace("_", " ") for column in columns],
+        "rows": [{"look": looks[row["name"]], "cells": _divergence_cells(row, columns)} for row in rows],
+    }
+
+
+def _divergence_cells(row: Mapping[str, Any], columns: list[str]) -> list[Values | None]:
+    found = {one["on"]: one for one in row["divergence"]}
+    return [
+        {
+            "mean": units.plain(one["mean"]),
+            "interval": ScoreUnit(share=False).interval(one["low"], one["high"]),
+            "n": one["n"],
+            "learned": one["learned"],
+        }
+        if (one := found.get(column))
+        else None
+        for column in columns
+    ]
+
+
 def probe_unit(probe: Mapping[str, Any]) -> ScoreUnit:
     return score_unit(str(probe["metric"]), probe["before"], probe["after"])
 

@@ -90,6 +90,11 @@ def _notes(comparison: Mapping[str, Any], kept: list[_Column]) -> Iterator[str]:
         probes = dict.fromkeys(p["probe"] for row in comparison["approaches"] for p in row.get("forgotten") or ())
         if len(probes) > 1:
             yield f"  forgotten: the probe that got worst, of {', '.join(probes)}."
+    moved = {row["name"]: row["divergence"][0] for row in comparison["approaches"] if row.get("divergence")}
+    if moved:
+        on = next(iter(moved.values()))["on"].replace("_", " ")
+        shown = ", ".join(f"{name} {units.plain(one['mean'])}" for name, one in moved.items())
+        yield f"  predictions moved on {on}, KL in nats a token: {shown}."
 
 
 def _columns(comparison: Mapping[str, Any], bar: int, ascii_only: bool) -> Iterator[_Column]:

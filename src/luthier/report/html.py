@@ -86,6 +86,7 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         costs=comparing.every_cost(folder, known),
         cost_picture=comparing.cost_picture(folder, known),
         forgetting=comparing.forgetting_pictures(folder, known),
+        divergence=comparing.divergences(folder, known),
         stages=stage_pictures(folder, known),
         by_task=task_by_task(folder, known),
         pairs=comparing.pairs(folder, known),

@@ -7,11 +7,17 @@ from typing import Any
 
 
 def curves(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """Named results of kind `series`: the losses in one picture, every other validation metric in one of its own."""
+    """Named results of kind `series`: the losses in one picture, everything else that is drawn in one of its own.
+
+    That is every other validation metric, and the divergence from the model before training where it was held down.
+    """
     found = {}
     losses = [_line(rows, key, name) for key, name in (("train/loss", "training"), ("validation/loss", "validation"))]
     if any(line["x"] for line in losses):
         found["loss"] = _series("Loss", "nats a token", [line for line in losses if line["x"]])
+    if any("train/kl" in row for row in rows):
+        title = "Divergence from the model before training"
+        found["kl"] = _series(title, "nats a token", [_line(rows, "train/kl", "training")])
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith("validation/"))
     for key in keys:
         name = key.removeprefix("validation/")

@@ -14,6 +14,7 @@ from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
 from luthier.model.load import count_parameters, load_config
 from luthier.runner.describe import data_report, example_counts, seen_elsewhere, text_warnings
+from luthier.runner.divergence import EXAMPLES
 from luthier.runner.merging import PlannedMerge, planned_merges
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.show import prompting_of
@@ -21,6 +22,7 @@ from luthier.settings import closed
 from luthier.steps.adapters import Lora
 from luthier.steps.base import Step
 from luthier.steps.lesson import Lesson, TextLesson
+from luthier.steps.replay import Replay
 from luthier.steps.training import TrainingStep
 from luthier.study import Approach, Study
 from luthier.tree.build import build_tree
@@ -40,6 +42,8 @@ _SAMPLE = 48
 _LONGER_ANSWERS = 1.2
 # About the tokens of the general probes.
 _PROBE_TOKENS = 8000
+# About those of them that are general text.
+_TEXT_TOKENS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +165,15 @@ def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_T
 
 
 def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, ...], _Training]:
-    """One training of each kind whose speed differs: what is trained, of which model, on what."""
+    """One training of each kind whose speed differs: what is trained, of which model, on what, and what holds it."""
     return {_kind(planned): planned for own in plans.values() for planned in own}
 
 
 def _kind(planned: _Training) -> tuple[str, ...]:
     adapter = planned.step.trained
     variant = adapter.dora if isinstance(adapter, Lora) else getattr(adapter, "type", "")
-    return type(adapter).__name__, str(variant), planned.predictor.model.base, planned.step.step
+    step = planned.step
+    return type(adapter).__name__, str(variant), str(step.held), planned.predictor.model.base, step.step
 
 
 def _training_speed(planned: _Training, prepared: Prepared) -> TrainingSpeed:
@@ -177,8 +182,9 @@ def _training_speed(planned: _Training, prepared: Prepared) -> TrainingSpeed:
     engine = prepared.engine
     engine.release()
     model = planned.step.trainable_model(planned.predictor.model, engine, prepared.study.seed)
-    found = training_speed(model, planned.sequences, planned.settings)
-    del model
+    pull = planned.step.pull(model, planned.predictor.model, engine)
+    found = training_speed(model, planned.sequences, planned.settings, pull)
+    del model, pull
     engine.release()
     return found
 
@@ -218,8 +224,13 @@ def _forecast_approach(
     for planned in trainings:
         seconds += forecast_seconds(speeds[_kind(planned)], planned.sequences, planned.settings)
         seconds += planned.step.evaluations * validating(planned.lesson)
+        if planned.step.replays is not None:
+            seconds += _writing(planned.step.replays, all_answering, prepared, speed)
     if approach.trains and study.forgetting.probe:
         seconds += _PROBE_TOKENS * (speed.token_s + speed.head_s)
+        # How far predictions moved: with the model before and with the one after.
+        seconds += 2 * _TEXT_TOKENS * (speed.token_s + speed.head_s)
+        seconds += 2 * sum(own.comparing(min(EXAMPLES, len(own.task.test))) for own in all_answering.values())
     return ApproachForecast(name, mean(own.prompt_tokens for own in judged), seconds)
 
 
@@ -238,6 +249,14 @@ def _held_out_tokens(lesson: TextLesson, prepared: Prepared) -> int:
     renderer = prepared.engine.renderer(prepared.base().predictor.model)
     blocks = (renderer.blocks(document.text, "", lesson.block_tokens) for document in lesson.documents.held)
     return sum(len(block.ids) for own in blocks for block in own)
+
+
+def _writing(replay: Replay, answering: Mapping[str, _Answering], prepared: Prepared, speed: AnswerSpeed) -> float:
+    """Seconds until the model has written what it will learn along."""
+    if replay.task is not None:
+        return answering[replay.task].together(min(replay.examples, len(prepared.tasks[replay.task].train)))
+    batches = ceil(replay.examples / MAX_ROWS[prepared.device])
+    return 2 * batches * replay.decoding(None, 0).max_new_tokens * speed.batch_s  # prompts, then answers
 
 
 def _answering(predictor: Predictor, task: Task, prepared: Prepared, speed: AnswerSpeed, trained: bool) -> _Answering:
@@ -259,6 +278,7 @@ class _Answering:
         *,
         trained: bool,
     ) -> None:
+        self.task = task
         ids = [r.ids for r in rendered]
         trunk = find_trunk(ids)
         renderer = engine.renderer(predictor.model)
@@ -268,10 +288,11 @@ class _Answering:
         self.prompt_tokens = sum(map(len, ids)) / len(ids)
         self._generates = predictor.decoding.answer == "generate"
         messages = rendered[0].messages
+        wanted = [len(renderer.completion(messages, e.completion)) for e in task.train[: 4 * _SAMPLE]]
+        self._wanted = sum(wanted) / len(wanted)
         if self._generates:
-            wanted = [len(renderer.completion(messages, e.completion)) for e in task.train[: 4 * _SAMPLE]]
             most = predictor.decoding.max_new_tokens
-            self._steps = min(most, _LONGER_ANSWERS * sum(wanted) / len(wanted)) if trained else most
+            self._steps = min(most, _LONGER_ANSWERS * self._wanted) if trained else most
         else:
             labels = [renderer.completion(messages, label) for label in task.labels]
             tree = build_tree([(0, *label) for label in labels], [[0.0] + [1.0] * len(label) for label in labels])
@@ -284,6 +305,11 @@ class _Answering:
             batches = ceil(prompts / self._rows)
             return seconds + prompts * self._speed.head_s + self._steps * batches * self._speed.batch_s
         return seconds + prompts * (self._below * self._speed.token_s + self._heads * self._speed.head_s)
+
+    def comparing(self, prompts: int) -> float:
+        """Seconds for the predictions of the references to so many prompts."""
+        tokens = self._shared + prompts * (self._own + self._wanted)
+        return tokens * self._speed.token_s + prompts * self._wanted * self._speed.head_s
 
     def alone(self) -> float:
         """Seconds for one prompt by itself."""

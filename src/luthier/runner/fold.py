@@ -118,7 +118,8 @@ def _apply(step: Step, before: Fitted, start: ModelRef, shop: Workshop, name: st
     others = {**{used: shop.others[used] for used in step.uses}, **parts}
     shop = replace(shop, others=others)
     # The target's data stand in the base's key.
-    data = {task.name: training_key(task) for task in lesson.tasks if task.name != shop.target}
+    seen = (*lesson.tasks, *lesson.rehearsed)
+    data = {task.name: training_key(task) for task in seen if task.name != shop.target}
     text = text_key(lesson.text) if isinstance(lesson, TextLesson) else ""
     beside = {"data": data, "text": text, "others": {used: own.key for used, own in others.items()}}
     key = key_of(before=before.key, settings=settings, seed=shop.seed, **{k: v for k, v in beside.items() if v})

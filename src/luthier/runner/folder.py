@@ -55,6 +55,9 @@ class RunFolder:
     def probe(self, key: str) -> Path:
         return self.path / "probes" / f"{key}.json"
 
+    def divergence(self, key: str) -> Path:
+        return self.path / "divergence" / f"{key}.json"
+
     def stage(self, key: str) -> Path:
         return self.path / "stages" / f"{key}.json"
 
@@ -80,7 +83,7 @@ class RunFolder:
 
     def settle_leftovers(self) -> None:
         """Remove what an interrupted write left behind."""
-        for part in (".", "approaches/*", "steps/*", "steps/*/results", "probes", "stages"):
+        for part in (".", "approaches/*", "steps/*", "steps/*/results", "probes", "divergence", "stages"):
             for leftover in self.path.glob(f"{part}/*.writing"):
                 if leftover.is_file():
                     leftover.unlink()

@@ -19,6 +19,7 @@ from luthier.evaluate.power import minimum_detectable_difference
 from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
 from luthier.runner.describe import data_report, example_counts, machine, seen_elsewhere, text_warnings
+from luthier.runner.divergence import measure_divergence
 from luthier.runner.fitted import Fitted
 from luthier.runner.fold import Workshop, fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
@@ -176,6 +177,13 @@ def _compare(
         for name, own in fitted.items()
         if has_stages(own, bench)
     }
+    if study.forgetting.probe:
+        bases = {name: prepared.base(study.approaches[name].model) for name in fitted}
+        # After all answers: what is kept meanwhile would count to their peak of memory.
+        moved = measure_divergence(fitted, bases, bench, study.seed)
+        for row in comparison["approaches"]:
+            if row["name"] in moved:
+                row["divergence"] = moved[row["name"]]
     costs = {row["name"]: row["cost"] for row in comparison["approaches"]}
     for name, own in fitted.items():
         write_json(

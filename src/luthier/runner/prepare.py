@@ -60,8 +60,12 @@ class Prepared:
         if isinstance(step, PretrainStep):
             return step.lesson(self.texts[step.text], self.study.target_name, self.study.seed)
         names = step.learns_from or self.study.targets
-        tasks = tuple(replace(self.tasks[name], test=()) for name in names)
-        return Lesson(tasks, tuple(self.metrics[name][0] for name in names), self.study.target_name)
+        tasks, rehearsed = (
+            tuple(replace(self.tasks[name], test=()) for name in own) for own in (names, step.rehearses)
+        )
+        return Lesson(
+            tasks, tuple(self.metrics[name][0] for name in names), self.study.target_name, rehearsed=rehearsed
+        )
 
     def base(self, model: str | None = None) -> Fitted:
         """The base predictor of the study, or of an approach with a model of its own."""

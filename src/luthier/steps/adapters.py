@@ -31,6 +31,11 @@ class Adapter(Settings):
         """Virtual tokens that the adapter puts before every sequence."""
         return 0
 
+    @property
+    def leaves_the_start(self) -> bool:
+        """Whether the model without the adapter is the model that training began from."""
+        return False
+
     def model_post_init(self, context: Any) -> None:
         """The kind counts as given, so that what is dumped of the settings given can be read again."""
         self.__pydantic_fields_set__.add("kind")
@@ -119,6 +124,10 @@ class Lora(Adapter):
             raise ValueError("init: pissa and dora cannot be saved together as one adapter; leave one of them out")
         return self
 
+    @property
+    def leaves_the_start(self) -> bool:
+        return self.init == "zero"
+
     def described(self) -> dict[str, Any]:
         return super().described() | {"alpha": self._alpha}
 
@@ -170,6 +179,10 @@ class Ia3(Adapter):
 
     kind: Literal["ia3"] = "ia3"
 
+    @property
+    def leaves_the_start(self) -> bool:
+        return True
+
     def attach(self, model: Any, seed: int, tokenize: Tokenize) -> Any:
         from luthier.model.adapter import add_ia3
 
@@ -195,6 +208,10 @@ class PromptTuning(Adapter):
     @property
     def virtual_tokens(self) -> int:
         return int(given(self.tokens))
+
+    @property
+    def leaves_the_start(self) -> bool:
+        return True
 
     def attach(self, model: Any, seed: int, tokenize: Tokenize) -> Any:
         from luthier.model.virtual import add_virtual_tokens

@@ -90,6 +90,11 @@ class Step(Settings):
         return ()
 
     @property
+    def rehearses(self) -> tuple[str, ...]:
+        """Names of tasks whose training prompts it uses, without learning from their answers."""
+        return ()
+
+    @property
     def unmergeable(self) -> str:
         """Why what it makes of a model cannot be merged with another; empty where it can."""
         return ""

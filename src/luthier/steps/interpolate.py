@@ -23,7 +23,7 @@ class InterpolateStep(Step):
     """Go back a part of the way to the model before training, to keep more of what it could do.
 
     Every weight becomes a mean of the two models' (WiSE-FT, Wortsman et al. 2022); of LoRA this is its update scaled.
-    What is gained and what is forgotten at each point is measured on validation and on the general probes, and drawn.
+    What is gained and what is forgotten at each point is measured on validation and on general text, and drawn.
     """
 
     trains: ClassVar[bool] = True
@@ -82,14 +82,12 @@ class InterpolateStep(Step):
         )
 
     def _measured(self, blend: Blend, place: float, predictor: Predictor, context: StepContext) -> _Point:
-        from luthier.evaluate.forgetting import measure_probes
+        from luthier.evaluate.forgetting import general_loss
 
         blend.move(place)
         engine = context.engine
-        probes = measure_probes(lambda texts: engine.text_logprobs(predictor.model, texts, model=blend.model))
-        general = next(probe for probe in probes if probe.metric == "loss")
-        found = context.lesson.validate(engine, predictor, model=blend.model)
-        return _Point(place, found, sum(general.values) / len(general.values))
+        general = general_loss(lambda texts: engine.text_logprobs(predictor.model, texts, model=blend.model))
+        return _Point(place, context.lesson.validate(engine, predictor, model=blend.model), general)
 
     def _taken(self, curve: Sequence[_Point], context: StepContext) -> _Point:
         if self.at != "best":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.text import Halves, Text, halves
@@ -25,11 +25,14 @@ class Lesson:
         tasks: Without their test splits; at least one.
         metrics: The deciding metric of each.
         target: The task that the predictor's wording, shots and decoding are made for; `mean` for none alone.
+        rehearsed: Tasks whose training prompts the step uses without learning from their answers; without their test
+            splits.
     """
 
     tasks: tuple[Task, ...]
     metrics: tuple[Metric, ...]
     target: str
+    rehearsed: tuple[Task, ...] = field(default=(), kw_only=True)
 
     @property
     def task(self) -> Task:

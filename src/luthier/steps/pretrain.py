@@ -17,6 +17,7 @@ from luthier.types import Predictor
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
     from luthier.prompt.render import TrainingSequence
+    from luthier.steps.replay import Written
 
 
 class PretrainStep(TrainingStep):
@@ -69,7 +70,9 @@ class PretrainStep(TrainingStep):
         """What it learns from, once the text is read."""
         return TextLesson((), (), target, text, self.block_tokens, self.held_out, seed)
 
-    def sequences(self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int) -> list[TrainingSequence]:
+    def sequences(
+        self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
+    ) -> list[TrainingSequence]:
         """The blocks of the documents to learn from."""
         assert isinstance(lesson, TextLesson)
         renderer = self.training_renderer(predictor.model, engine)

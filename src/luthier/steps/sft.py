@@ -14,9 +14,11 @@ from luthier.prompt.wording import phrased
 from luthier.settings import Open, closed
 from luthier.steps.adapters import AnyAdapter, Count, Lora, Positive, Share
 from luthier.steps.base import StepContext
+from luthier.steps.keep import AnyKeep, Keep
 from luthier.steps.learning_curve import CurvePoint, curve_result, measure_curve
 from luthier.steps.lesson import Lesson
 from luthier.steps.mixture import Mixture, drawn
+from luthier.steps.replay import Replay, Written
 from luthier.steps.training import TrainingStep
 from luthier.types import Example, Predictor, Task
 
@@ -69,6 +71,11 @@ class SftStep(TrainingStep):
     """Evaluations without a gain after which training stops; 0 trains to the end."""
     loss_on: Literal["completion", "all"] = "completion"
     """Tokens that the loss counts: those of the answer, or the prompt's as well."""
+    keep: AnyKeep | None = None
+    """What holds the model near the one before this step, against forgetting: the weight of a divergence between their
+    predictions, such as `0.1`, or a mapping of settings. Default: nothing does."""
+    replay: Replay | None = None
+    """Examples that the model writes before this step and learns along, against forgetting. Default: none."""
     compile: bool = False
     """Compile the model's layers (torch.compile) in place of the engine's own fused functions: the first steps take a
     minute or more, whether later ones get faster depends on the machine. Needs a C++ compiler."""
@@ -80,6 +87,18 @@ class SftStep(TrainingStep):
         if isinstance(self.data, Mixture):
             return self.data.tasks or ()
         return () if self.data is None else (self.data,)
+
+    @property
+    def rehearses(self) -> tuple[str, ...]:
+        return () if self.replay is None or self.replay.task is None else (self.replay.task,)
+
+    @property
+    def held(self) -> Keep | None:
+        return self.keep
+
+    @property
+    def replays(self) -> Replay | None:
+        return self.replay
 
     @model_validator(mode="after")
     def _a_mixture_counts_for_itself(self) -> SftStep:
@@ -121,9 +140,20 @@ class SftStep(TrainingStep):
             self.model_copy(update={"examples": count, "learning_curve": ()}) for count in sorted(self.learning_curve)
         )
 
-    def sequences(self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int) -> list[TrainingSequence]:
-        """What one pass over the training examples learns, as the predictor renders it."""
-        return self.rendered(predictor, self.taught(lesson, seed), lesson.target, engine)
+    def sequences(
+        self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
+    ) -> list[TrainingSequence]:
+        """What one pass over the training examples learns, as the predictor renders it, what is replayed last.
+
+        Args:
+            written: What the model wrote to be replayed; before that is known, examples of about its size stand in.
+        """
+        found = self.rendered(predictor, self.taught(lesson, seed), lesson.target, engine)
+        if self.replay is None:
+            return found
+        replayed = self.replay.stand_ins(lesson, seed) if written is None else written.taught
+        more = self.rendered(predictor, replayed, lesson.target, engine)
+        return found + (more if written is None else written.without_false_ends(more))
 
     def learned_facts(self, sequences: Sequence[TrainingSequence], lesson: Lesson, seed: int) -> Mapping[str, Any]:
         return {

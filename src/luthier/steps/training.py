@@ -14,14 +14,17 @@ from luthier.errors import ModelError
 from luthier.settings import Open, closed, given
 from luthier.steps.adapters import Adapter, AnyAdapter
 from luthier.steps.base import Step, StepContext, StepOutcome
+from luthier.steps.keep import Keep
 from luthier.steps.lesson import Lesson
 from luthier.types import ModelRef, Predictor, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
     from luthier.prompt.render import Renderer, TrainingSequence
+    from luthier.steps.replay import Replay, Written
     from luthier.train.loop import LoopSettings, TrainingOutcome
     from luthier.train.memory import MemoryPlan, TrainingShape
+    from luthier.train.pull import Pull
 
 # Settings that belong to an adapter, for people who write them beside it.
 _OF_ADAPTERS = ("rank", "alpha", "dropout", "targets")
@@ -35,6 +38,7 @@ class Trained:
     sequences: list[TrainingSequence]
     plan: MemoryPlan
     outcome: TrainingOutcome
+    written: Written | None
 
 
 class TrainingStep(Step):
@@ -74,8 +78,10 @@ class TrainingStep(Step):
         return value
 
     def check(self, task: Task) -> list[str]:
-        """An adapter that PEFT does not have, or not with these settings."""
-        found = (step.trained.problem() for step in closed(self) if isinstance(step, TrainingStep))
+        """An adapter that PEFT does not have, or not with these settings; a `keep` that does not go with it."""
+        steps = [step for step in closed(self) if isinstance(step, TrainingStep)]
+        found = [step.trained.problem() for step in steps]
+        found += [step.held.problem(step.trained, step._learning_rate()) for step in steps if step.held is not None]
         return [problem for problem in dict.fromkeys(found) if problem]
 
     def described(self) -> dict[str, Any]:
@@ -90,6 +96,16 @@ class TrainingStep(Step):
         """The adapter, which is not left open any more."""
         assert isinstance(self.adapter, Adapter)
         return self.adapter
+
+    @property
+    def held(self) -> Keep | None:
+        """What holds the model near the one before this step."""
+        return None
+
+    @property
+    def replays(self) -> Replay | None:
+        """What the model writes before this step and learns along."""
+        return None
 
     @property
     def fewest_steps(self) -> int:
@@ -113,7 +129,9 @@ class TrainingStep(Step):
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = count_parameters(model)
         # An interrupted training counts whole; what is measured below for the report is no part of it.
-        train_s = max(time.perf_counter() - started, outcome.seconds + outcome.validation_s)
+        written = trained.written
+        writing_s = 0.0 if written is None else written.facts["seconds"]
+        train_s = max(time.perf_counter() - started, outcome.seconds + outcome.validation_s + writing_s)
         moved = self.trained.movement(
             model, lambda: load_model(predictor.model, device=engine.device, precision="float32")
         )
@@ -139,6 +157,7 @@ class TrainingStep(Step):
                 "memory_plan": asdict(memory),
                 "trained_tokens_per_epoch": sum(sum(s.trained) for s in sequences),
                 "learning_rate": self._learning_rate(),
+                **({} if written is None else {"replay": dict(written.facts)}),
             },
         )
 
@@ -147,8 +166,9 @@ class TrainingStep(Step):
         from luthier.train.loop import train
 
         engine = context.engine
+        written = None if self.replays is None else self.replays.written(predictor, context)
         engine.release()
-        sequences = self.sequences(predictor, context.lesson, engine, context.seed)
+        sequences = self.sequences(predictor, context.lesson, engine, context.seed, written)
         plan = self._kept_plan(predictor.model, sequences, context)
         model = self.trainable_model(predictor.model, engine, context.seed)
         settings = self.loop_settings(engine, plan, context.seed)
@@ -162,17 +182,34 @@ class TrainingStep(Step):
                 log=context.log,
                 folder=context.folder,
                 rate=self.trained.rate,
+                pull=self.pull(model, predictor.model, engine),
                 advance=advance,
             )
-        return Trained(model, sequences, plan, outcome)
+        return Trained(model, sequences, plan, outcome, written)
 
     def more_results(self, predictor: Predictor, context: StepContext, outcome: TrainingOutcome) -> Mapping[str, Any]:
         """Further named results to be drawn."""
         return {}
 
-    def sequences(self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int) -> list[TrainingSequence]:
-        """What one pass over the training data learns."""
+    def sequences(
+        self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
+    ) -> list[TrainingSequence]:
+        """What one pass over the training data learns.
+
+        Args:
+            written: What the model wrote to be replayed.
+        """
         raise NotImplementedError
+
+    def pull(self, model: Any, ref: ModelRef, engine: Engine) -> Pull:
+        """What holds the training near the model before it.
+
+        Args:
+            model: What `trainable_model` gave.
+        """
+        from luthier.train.pull import FREE
+
+        return FREE if self.held is None else self.held.pull(self.trained, model, ref, engine)
 
     def learned_facts(self, sequences: Sequence[TrainingSequence], lesson: Lesson, seed: int) -> Mapping[str, Any]:
         """What is worth keeping in `step.json` of the data that were learned from."""
@@ -187,10 +224,11 @@ class TrainingStep(Step):
         """What the memory of training depends on; no weights are loaded for it.
 
         Raises:
-            ModelError: The adapter cannot be trained on this device, or does not fit the model.
+            ModelError: The adapter cannot be trained on this device, or does not fit the model; or `keep` does not.
         """
         from luthier.model.load import count_parameters, empty_model
         from luthier.train.batches import merged_tokens
+        from luthier.train.forward import needs_a_tree
         from luthier.train.memory import TrainingShape
         from luthier.tree.logprobs import base_of
         from luthier.tree.support import refusal_by_configuration
@@ -198,6 +236,10 @@ class TrainingStep(Step):
         if problem := self.trained.problem_on(engine.device):
             raise ModelError(problem)
         model = self._with_adapter(empty_model(ref), ref, engine, seed=0)
+        compared = self.held is not None and self.held.compares
+        refused = refusal_by_configuration(base_of(model))
+        if refused and compared:
+            raise ModelError(needs_a_tree(refused))
         return TrainingShape(
             config=model.config.get_text_config(),
             parameters=count_parameters(model),
@@ -207,7 +249,10 @@ class TrainingStep(Step):
             longest=max(len(s.ids) for s in sequences),
             shortest=min(len(s.ids) for s in sequences),
             step_tokens=merged_tokens(sequences, int(given(self.batch_size))),
-            padded=bool(refusal_by_configuration(base_of(model))),
+            padded=bool(refused),
+            compared=compared,
+            copied=count_parameters(model) if compared and not self.trained.leaves_the_start else 0,
+            anchored=self.held is not None and self.held.anchors,
         )
 
     def memory_plan(self, shape: TrainingShape, engine: Engine) -> MemoryPlan:

@@ -75,7 +75,8 @@ class ForgettingSettings(Settings):
     """What is measured of what a model could do before."""
 
     probe: bool = True
-    """Measure the loss on general text and the accuracy on minimal pairs before and after training."""
+    """Measure the loss on general text and the accuracy on minimal pairs before and after training, and how far the
+    model's predictions moved on general text and on the tasks' examples (which has no limit)."""
     limit: float | None = Field(default=None, gt=0)
     """An approach that got worse by more than this on any probe is not recommended: a fraction, of points for
     accuracy (0.02 is two points) and relative for loss (0.02 is two per cent)."""
@@ -223,6 +224,7 @@ class Study(Settings):
                 named = [("data", task) for task in step.learns_from]
                 if isinstance(step, PretrainStep) and step.text.task is not None:
                     named.append(("text.task", step.text.task))
+                named += [("replay.task", task) for task in step.rehearses]
                 for key, task in named:
                     if task not in self.tasks:
                         raise ValueError(
@@ -241,7 +243,7 @@ class Study(Settings):
 
     @property
     def learned_tasks(self) -> tuple[str, ...]:
-        """Names of the tasks that some step which trains learns from."""
+        """Names of the tasks whose prompts some step trains on."""
         steps = (
             own
             for approach in self.approaches.values()
@@ -249,7 +251,8 @@ class Study(Settings):
             for own in (step, *step.parts(self.target_name).values())
             if own.trains and own.learns
         )
-        return tuple(dict.fromkeys(task for step in steps for task in step.learns_from or self.targets))
+        learned = ((*(step.learns_from or self.targets), *step.rehearses) for step in steps)
+        return tuple(dict.fromkeys(task for own in learned for task in own))
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from luthier.train.batches import prefetched
 from luthier.train.checkpoint import Checkpoint, Score, load_checkpoint, save_checkpoint
 from luthier.train.forward import Forward
 from luthier.train.optimizer import Schedule, build_optimizer
+from luthier.train.pull import FREE, Anchor, Pull
 from luthier.train.step import take_step
 
 # A checkpoint is also written between evaluations, so that a kill costs minutes at the most.
@@ -98,6 +99,7 @@ def train(
     log: Callable[[dict[str, float]], None],
     folder: Path,
     rate: Callable[[str], float] = lambda name: 1.0,
+    pull: Pull = FREE,
     advance: Advance = lambda done: None,
 ) -> TrainingOutcome:
     """Train the trainable weights of `model` in place and leave the best of them in it.
@@ -108,6 +110,7 @@ def train(
         log: Takes a row of metrics.
         folder: Where checkpoints go; one that is there from an interrupted run is continued.
         rate: For the name of a weight, its share of the learning rate.
+        pull: What holds the training near the model that it began from.
         advance: Called with the steps done since the last call.
 
     Raises:
@@ -119,6 +122,7 @@ def train(
     evaluate_at = {max(1, round(total * (k + 1) / settings.evaluations)) for k in range(settings.evaluations)}
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer, scheduler = build_optimizer(trainable, settings.learning_rate, settings, total, rate)
+    anchor = Anchor(trainable, pull.l2) if pull.l2 else None  # of the weights as they began, not as they are resumed
     state = load_checkpoint(folder, trainable, optimizer, scheduler) or Checkpoint()
     advance(state.step)
     with Forward(
@@ -138,7 +142,7 @@ def train(
             # Dropout and the like depend on the step alone, so that a resumed run goes on as if never interrupted.
             torch.manual_seed(settings.seed * 1_000_003 + step)
             where = f"step {step} of {total}"
-            result = take_step(forward, batches, trainable, optimizer, settings.max_grad_norm, where)
+            result = take_step(forward, batches, trainable, optimizer, settings.max_grad_norm, where, pull, anchor)
             learning_rate = scheduler.get_last_lr()[0]
             scheduler.step()
             state.step = step
@@ -152,6 +156,7 @@ def train(
                     "train/loss": result.loss,
                     "train/grad_norm": result.grad_norm,
                     "train/learning_rate": learning_rate,
+                    **({"train/kl": result.kl} if pull.kl else {}),
                 }
             )
             advance(1)

@@ -44,6 +44,9 @@ class TrainingShape:
         longest: Tokens of the longest sequence; `shortest` those of the shortest.
         step_tokens: Most tokens of a step, merged.
         padded: Whether the model cannot be run on a tree; the logits of whole rows are held then.
+        compared: Whether predictions are compared with those of the model that training began from.
+        copied: Parameters of a frozen copy of that model; 0 where it is the model in training without its adapter.
+        anchored: Whether the trained weights are kept as they began, too.
     """
 
     config: Any
@@ -55,6 +58,9 @@ class TrainingShape:
     shortest: int
     step_tokens: int
     padded: bool = False
+    compared: bool = False
+    copied: int = 0
+    anchored: bool = False
 
 
 def training_bytes(shape: TrainingShape, tokens: int, *, checkpointing: bool) -> float:
@@ -75,6 +81,8 @@ def training_bytes(shape: TrainingShape, tokens: int, *, checkpointing: bool) ->
     passing = tokens * width * (4 * hidden + 3 * inner) + (
         tokens if shape.padded else CHUNK_ROWS
     ) * config.vocab_size * (width + 12)
+    if shape.compared:  # the start's last hidden states, and a chunk of logits of both models in float32, their slope
+        passing += tokens * hidden * 2 * width + CHUNK_ROWS * config.vocab_size * (2 * width + 12)
     if shape.full:
         weights = shape.parameters * (4 + width * (width < 4))  # the masters and their copies in compute precision
     else:
@@ -83,7 +91,8 @@ def training_bytes(shape: TrainingShape, tokens: int, *, checkpointing: bool) ->
     activations *= 1 + _SCATTERED * (1 - shape.shortest / shape.longest)
     # Two moments, the best weights so far, and gradients, of which about half stand beside the activations at the peak:
     # they come as the activations go.
-    state = shape.trainable * (8 + 4 + 2)
+    state = shape.trainable * (8 + 4 + 2 + 4 * shape.anchored)
+    weights += shape.copied * width
     return float(PROCESS_BYTES + weights + state + activations + passing)
 
 

@@ -12,6 +12,7 @@ from luthier.prompt.render import TrainingSequence
 from luthier.train.batches import MicroBatch
 from luthier.train.forward import Forward
 from luthier.train.objective import supervised_loss
+from luthier.train.pull import FREE, Anchor, Pull
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The loss per trained token, and the norm of its gradient before it was clipped."""
+    """What a step took.
+
+    Attributes:
+        loss: The supervised loss per trained token.
+        grad_norm: The norm of the gradient of all that is minimised, before it was clipped.
+        kl: The divergence from the start per token at which it was taken, without its weight.
+    """
 
     loss: float
     grad_norm: float
+    kl: float = 0.0
 
 
 def take_step(
@@ -32,11 +40,15 @@ def take_step(
     optimizer: torch.optim.Optimizer,
     max_grad_norm: float,
     where: str,
+    pull: Pull = FREE,
+    anchor: Anchor | None = None,
 ) -> StepResult:
     """Forward, loss, backward, clip, step; every trained token of the step counts the same.
 
     Args:
         where: Which step this is, for errors.
+        pull: What is minimised beside the supervised loss.
+        anchor: Where weights are pulled to.
 
     Raises:
         TrainingError: The loss or its gradient is not finite; the examples are named, and no weight was changed.
@@ -45,13 +57,20 @@ def take_step(
 
     examples = [sequence for batch in batches for sequence in batch.sequences]
     trained_tokens = sum(sum(s.trained) for s in examples)
-    loss = sum(forward.and_backward(batch, supervised_loss, 1 / trained_tokens) for batch in batches)
+    pull_scale = pull.kl / pull.compared(examples) if pull.kl else 0.0
+    parts = [
+        forward.and_backward_near(batch, supervised_loss, 1 / trained_tokens, pull, pull_scale) for batch in batches
+    ]
+    loss, divergence = sum(part.objective for part in parts), sum(part.divergence for part in parts)
     _check_finite("loss", loss, where, examples)
+    _check_finite("divergence from the start", divergence, where, examples)
     grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable.values(), max_grad_norm))
     _check_finite("norm of the gradient", grad_norm, where, examples)
+    if anchor is not None:
+        anchor.pull(optimizer)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss, grad_norm)
+    return StepResult(loss, grad_norm, divergence / pull.kl if pull.kl else 0.0)
 
 
 def _check_finite(what: str, value: float, where: str, examples: Sequence[TrainingSequence]) -> None:

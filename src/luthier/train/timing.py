@@ -13,6 +13,7 @@ from luthier.train.batches import epoch_steps, micro_batches
 from luthier.train.forward import Forward
 from luthier.train.loop import LoopSettings
 from luthier.train.optimizer import build_optimizer
+from luthier.train.pull import FREE, Anchor, Pull
 from luthier.train.step import take_step
 
 # Steps are timed until both are reached, or the last: early ones are slow, and machines are noisy.
@@ -32,10 +33,13 @@ class TrainingSpeed:
     on_tree: bool
 
 
-def training_speed(model: Any, sequences: Sequence[TrainingSequence], settings: LoopSettings) -> TrainingSpeed:
+def training_speed(
+    model: Any, sequences: Sequence[TrainingSequence], settings: LoopSettings, pull: Pull = FREE
+) -> TrainingSpeed:
     """The median of a few steps, not compiled. The model's trainable weights are changed by it."""
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer, _ = build_optimizer(trainable, settings.learning_rate, settings, settings.total_steps(len(sequences)))
+    anchor = Anchor(trainable, pull.l2) if pull.l2 else None
     model.train()
     seconds = []
     with Forward(model, settings.precision, checkpointing=settings.checkpointing, liger=settings.liger) as forward:
@@ -44,7 +48,9 @@ def training_speed(model: Any, sequences: Sequence[TrainingSequence], settings: 
             own = _examples(sequences, settings, step)
             batches = micro_batches(own, settings.max_tokens, merge=forward.on_tree)
             started = time.perf_counter()
-            take_step(forward, batches, trainable, optimizer, settings.max_grad_norm, "a step of the timing")
+            take_step(
+                forward, batches, trainable, optimizer, settings.max_grad_norm, "a step of the timing", pull, anchor
+            )
             took = time.perf_counter() - started
             if step:  # the first warms up
                 seconds.append(took / sum(batch.computed for batch in batches))

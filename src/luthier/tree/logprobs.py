@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,12 +66,11 @@ def target_logprobs(model: Any, hidden: torch.Tensor, nodes: Ints, ids: Ints) ->
     starts = np.searchsorted(owner, range(0, len(distinct) + CHUNK_ROWS, CHUNK_ROWS)).tolist()
     at = hidden[torch.from_numpy(distinct).to(hidden.device)]  # (U, E)
     own, tokens = torch.from_numpy(owner).to(hidden.device), torch.from_numpy(ids).to(hidden.device)
-    layer = base_of(model).get_output_embeddings()
-    plain = type(layer) is torch.nn.Linear and getattr(layer, "bias", None) is None
-    if plain and not _reshaped(model):
-        dtype = compute_dtype(hidden.device, layer.weight.dtype)
+    weight = plain_head(model)
+    if weight is not None:
+        dtype = compute_dtype(hidden.device, weight.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            return head_logprobs(at.to(dtype), layer.weight.to(dtype), own, tokens, starts, CHUNK_ROWS)
+            return head_logprobs(at.to(dtype), weight.to(dtype), own, tokens, starts, CHUNK_ROWS)
     parts = []
     for number, begin in enumerate(range(0, len(distinct), CHUNK_ROWS)):
         chunk, mine = at[begin : begin + CHUNK_ROWS], slice(starts[number], starts[number + 1])
@@ -89,19 +89,34 @@ def widened(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def plain_head(model: Any) -> torch.Tensor | None:
+    """The weight of the output layer where logits are its products with hidden states and no more. (V, E)"""
+    layer = base_of(model).get_output_embeddings()
+    plain = type(layer) is torch.nn.Linear and getattr(layer, "bias", None) is None
+    return layer.weight if plain and not _reshaped(model) else None
+
+
 def logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """The next token's logits after hidden states, scaled and capped as the family does. (K, V)"""
-    base = base_of(model)
-    out: torch.Tensor = base.get_output_embeddings()(hidden)
-    reshaping = _reshaped(model)
-    if "logit_scale" in reshaping:
-        out = out * reshaping["logit_scale"]
-    if "logits_scaling" in reshaping:
-        out = out / reshaping["logits_scaling"]
-    if "final_logit_softcapping" in reshaping:
-        cap = reshaping["final_logit_softcapping"]
-        out = torch.tanh(out / cap) * cap
-    return out
+    return reading_head(model)(hidden)
+
+
+def reading_head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """From hidden states to logits; it holds the output layer and nothing else of the model."""
+    layer, reshaping = base_of(model).get_output_embeddings(), _reshaped(model)
+
+    def read(hidden: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = layer(hidden)
+        if "logit_scale" in reshaping:
+            out = out * reshaping["logit_scale"]
+        if "logits_scaling" in reshaping:
+            out = out / reshaping["logits_scaling"]
+        if "final_logit_softcapping" in reshaping:
+            cap = reshaping["final_logit_softcapping"]
+            out = torch.tanh(out / cap) * cap
+        return out
+
+    return read
 
 
 def _reshaped(model: Any) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier.tree.build import Tree
+from luthier.tree.build import Ints, Tree
 from luthier.tree.logprobs import widened
 
 
@@ -34,11 +34,17 @@ def padded_logprobs(
 
 
 def _batch(model: Any, sequences: Sequence[Sequence[int]], tree: Tree, wanted: Any, rows: Any) -> torch.Tensor:
+    picked = padded_logits(model, sequences, rows, tree.positions[tree.target_nodes[wanted]])
+    targets = torch.from_numpy(tree.target_ids[wanted]).to(picked.device)
+    return -torch.nn.functional.cross_entropy(widened(picked), targets, reduction="none")
+
+
+def padded_logits(model: Any, sequences: Sequence[Sequence[int]], rows: Ints, columns: Ints) -> torch.Tensor:
+    """The logits after token `columns[k]` of sequence `rows[k]`, the sequences as padded rows. (K, V)"""
     # Padded behind, where it changes nothing before it: in front, a summary of the past would take it in.
     device = model.get_input_embeddings().weight.device
     ids, mask = (tensor.flip(1) for tensor in left_padded([ids[::-1] for ids in sequences], 0, device))
     width = ids.shape[1]
-    columns = tree.positions[tree.target_nodes[wanted]]
     first = int(columns.min())
     logits = model(
         input_ids=ids,
@@ -47,9 +53,8 @@ def _batch(model: Any, sequences: Sequence[Sequence[int]], tree: Tree, wanted: A
         use_cache=False,
         logits_to_keep=width - first,
     ).logits[:, first - width :]  # some keep all
-    picked = logits[torch.from_numpy(rows).to(device), torch.from_numpy(columns - first).to(device)]
-    targets = torch.from_numpy(tree.target_ids[wanted]).to(device)
-    return -torch.nn.functional.cross_entropy(widened(picked), targets, reduction="none")
+    picked: torch.Tensor = logits[torch.from_numpy(rows).to(device), torch.from_numpy(columns - first).to(device)]
+    return picked
 
 
 def left_padded(sequences: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,102 @@
+"""How far training moved the model's predictions: on general text, and on the examples kept apart of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from luthier.evaluate.forgetting import general_text, mean_divergence
+from luthier.runner.fitted import Fitted
+from luthier.runner.folder import read_json, write_json
+from luthier.runner.keys import examples_key, key_of
+from luthier.runner.measure import Bench
+from luthier.types import ModelRef
+
+if TYPE_CHECKING:
+    from luthier.infer.divergence import Predictions
+    from luthier.prompt.render import TrainingSequence
+
+# Examples of each task, the first ones: what one text more adds to the interval is little by then.
+EXAMPLES = 100
+GENERAL = "general_text"
+
+
+def measure_divergence(
+    fitted: Mapping[str, Fitted], bases: Mapping[str, Fitted], bench: Bench, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """KL(base‖tuned) in nats a token of each approach whose weights changed, from the folder where it is there already.
+
+    Args:
+        bases: For each approach the model that it began from.
+
+    Returns:
+        In the form of `divergence` in `comparison.json`.
+    """
+    known: dict[tuple[ModelRef, tuple[TrainingSequence, ...]], Predictions] = {}
+    found = {}
+    for name, own in fitted.items():
+        base = bases[name]
+        if own.predictor.models == (base.predictor.model,):
+            continue
+        file = bench.folder.divergence(_key(own, base, bench))
+        if not file.is_file():
+            write_json(file, _measured(name, own, base, bench, known))
+        learned = {task for stage in own.stages for task in stage.learned}
+        found[name] = [
+            {"on": on, "learned": on in learned}
+            | mean_divergence([row["nats"] for row in rows], [row["tokens"] for row in rows], seed)
+            for on, rows in read_json(file).items()
+        ]
+    return found
+
+
+def _measured(
+    name: str,
+    fitted: Fitted,
+    base: Fitted,
+    bench: Bench,
+    known: dict[tuple[ModelRef, tuple[TrainingSequence, ...]], Predictions],
+) -> dict[str, list[dict[str, Any]]]:
+    """For each set of texts the divergence of each of them.
+
+    Args:
+        known: What bases predict, by model and sequences: approaches mostly ask alike, and begin from the same base.
+    """
+    engine, before = bench.engine, base.predictor.model
+    asked = _sequences(fitted, bench)
+    of_model: dict[ModelRef, list[str]] = {}
+    for on in asked:
+        of_model.setdefault(fitted.predictor.routed(on).model, []).append(on)
+    found: dict[str, list[dict[str, Any]]] = {}
+    total = 2 * sum(map(len, asked.values()))
+    with bench.progress.track(f"{name}: how far its predictions moved", total) as advance:
+        for after, names in of_model.items():
+            every = tuple(sequence for on in names for sequence in asked[on])
+            if (before, every) in known:
+                advance(len(every))
+            else:
+                known[before, every] = engine.predictions(before, every, advance=advance)
+            nats = engine.divergences(known[before, every], engine.predictions(after, every, advance=advance))
+            rows = iter([asdict(own) for own in nats])
+            found |= {on: [next(rows) for _ in asked[on]] for on in names}
+    return {on: found[on] for on in asked}
+
+
+def _sequences(fitted: Fitted, bench: Bench) -> dict[str, list[TrainingSequence]]:
+    """What is compared, set by set: general texts, and references after their prompts as the approach words them."""
+    engine, predictor = bench.engine, fitted.predictor
+    texts = {GENERAL: engine.text_sequences(predictor.model, general_text())}
+    return texts | {
+        task: engine.reference_sequences(predictor.asked(bench.tasks[task], bench.target), examples[:EXAMPLES])
+        for task, examples in bench.examples.items()
+    }
+
+
+def _key(fitted: Fitted, base: Fitted, bench: Bench) -> str:
+    return key_of(
+        before=base.key,
+        after=fitted.key,
+        examples={task: examples_key(examples[:EXAMPLES]) for task, examples in bench.examples.items()},
+        target=bench.target,
+    )
