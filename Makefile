@@ -41,7 +41,7 @@ bench-setup: .venv/bench-ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint bench/constraints.txt trl
 	touch .venv/bench-ready
 
-# All benchmarks, about two hours on two cores; `make bench BENCH_FLAGS=--quick` tries each and keeps nothing.
+# All benchmarks, some hours on two cores; `make bench BENCH_FLAGS=--quick` tries each and keeps nothing.
 bench: bench-setup
 	$(BIN)/python bench/train_lora_varied.py $(BENCH_FLAGS)
 	$(BIN)/python bench/train_full_varied.py $(BENCH_FLAGS)

@@ -18,6 +18,7 @@ STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
 SMALL = ("latency_requests=1", "stage_answers=4", "forgetting.probe=false", "device=cpu")
 LIMITS = {"train": 24, "validation": 6, "test": 20}
 SEVERAL_TASKS = {"train": 12, "validation": 2, "test": 8}
+MANY_TASKS = {"train": 6, "validation": 2, "test": 3}
 
 
 def small(file: Path, *sets: str) -> Study:
@@ -28,9 +29,16 @@ def small(file: Path, *sets: str) -> Study:
     if "tasks" in raw or file.stem == "adaptive":  # a step or two of each training
         short = {"sft": ("epochs=0.5", "evaluations=1")}
         short["pretrain"] = ("epochs=0.01", "evaluations=1", "held_out=0.005", "block_tokens=64")
+        short["interpolate"] = ("points=[0.5, 1.0]",)
+        if len(raw.get("tasks", ())) > 5:
+            short["few-shot"] = ("shots={choose: [1, 2]}", "by=random")
         for name, steps in raw["approaches"].items():
             for number, step in enumerate(steps):
-                limits += [f"approaches.{name}.{number}.{setting}" for setting in short.get(step["step"], ())]
+                place = f"approaches.{name}.{number}"
+                limits += [f"{place}.{setting}" for setting in short.get(step["step"], ())]
+                limits += [f"{place}.each.{setting}" for setting in short["sft"] if "each" in step]
+                limits += [f"{place}.replay.examples=4"] * ("replay" in step)
+                limits += [f"{place}.data.examples=12"] * ("examples" in (step.get("data") or ()))
     if file.stem == "adapters":  # one rate is enough to see that each is trained, and the tiny model has two layers
         of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
         limits += [f"approaches.{name}.0.{setting}" for name in raw["approaches"] for setting in of_each]
@@ -45,7 +53,9 @@ def small(file: Path, *sets: str) -> Study:
 
 
 def _sizes(raw: Mapping[str, Any]) -> Mapping[str, int]:
-    return SEVERAL_TASKS if "tasks" in raw else LIMITS
+    if "tasks" not in raw:
+        return LIMITS
+    return SEVERAL_TASKS if len(raw["tasks"]) < 5 else MANY_TASKS
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)

@@ -43,6 +43,12 @@ def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forgetting, "minimal_pairs", lambda: pairs)
 
 
+@pytest.fixture(autouse=True)
+def no_collecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collecting garbage would be most of what these runs take."""
+    monkeypatch.setattr("luthier.infer.engine.release_memory", lambda: None)
+
+
 def made(model: Path, approaches: dict[str, Any], tasks: Sequence[str] = TASKS, **changes: Any) -> Study:
     """A study of some of the tasks with these approaches."""
     known = chained(model).model_dump(exclude_unset=True)["tasks"]
@@ -117,6 +123,7 @@ def test_tasks_are_answered_by_the_approaches_that_they_are_routed_to(tiny_model
         "colours": [{**SFT, "data": "colours"}],
         "full": [FULL],
         "of": [{"step": "route", "of": {"colours": "colours"}, "otherwise": "full"}],
+        "late": [SFT, {"step": "route", "of": {"colours": "colours"}}],
         "shots": [few, SFT],
         "routed-shots": [few, {"step": "route", "of": {"sizes": "shots"}}],
         "base": [],
@@ -131,6 +138,10 @@ def test_tasks_are_answered_by_the_approaches_that_they_are_routed_to(tiny_model
     assert answers(folder, "of", "colours") != answers(folder, "full", "colours")
     for figure in ("train_s", "tokens_seen", "stored_bytes"):
         assert cost["of"][figure] == pytest.approx(cost["colours"][figure] + cost["full"][figure])
+    (loss, _) = result.comparison["matrix"]["late"]
+    assert [row["name"] for row in loss["rows"]] == ["before training", "1: sft on sizes", "2: route on colours"]
+    assert loss["values"][2][0] < loss["values"][1][0]
+    assert loss["values"][2][1] == loss["values"][1][1]
     # The probes belong to no task: the model for all others answers them.
     forgotten = {row["name"]: row.get("forgotten") for row in result.comparison["approaches"]}
     assert not forgotten["routed-shots"]
