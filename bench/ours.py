@@ -94,7 +94,9 @@ def fit(
     from luthier.types import Decoding, ModelRef, Predictor
 
     class Fit(SftStep):
-        def sequences(self, predictor: Any, lesson: Any, engine: Any, seed: int) -> list[TrainingSequence]:
+        def sequences(
+            self, predictor: Any, lesson: Any, engine: Any, seed: int, written: Any = None
+        ) -> list[TrainingSequence]:
             return list(data)
 
     epochs = steps / -(-len(data) // batch_size)
