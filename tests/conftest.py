@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,14 +49,11 @@ def real_model_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(real_model_folder: Path) -> Any:
-    import peft
-    import transformers
-
     from luthier.model.load import load_tokenizer
 
     found = load_tokenizer(real_model_folder)
-    assert peft.__version__
-    assert transformers.__version__
+    for library in ("peft", "transformers"):
+        importlib.import_module(library)
     # Whatever runs a model collects garbage often, and would look through all of the libraries each time.
     gc.collect()
     gc.freeze()

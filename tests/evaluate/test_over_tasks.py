@@ -94,6 +94,7 @@ def test_of_losses_a_lower_mean_is_better():
     other = approach("other", {"large": [1.5, 2.5] * 20, "small": [3.0, 1.0]}, "loss")
     result = compared(one, other)
     assert [row["name"] for row in result["approaches"]] == ["one", "other"]
+    assert result["metric"] == "mean loss"  # which no report takes for a share
     (found,) = result["by_task"]
     assert found["tasks"][0]["difference"] == pytest.approx(0.5)  # turned: positive is better
     assert found["better"] == 1

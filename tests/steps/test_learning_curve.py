@@ -16,6 +16,7 @@ from luthier.report.curve import Curve, curves
 from luthier.report.svg import looks
 from luthier.steps import SftStep
 from luthier.steps.base import StepContext
+from luthier.steps.learning_curve import measure_curve
 from luthier.types import Decoding, ModelRef, Predictor, Task
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 4, "evaluations": 1}
@@ -84,6 +85,25 @@ def test_the_curve_is_measured_on_validation_and_resumed(base: Predictor, contex
     file.write_text(json.dumps({"examples": 4, "value": 0.125, "seconds": 1.0}))
     again = step.fit(base, context).results["learning-curve"]
     assert again["y"] == [curve["y"][0], 0.125, *curve["y"][2:]]
+
+
+def test_the_curve_of_a_random_start_begins_without_pre_training(
+    base: Predictor, context: StepContext, monkeypatch: pytest.MonkeyPatch
+):
+    context = replace(context, seed=7)
+    step = SftStep(adapter={"kind": "none", "start": "random"}, learning_curve=(4,), **SHORT)  # type: ignore[arg-type]
+    fresh = step.trainable_model(base.model, context.engine, context.seed)
+    wanted = context.lesson.validate(context.engine, base, model=fresh)
+    assert wanted["loss"] != context.lesson.validate(context.engine, base)["loss"]
+    seen: list[float] = []
+
+    def noted(lesson: Any, score: Any) -> float:
+        seen.append(-score[1])
+        return float(score[0])
+
+    monkeypatch.setattr(type(context.lesson), "metric_of", noted)
+    measure_curve(step, base, context)
+    assert seen[0] == pytest.approx(wanted["loss"])
 
 
 def test_curves_of_all_approaches_stand_in_one_picture():

@@ -55,7 +55,7 @@ def mean_over(columns: Mapping[str, Sequence[Column]], metrics: Mapping[str, Met
 
     first = next(iter(metrics.values()))
     metric = Metric(
-        MEAN,
+        MEAN if first.bounded else f"{MEAN} {first.name}",  # a mean of losses is no share
         _of_no_answer,
         proportion=False,
         higher_is_better=first.higher_is_better,

@@ -149,14 +149,14 @@ class _Training:
 
 def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_Training]:
     """All trainings of an approach, every value of an open setting one; planned as the step will plan them."""
-    engine = prepared.engine
+    engine, predictor = prepared.engine, prompting_of(prepared, name)
     candidates = (one for step in approach.steps for one in closed(step) if isinstance(one, Step))
     for candidate in candidates:
         for training in (*candidate.parts(prepared.study.target_name).values(), candidate):
             if not isinstance(training, TrainingStep):
                 continue
             for own in (training, *training.smaller):
-                lesson, predictor = prepared.lesson(own), prompting_of(prepared, name)
+                lesson = prepared.lesson(own)
                 sequences = own.sequences(predictor, lesson, engine, prepared.study.seed)
                 shape = own.training_shape(predictor.model, sequences, engine)
                 plan = own.memory_plan(shape, engine)
@@ -201,10 +201,9 @@ def _forecast_approach(
     from luthier.train.timing import forecast_seconds
 
     study = prepared.study
+    prompting = prompting_of(prepared, name)
     all_answering = {
-        own.name: _answering(
-            prompting_of(prepared, name).asked(own, study.target_name), own, prepared, speed, approach.trains
-        )
+        own.name: _answering(prompting.asked(own, study.target_name), own, prepared, speed, approach.trains)
         for own in prepared.tasks.values()
     }
     judged = [all_answering[task.name] for task in prepared.targets]

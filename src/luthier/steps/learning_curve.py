@@ -39,7 +39,7 @@ def measure_curve(step: SftStep, predictor: Predictor, context: StepContext) -> 
 
     The examples of a smaller number are among those of a larger one. No weights are kept.
     """
-    points = [_before(predictor, context)]
+    points = [_before(step, predictor, context)]
     for part in step.smaller:
         examples = part.examples or 0
         folder = context.folder / "curve" / str(examples)
@@ -56,11 +56,15 @@ def measure_curve(step: SftStep, predictor: Predictor, context: StepContext) -> 
     return points
 
 
-def _before(predictor: Predictor, context: StepContext) -> CurvePoint:
+def _before(step: SftStep, predictor: Predictor, context: StepContext) -> CurvePoint:
+    """The model that training begins with, which need not be the predictor's: its weights may be drawn anew."""
     file = context.folder / "curve" / "0" / "point.json"
     if not file.is_file():
         started = time.perf_counter()
-        score = context.lesson.score_of(context.lesson.validate(context.engine, predictor))
+        model = step.trainable_model(predictor.model, context.engine, context.seed)
+        score = context.lesson.score_of(context.lesson.validate(context.engine, predictor, model=model))
+        del model
+        context.engine.release()
         _keep(file, CurvePoint(0, context.lesson.metric_of(score), time.perf_counter() - started))
     return CurvePoint(**json.loads(file.read_text(encoding="utf-8")))
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from luthier.settings import Choose, Open, given
 from luthier.steps.base import Step, StepContext, StepOutcome
-from luthier.steps.mixture import Mixture
+from luthier.steps.mixture import Mixture, tasks_named
 from luthier.steps.route import RouteStep
 from luthier.types import ModelRef, Predictor
 
@@ -72,9 +72,7 @@ class MergeStep(Step):
     @property
     def learns_from(self) -> tuple[str, ...]:
         """The tasks on which open settings are tried."""
-        if isinstance(self.data, Mixture):
-            return self.data.tasks or ()
-        return () if self.data is None else (self.data,)
+        return tasks_named(self.data)
 
     @property
     def uses(self) -> tuple[str, ...]:

@@ -67,6 +67,13 @@ class Mixture(Settings):
         return _apportioned(self.examples or sum(capped.values()), shares)
 
 
+def tasks_named(data: str | Mixture | None) -> tuple[str, ...]:
+    """The tasks that a setting `data:` names; none where it leaves them to the study's targets."""
+    if isinstance(data, Mixture):
+        return data.tasks or ()
+    return () if data is None else (data,)
+
+
 def drawn(examples: Sequence[T], count: int, seed: str) -> list[T]:
     """So many of the examples: each as often as the others, and a part of them, drawn by the seed, once more."""
     whole, rest = divmod(count, len(examples))

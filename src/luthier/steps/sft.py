@@ -17,7 +17,7 @@ from luthier.steps.base import StepContext
 from luthier.steps.keep import AnyKeep, Keep
 from luthier.steps.learning_curve import CurvePoint, curve_result, measure_curve
 from luthier.steps.lesson import Lesson
-from luthier.steps.mixture import Mixture, drawn
+from luthier.steps.mixture import Mixture, drawn, tasks_named
 from luthier.steps.replay import Replay, Written
 from luthier.steps.training import TrainingStep
 from luthier.types import Example, Predictor, Task
@@ -84,9 +84,7 @@ class SftStep(TrainingStep):
 
     @property
     def learns_from(self) -> tuple[str, ...]:
-        if isinstance(self.data, Mixture):
-            return self.data.tasks or ()
-        return () if self.data is None else (self.data,)
+        return tasks_named(self.data)
 
     @property
     def rehearses(self) -> tuple[str, ...]:
