@@ -254,6 +254,19 @@ def test_a_forecast_counts_what_is_done_for_the_tasks_and_the_merging(tiny_model
     assert len(training_examples(study, root, 2, "each")) == 2
 
 
+def test_a_forecast_counts_a_common_beginning_once_and_further_seeds(tiny_model_folder: Path, root: Path) -> None:
+    shots = {"step": "few-shot", "shots": 1, "by": "spread"}
+    alone = forecast(made(tiny_model_folder, {"one": [SFT]}), root)
+    study = made(tiny_model_folder, {"one": [SFT], "more": [SFT, shots], "full": [FULL]})
+    found = forecast(study, root)
+    assert found.stored_bytes == alone.stored_bytes + found.parameters * 4  # the adapter once, and the whole model
+    seeded = forecast(study.model_copy(update={"seeds": 3}), root)
+    assert seeded.stored_bytes == 3 * found.stored_bytes
+    assert seeded.seconds > found.seconds
+    finalist = forecast(study.model_copy(update={"seeds": 3, "finalists": 1}), root)
+    assert finalist.stored_bytes == found.stored_bytes + 2 * found.stored_bytes / 3
+
+
 @pytest.mark.parametrize(
     ("approaches", "said"),
     [

@@ -178,7 +178,7 @@ def test_a_folder_in_use_is_refused(root: Path, tiny_model_folder: Path) -> None
 def test_a_full_disk_is_noticed_before_training(
     root: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.runner.fold.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("luthier.runner.apply.free_bytes", lambda folder: 1000)
     with pytest.raises(RunError, match="MB free"):
         run(tiny_study(tiny_model_folder), root / "run", root=root)
 
@@ -282,7 +282,7 @@ def test_a_training_killed_before_it_was_recorded_is_not_repeated(
 ) -> None:
     study = tiny_study(tiny_model_folder, approaches={"lora": [{"step": "sft", "adapter": {"rank": 2}, "epochs": 1}]})
     with monkeypatch.context() as patch:
-        patch.setattr("luthier.runner.fold.curves", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("luthier.runner.apply.curves", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(study, root / "run", root=root)
     (metrics,) = (root / "run").glob("steps/*/metrics.jsonl")

@@ -14,7 +14,7 @@ from luthier.errors import TrainingError
 from luthier.model.adapter import add_lora
 from luthier.prompt.render import TrainingSequence
 from luthier.train.checkpoint import load_checkpoint
-from luthier.train.loop import LoopSettings, TrainingOutcome, train
+from luthier.train.loop import GivenUp, LoopSettings, TrainingOutcome, train
 
 SETTINGS = LoopSettings(
     epochs=2.0,
@@ -56,6 +56,7 @@ def run(
     interrupt_at: int | None = None,
     rows: list[dict[str, float]] | None = None,
     sequences: list[TrainingSequence] = SEQUENCES,
+    give_up: Callable[[int, tuple[float, ...]], bool] = lambda number, best: False,
 ) -> TrainingOutcome:
     """Train with the validation scores given by step (rising where none are), perhaps interrupted in `log`."""
     seen = [] if rows is None else rows
@@ -77,7 +78,30 @@ def run(
         score_of=lambda metrics: (metrics["accuracy"],),
         log=log,
         folder=folder,
+        give_up=give_up,
     )
+
+
+def test_a_training_that_is_given_up_says_where_and_what_it_took(load_tiny: Callable[..., Any], tmp_path: Path):
+    asked: list[tuple[int, tuple[float, ...]]] = []
+
+    def give_up(number: int, best: tuple[float, ...]) -> bool:
+        asked.append((number, best))
+        return number == 2
+
+    with pytest.raises(GivenUp) as given_up:
+        run(load_tiny(), tmp_path, scores={2: 0.5, 4: 0.25, 6: 0.75}, give_up=give_up)
+    assert asked == [(1, (0.5,)), (2, (0.5,))]
+    assert given_up.value.evaluation == 2
+    outcome = given_up.value.outcome
+    assert (outcome.steps, outcome.best_step, outcome.best_score, outcome.stopped_early) == (4, 2, (0.5,), True)
+    assert outcome.seconds > 0
+
+
+def test_after_the_last_evaluation_nothing_is_given_up(load_tiny: Callable[..., Any], tmp_path: Path):
+    asked: list[int] = []
+    run(load_tiny(), tmp_path, give_up=lambda number, best: asked.append(number) is not None)
+    assert asked == [1, 2]
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

@@ -69,10 +69,8 @@ def compare(
         EvaluationError: Approaches were not scored on the same examples, or one of them has no score at all.
     """
     _check(approaches, targets)
-    deciding = approaches[0].deciding
-    metrics = {task: _settled(metric_traits(deciding[task]), approaches, task) for task in targets}
-    by_task = {task: [_column(approach, task, own) for approach in approaches] for task, own in metrics.items()}
-    metric, judged = (metrics[targets[0]], by_task[targets[0]]) if len(targets) == 1 else mean_over(by_task, metrics)
+    metrics, by_task = _by_target(approaches, targets)
+    metric, judged = _of_all(metrics, by_task)
     columns = {approach.name: column for approach, column in zip(approaches, judged, strict=True)}
     standings = _ranked(approaches, columns, metric, requests, forgetting_limit, seed)
     pairs = _pairs([standing.name for standing in standings], columns, metric, seed)
@@ -100,6 +98,27 @@ def compare(
         "verdict": verdict(table, recommendation),
         "reasons": reasons(table, recommendation, break_even) + _notes(by_name, standings, metrics),
     }
+
+
+def judged_columns(approaches: Sequence[ApproachResult], targets: Sequence[str]) -> tuple[Metric, list[Column]]:
+    """The metric that decides and each approach's column of it; of several targets the mean over them."""
+    return _of_all(*_by_target(approaches, targets))
+
+
+def _by_target(
+    approaches: Sequence[ApproachResult], targets: Sequence[str]
+) -> tuple[dict[str, Metric], dict[str, list[Column]]]:
+    """Target → its deciding metric, and target → the approaches' columns of it."""
+    deciding = approaches[0].deciding
+    metrics = {task: _settled(metric_traits(deciding[task]), approaches, task) for task in targets}
+    return metrics, {task: [_column(approach, task, own) for approach in approaches] for task, own in metrics.items()}
+
+
+def _of_all(metrics: Mapping[str, Metric], by_task: Mapping[str, Sequence[Column]]) -> tuple[Metric, list[Column]]:
+    if len(metrics) > 1:
+        return mean_over(by_task, metrics)
+    (metric,), (columns,) = metrics.values(), by_task.values()
+    return metric, list(columns)
 
 
 def _check(approaches: Sequence[ApproachResult], targets: Sequence[str]) -> None:

@@ -95,7 +95,7 @@ def _helpful(table: Table, chosen: Standing, trained: Standing, untrained: Stand
     lead = advantage(table, trained, untrained)
     found = (
         f"{_better(table, lead)} than the best untrained approach ({untrained.name}, "
-        f"{_value(table.metric, untrained.interval.mean)}), {_p(lead.p)}"
+        f"{value_text(table.metric, untrained.interval.mean)}), {_p(lead.p)}"
     )
     beside = f"({untrained.name}: {duration(untrained.cost.seconds_per_request)})"
     if chosen.name == trained.name:
@@ -110,7 +110,7 @@ def _not_shown(table: Table, chosen: Standing, trained: Standing, untrained: Sta
     if not worse:
         text = (
             f"{_no_difference(lead)} between {_named(table, trained)} and the best untrained approach "
-            f"({untrained.name}, {_value(table.metric, untrained.interval.mean)}): "
+            f"({untrained.name}, {value_text(table.metric, untrained.interval.mean)}): "
             f"{_stands(table, trained, lead, untrained)}; {_needed(table, lead)}. "
         )
     score = _score(table, chosen)
@@ -144,7 +144,7 @@ def _worse(table: Table, one: Standing, other: Standing) -> str:
 
 
 def _named(table: Table, standing: Standing) -> str:
-    return f"{standing.name} ({_value(table.metric, standing.interval.mean)})"
+    return f"{standing.name} ({value_text(table.metric, standing.interval.mean)})"
 
 
 def _price(chosen: Standing, subject: str = "it") -> str:
@@ -289,13 +289,13 @@ def _score(table: Table, standing: Standing) -> str:
     examples = _examples(interval.n)
     name = metric.name.replace("_", " ") if metric.name in METRICS else metric.name
     if not math.isfinite(interval.low):
-        return f"{name} {_value(metric, interval.mean)} on {examples}"
-    ends = f"{_bare(metric, interval.low)}–{_bare(metric, interval.high)}"
-    return f"{name} {_value(metric, interval.mean)} ({ends}) on {examples}"
+        return f"{name} {value_text(metric, interval.mean)} on {examples}"
+    ends = f"{bare_text(metric, interval.low)}–{bare_text(metric, interval.high)}"
+    return f"{name} {value_text(metric, interval.mean)} ({ends}) on {examples}"
 
 
 def _near(table: Table, chosen: Standing, measure: Standing, what: str) -> str:
-    lead, mean = advantage(table, measure, chosen), _value(table.metric, measure.interval.mean)
+    lead, mean = advantage(table, measure, chosen), value_text(table.metric, measure.interval.mean)
     margin, ends = _size(table.metric, table.margin), _ends(table.metric, lead)
     return f"within the margin of {margin} of the {what} ({measure.name}, {mean}; difference {ends}) and cheaper"
 
@@ -339,18 +339,18 @@ def _better(table: Table, lead: Advantage) -> str:
 def _ends(metric: Metric, lead: Advantage) -> str:
     if not math.isfinite(lead.low):
         return "no interval from one example"
-    return f"{_bare(metric, lead.low)} to {_bare(metric, lead.high)}"
+    return f"{bare_text(metric, lead.low)} to {bare_text(metric, lead.high)}"
 
 
-def _value(metric: Metric, value: float) -> str:
-    return f"{_bare(metric, value)}%" if metric.proportion else _bare(metric, value)
+def value_text(metric: Metric, value: float) -> str:
+    return f"{bare_text(metric, value)}%" if metric.proportion else bare_text(metric, value)
 
 
 def _size(metric: Metric, difference: float) -> str:
-    return f"{_bare(metric, difference)} points" if metric.proportion else _bare(metric, difference)
+    return f"{bare_text(metric, difference)} points" if metric.proportion else bare_text(metric, difference)
 
 
-def _bare(metric: Metric, value: float) -> str:
+def bare_text(metric: Metric, value: float) -> str:
     text = f"{100 * value:.1f}" if metric.proportion else f"{value:.3f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 

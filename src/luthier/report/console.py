@@ -90,6 +90,13 @@ def _notes(comparison: Mapping[str, Any], kept: list[_Column]) -> Iterator[str]:
         probes = dict.fromkeys(p["probe"] for row in comparison["approaches"] for p in row.get("forgotten") or ())
         if len(probes) > 1:
             yield f"  forgotten: the probe that got worst, of {', '.join(probes)}."
+    seeds = comparison.get("seeds")
+    if seeds:
+        unit = target_unit(comparison)
+        shown = ", ".join(
+            f"{own['name']} {unit.value(own['least'])} to {unit.value(own['most'])}" for own in seeds["approaches"]
+        )
+        yield f"  over {len(seeds['approaches'][0]['seeds'])} seeds: {shown}."
     moved = {row["name"]: row["divergence"][0] for row in comparison["approaches"] if row.get("divergence")}
     if moved:
         on = next(iter(moved.values()))["on"].replace("_", " ")

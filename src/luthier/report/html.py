@@ -19,6 +19,7 @@ from luthier.report.examples import BUDGET_BYTES, browser
 from luthier.report.folder import Result, RunFolder, read_run
 from luthier.report.pictures import responsive
 from luthier.report.results import draw, histogram
+from luthier.report.seeds import seed_rows
 from luthier.report.stages import stage_pictures
 from luthier.report.svg import Look, key, looks
 from luthier.report.tasks import task_by_task
@@ -89,6 +90,7 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         divergence=comparing.divergences(folder, known),
         stages=stage_pictures(folder, known),
         by_task=task_by_task(folder, known),
+        seeds=seed_rows(folder.comparison, known),
         pairs=comparing.pairs(folder, known),
         break_even=comparing.break_even(folder, known),
         compared_curves=_compared_curves(folder.results, known),
@@ -206,6 +208,7 @@ def _choice(choice: Mapping[str, Any]) -> Values:
             "score": unit.value(one["score"]),
             "seconds": units.seconds(one["seconds"]),
             "taken": one["taken"],
+            "given_up_at": one.get("given_up_at"),
         }
         for one in tried
     ]

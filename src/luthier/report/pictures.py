@@ -98,6 +98,17 @@ def whisker(
     return picture(max(scale.start, scale.end) + 14, height, title, *parts, class_="row-plot")
 
 
+def dots(scale: Scale, ticks: Sequence[float], values: Sequence[float], look: Look, title: str) -> Markup:
+    """One row of marks, the first filled and the others hollow, to stand in a table cell under `whisker_axis`."""
+    height, middle = 30, 15.0
+    parts = [line(scale(tick), -60, scale(tick), height + 60, "grid") for tick in ticks]
+    parts.append(line(scale(min(values)), middle, scale(max(values)), middle, f"whisker {look.colour}"))
+    # The first is drawn last, on top of what it may cover.
+    parts += [mark(look, scale(value), middle, 5, hollow=True) for value in values[1:]]
+    parts.append(mark(look, scale(values[0]), middle, 5))
+    return picture(max(scale.start, scale.end) + 14, height, title, *parts, class_="row-plot")
+
+
 def whisker_axis(scale: Scale, ticks: Sequence[float], write: Callable[[float], str]) -> Markup:
     """Tick labels for a column of `whisker` rows."""
     parts, taken = [], -math.inf

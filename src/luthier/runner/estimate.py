@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from math import ceil
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from luthier.evaluate.metrics import Metric
 from luthier.evaluate.power import describe_power
 from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
@@ -105,7 +107,7 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
     trained_bytes = {name: sum(planned.shape.trainable * 4 for planned in own) for name, own in plans.items()}
     merges = {name: tuple(planned_merges(name, prepared, trained_bytes)) for name in study.approaches}
     approaches = tuple(
-        _forecast_approach(name, approach, prepared, speed, plans.get(name, ()), speeds, merges[name])
+        _forecast_approach(name, prepared, speed, plans.get(name, ()), speeds, merges[name])
         for name, approach in study.approaches.items()
     )
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
@@ -128,7 +130,7 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
             + [planned.plan.bytes for own in plans.values() for planned in own]
             + [planned.bytes for own in merges.values() for planned in own]
         ),
-        stored_bytes=sum(trained_bytes.values())
+        stored_bytes=_stored_bytes(plans, study)
         + sum(planned.stored_bytes for own in merges.values() for planned in own),
         warnings=tuple(warnings),
     )
@@ -136,8 +138,13 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
 
 @dataclass(frozen=True, slots=True)
 class _Training:
-    """A training that a study holds, with what it will compute."""
+    """A training that a study holds, with what it will compute.
 
+    Attributes:
+        number: Of the approach's step that it belongs to, from 0.
+    """
+
+    number: int
     step: TrainingStep
     lesson: Lesson
     predictor: Predictor
@@ -150,8 +157,10 @@ class _Training:
 def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_Training]:
     """All trainings of an approach, every value of an open setting one; planned as the step will plan them."""
     engine, predictor = prepared.engine, prompting_of(prepared, name)
-    candidates = (one for step in approach.steps for one in closed(step) if isinstance(one, Step))
-    for candidate in candidates:
+    candidates = (
+        (number, one) for number, step in enumerate(approach.steps) for one in closed(step) if isinstance(one, Step)
+    )
+    for number, candidate in candidates:
         for training in (*candidate.parts(prepared.study.target_name).values(), candidate):
             if not isinstance(training, TrainingStep):
                 continue
@@ -161,7 +170,7 @@ def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_T
                 shape = own.training_shape(predictor.model, sequences, engine)
                 plan = own.memory_plan(shape, engine)
                 settings = own.loop_settings(engine, plan, prepared.study.seed)
-                yield _Training(own, lesson, predictor, sequences, shape, plan, settings)
+                yield _Training(number, own, lesson, predictor, sequences, shape, plan, settings)
 
 
 def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, ...], _Training]:
@@ -191,7 +200,6 @@ def _training_speed(planned: _Training, prepared: Prepared) -> TrainingSpeed:
 
 def _forecast_approach(
     name: str,
-    approach: Approach,
     prepared: Prepared,
     speed: AnswerSpeed,
     trainings: tuple[_Training, ...],
@@ -201,6 +209,8 @@ def _forecast_approach(
     from luthier.train.timing import forecast_seconds
 
     study = prepared.study
+    approach = study.approaches[name]
+    common = _done_before(name, study)
     prompting = prompting_of(prepared, name)
     all_answering = {
         own.name: _answering(prompting.asked(own, study.target_name), own, prepared, speed, approach.trains)
@@ -211,26 +221,64 @@ def _forecast_approach(
     def validating(lesson: Lesson) -> float:
         if isinstance(lesson, TextLesson):
             return _held_out_tokens(lesson, prepared) * (speed.token_s + speed.head_s)
-        return sum(all_answering[own.name].together(len(own.validation)) for own in lesson.tasks)
+        return sum(
+            all_answering[own.name].scoring(metric, len(own.validation))
+            for own, metric in zip(lesson.tasks, lesson.metrics, strict=True)
+        )
+
+    def training(planned: _Training) -> float:
+        seconds = forecast_seconds(speeds[_kind(planned)], planned.sequences, planned.settings)
+        seconds += planned.step.evaluations * validating(planned.lesson)
+        if planned.step.replays is not None:
+            seconds += _writing(planned.step.replays, all_answering, prepared, speed)
+        return seconds
 
     seconds = sum(all_answering[own.name].together(len(own.test)) for own in prepared.tasks.values())
     seconds += study.latency_requests * mean(own.alone() for own in judged)
     seconds += sum(planned.seconds for planned in merges)
-    for step in approach.steps:
+    again = 0.0  # what one more seed takes, at one value of each setting
+    for number, step in enumerate(approach.steps):
         values = len(list(closed(step)))
-        if values > 1:
-            seconds += values * validating(prepared.lesson(step))
-    for planned in trainings:
-        seconds += forecast_seconds(speeds[_kind(planned)], planned.sequences, planned.settings)
-        seconds += planned.step.evaluations * validating(planned.lesson)
-        if planned.step.replays is not None:
-            seconds += _writing(planned.step.replays, all_answering, prepared, speed)
+        if number < common:
+            continue
+        own = sum(training(planned) for planned in trainings if planned.number == number)
+        seconds += own + (values * validating(prepared.lesson(step)) if values > 1 else 0.0)
+        again += own / values
+    if approach.trains and study.seeds > 1:
+        again += sum(own.together(len(own.task.test)) for own in judged)
+        trained = sum(own.trains for own in study.approaches.values())
+        seconds += (study.seeds - 1) * again * min(1.0, (study.finalists or trained) / trained)
     if approach.trains and study.forgetting.probe:
         seconds += _PROBE_TOKENS * (speed.token_s + speed.head_s)
         # How far predictions moved: with the model before and with the one after.
         seconds += 2 * _TEXT_TOKENS * (speed.token_s + speed.head_s)
         seconds += 2 * sum(own.comparing(min(EXAMPLES, len(own.task.test))) for own in all_answering.values())
     return ApproachForecast(name, mean(own.prompt_tokens for own in judged), seconds)
+
+
+def _done_before(name: str, study: Study) -> int:
+    """Number of steps that an approach before this one begins with as well, so that they are done once."""
+    approach = study.approaches[name]
+    most = 0
+    for other in study.fold_order[: study.fold_order.index(name)]:
+        earlier = study.approaches[other]
+        if (earlier.model or study.model) == (approach.model or study.model):
+            alike = (one == own for one, own in zip(earlier.steps, approach.steps, strict=False))
+            most = max(most, sum(1 for _ in takewhile(bool, alike)))
+    return most
+
+
+def _stored_bytes(plans: Mapping[str, tuple[_Training, ...]], study: Study) -> float:
+    """Of what is trained, every value of an open setting and every further seed counted."""
+    found = 0.0
+    for name, own in plans.items():
+        sizes = [
+            (planned.shape.trainable * 4, planned) for planned in own if planned.number >= _done_before(name, study)
+        ]
+        found += sum(size for size, _ in sizes)
+        again = sum(size / len(list(closed(study.approaches[name].steps[p.number]))) for size, p in sizes)
+        found += (study.seeds - 1) * again * min(1.0, (study.finalists or len(plans)) / len(plans))
+    return found
 
 
 def _power(targets: Sequence[Task]) -> str:
@@ -304,6 +352,10 @@ class _Answering:
             batches = ceil(prompts / self._rows)
             return seconds + prompts * self._speed.head_s + self._steps * batches * self._speed.batch_s
         return seconds + prompts * (self._below * self._speed.token_s + self._heads * self._speed.head_s)
+
+    def scoring(self, metric: Metric, prompts: int) -> float:
+        """Seconds for a metric of so many prompts' answers."""
+        return self.comparing(prompts) if metric.needs_logprobs else self.together(prompts)
 
     def comparing(self, prompts: int) -> float:
         """Seconds for the predictions of the references to so many prompts."""

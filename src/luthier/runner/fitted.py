@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthier.steps.base import Step
 from luthier.types import ModelRef, Predictor
 
 
@@ -57,6 +58,7 @@ class Fitted:
         taken: Keys of the steps that led to the predictor.
         trainable_parameters: Of the largest training.
         stages: The models on the way, the last one included.
+        applied: The steps themselves, every setting given.
     """
 
     predictor: Predictor
@@ -68,6 +70,7 @@ class Fitted:
     steps: tuple[Mapping[str, Any], ...] = ()
     choices: tuple[Mapping[str, Any], ...] = ()
     stages: tuple[Stage, ...] = ()
+    applied: tuple[Step, ...] = ()
 
     @property
     def train_s(self) -> float:

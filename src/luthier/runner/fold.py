@@ -1,71 +1,30 @@
-"""Folding an approach: from the base predictor through its steps, each computed once, open settings tried."""
+"""Folding an approach: from the base predictor through its steps, open settings tried."""
 
 from __future__ import annotations
 
-import json
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
-from safetensors import SafetensorError
-
-from luthier.errors import RunError
-from luthier.progress import Progress
-from luthier.record import predictor_from_json, predictor_to_json
-from luthier.runner.curves import curves
-from luthier.runner.fitted import Fitted, Spent, Stage
-from luthier.runner.folder import (
-    RunFolder,
-    append_jsonl,
-    bytes_below,
-    free_bytes,
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
-from luthier.runner.keys import key_of, text_key, training_key
+from luthier.runner.apply import CandidateGivenUp, Workshop, apply_step, short
+from luthier.runner.fitted import Fitted, Spent
+from luthier.runner.folder import read_json, read_jsonl, write_json
+from luthier.runner.pruning import MedianRule, track_of
 from luthier.settings import closed
-from luthier.steps.base import Step, StepContext
-from luthier.steps.lesson import Lesson, TextLesson
-from luthier.study import Approach
-from luthier.train.checkpoint import checkpoint_step, drop_checkpoint
-from luthier.types import ModelRef, Predictor
-
-if TYPE_CHECKING:
-    from luthier.infer.engine import Engine
+from luthier.steps.base import Step
+from luthier.steps.lesson import Lesson
+from luthier.steps.training import TrainingStep
+from luthier.train.checkpoint import Score
+from luthier.types import ModelRef
 
 
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What folding needs beside the approach: what steps learn from, the engine, the folder.
-
-    Attributes:
-        lesson: Gives what a step learns from.
-        target: The task that steps learn from where they name none; `mean` where there are several.
-        others: What the step or the approach may use, by name: approaches that were folded before.
-    """
-
-    lesson: Callable[[Step], Lesson]
-    target: str
-    engine: Engine
-    folder: RunFolder
-    seed: int
-    environment: Mapping[str, str]
-    progress: Progress
-    others: Mapping[str, Fitted] = field(default_factory=dict)
-
-
-def fold(approach: Approach, base: Fitted, shop: Workshop, name: str) -> Fitted:
-    """Apply the steps of an approach to the base, one after the other."""
+def fold(steps: Iterable[Step], base: Fitted, shop: Workshop, name: str) -> Fitted:
+    """Apply steps to the base, one after the other."""
     fitted = base
-    for step in approach.steps:
+    for step in steps:
         candidates = [candidate for candidate in closed(step) if isinstance(candidate, Step)]
         if len(candidates) == 1:
-            fitted = _apply(candidates[0], fitted, base.predictor.model, shop, name)
+            fitted = apply_step(candidates[0], fitted, base.predictor.model, shop, name)
         else:
             fitted = _search(candidates, fitted, base.predictor.model, shop, name)
     return fitted
@@ -73,23 +32,49 @@ def fold(approach: Approach, base: Fitted, shop: Workshop, name: str) -> Fitted:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """A candidate of a step, what it gave, how it did on validation, and what trying it took, comparing included."""
+    """A candidate of a step, what it gave, how it did on validation, and what trying it took, comparing included.
+
+    Attributes:
+        after: None where it was given up.
+        value: The metric that choices are made by; of one given up the best that it had come to.
+        given_up_at: The number of the evaluation, from 1.
+    """
 
     step: Step
-    after: Fitted
-    metrics: Mapping[str, float]
-    validation_s: float
+    after: Fitted | None
+    value: float
+    score: Score
+    spent: Mapping[str, Spent]
     seconds: float
+    given_up_at: int | None = None
 
 
 def _search(candidates: list[Step], before: Fitted, start: ModelRef, shop: Workshop, name: str) -> Fitted:
     """Apply each candidate, compare them on validation, go on with the best (the first of equals)."""
-    tried = []
+    tried: list[_Tried] = []
+    tracks: list[tuple[Score, ...]] = []
     for candidate in candidates:
-        after = _apply(candidate, before, start, shop, name)
-        metrics, seconds = _validated(after, shop.lesson(candidate), shop, f"{name}: trying {_short(candidate)}")
-        tried.append(_Tried(candidate, after, metrics, seconds, seconds + after.train_s - before.train_s))
-    best = max(tried, key=lambda t: shop.lesson(t.step).score_of(t.metrics))  # max gives the first of equals
+        lesson = shop.lesson(candidate)
+        rule = None
+        if shop.prune and isinstance(candidate, TrainingStep):
+            rule = MedianRule(tuple(tracks), candidate.evaluations)
+        try:
+            after = apply_step(candidate, before, start, shop, name, rule)
+        except CandidateGivenUp as given_up:
+            own = {**before.spent, given_up.key: given_up.spent}
+            value = lesson.metric_of(given_up.best)
+            seconds = given_up.spent.train_s
+            tried.append(_Tried(candidate, None, value, given_up.best, own, seconds, given_up.evaluation))
+            continue
+        metrics, seconds = validated(after, lesson, shop, f"{name}: trying {short(candidate)}")
+        own = {**after.spent, f"{after.key}/validation": Spent(seconds)}
+        seconds += after.train_s - before.train_s
+        value = metrics[lesson.metric_name]
+        tried.append(_Tried(candidate, after, value, lesson.score_of(metrics), own, seconds))
+        if rule is not None:
+            tracks.append(track_of(read_jsonl(shop.folder.step(after.key) / "metrics.jsonl"), lesson))
+    best = max((one for one in tried if one.after is not None), key=lambda one: one.score)  # the first of equals
+    assert best.after is not None
     metric = shop.lesson(best.step).metric_name
     choice = {
         "step": best.step.model_dump()["step"],
@@ -97,151 +82,29 @@ def _search(candidates: list[Step], before: Fitted, start: ModelRef, shop: Works
             {
                 "settings": one.step.model_dump(mode="json", exclude_unset=True),
                 "metric": metric,
-                "score": one.metrics[metric],
+                "score": one.value,
                 "seconds": one.seconds,
                 "taken": one is best,
+                "given_up_at": one.given_up_at,
             }
             for one in tried
         ],
     }
     spent: dict[str, Spent] = {}
     for one in tried:
-        spent |= {**one.after.spent, f"{one.after.key}/validation": Spent(one.validation_s)}
+        spent |= one.spent
     return replace(best.after, spent=spent, choices=(*best.after.choices, choice))
 
 
-def _apply(step: Step, before: Fitted, start: ModelRef, shop: Workshop, name: str) -> Fitted:
-    """The step's result, from the folder where it is there already."""
-    settings = step.model_dump(mode="json")
-    lesson = shop.lesson(step)
-    parts = {part: _apply(own, before, start, shop, f"{name} {part}") for part, own in step.parts(shop.target).items()}
-    others = {**{used: shop.others[used] for used in step.uses}, **parts}
-    shop = replace(shop, others=others)
-    # The target's data stand in the base's key.
-    seen = (*lesson.tasks, *lesson.rehearsed)
-    data = {task.name: training_key(task) for task in seen if task.name != shop.target}
-    text = text_key(lesson.text) if isinstance(lesson, TextLesson) else ""
-    beside = {"data": data, "text": text, "others": {used: own.key for used, own in others.items()}}
-    key = key_of(before=before.key, settings=settings, seed=shop.seed, **{k: v for k, v in beside.items() if v})
-    folder = shop.folder.step(key)
-    record = folder / "step.json"
-    reused = record.is_file() and _weights_are_there(record, shop)
-    if not reused:
-        _fit(step, settings, before, start, shop, key, name)
-    row = read_json(record)
-    predictor = _on_base(predictor_from_json(row["predictor"], shop.folder.path), start.base, shop)
-    learned = tuple(task.name for task in lesson.tasks) if step.learns else _learned(others.values())
-    stage = Stage(settings["step"], learned, key, predictor.model, predictor.routes)
-    spent = Spent(**{part: row[part] for part in ("train_s", "loop_s", "trained_tokens", "peak_bytes", "stored_bytes")})
-    done = {
-        "hash": key,
-        "step": settings["step"],
-        "settings": step.described(),
-        "reused": reused,
-        "seconds": row["seconds"],
-    }
-    if parts:
-        done["parts"] = [{**own.steps[-1], "step": f"{own.steps[-1]['step']} {part}"} for part, own in parts.items()]
-    made_of = [before, *others.values()]
-    return replace(
-        before,
-        predictor=predictor,
-        key=key,
-        spent={at: own for fitted in made_of for at, own in fitted.spent.items()} | {key: spent},
-        taken=frozenset().union(*(fitted.taken for fitted in made_of)) | {key},
-        trainable_parameters=row["trainable_parameters"] or max(fitted.trainable_parameters for fitted in made_of),
-        trainable_share=row["trainable_share"] or max(fitted.trainable_share for fitted in made_of),
-        stages=(*before.stages, stage) if step.trains else before.stages,
-        steps=(*before.steps, done),
-    )
+def validated(
+    fitted: Fitted, lesson: Lesson, shop: Workshop, description: str, name: str = "validation"
+) -> tuple[dict[str, float], float]:
+    """Validation metrics of a predictor and the seconds they took, from the folder where they are there already.
 
-
-def _learned(others: Iterable[Fitted]) -> tuple[str, ...]:
-    """The tasks that approaches learned from, in whichever step."""
-    return tuple(dict.fromkeys(task for own in others for stage in own.stages for task in stage.learned))
-
-
-def _on_base(predictor: Predictor, base: str, shop: Workshop) -> Predictor:
-    """On the base as it lies now: it may have moved since, its content is what the key holds."""
-
-    def moved(ref: ModelRef) -> ModelRef:
-        return ref if _is_inside(ref.base, shop) else replace(ref, base=base)
-
-    routes = {task: moved(ref) for task, ref in predictor.routes.items()}
-    return replace(predictor, model=moved(predictor.model), routes=routes)
-
-
-def _is_inside(folder: str, shop: Workshop) -> bool:
-    return Path(folder).is_relative_to(shop.folder.path.resolve())
-
-
-def _weights_are_there(record: Path, shop: Workshop) -> bool:
-    """Whether what the step trained is still in the run folder."""
-    models = predictor_from_json(read_json(record)["predictor"], shop.folder.path).models
-    places = {place for model in models for place in (model.base, *model.adapters)}
-    return all(Path(place).is_dir() for place in places if _is_inside(place, shop))
-
-
-def _fit(
-    step: Step, settings: dict[str, Any], before: Fitted, start: ModelRef, shop: Workshop, key: str, name: str
-) -> None:
-    folder = shop.folder.step(key)
-    folder.mkdir(parents=True, exist_ok=True)
-    if step.trains:
-        _check_room(folder, step, before)
-    metrics = folder / "metrics.jsonl"
-    done = checkpoint_step(folder)  # rows behind the checkpoint will be written again
-    if metrics.is_file():
-        write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done])
-    started = time.perf_counter()
-    shop.progress.say(f"{name}: {_short(step)}")
-    context = StepContext(
-        lesson=shop.lesson(step),
-        start=start,
-        engine=shop.engine,
-        folder=folder,
-        seed=shop.seed,
-        progress=shop.progress,
-        log=lambda row: append_jsonl(metrics, row),
-        others={used: own.predictor for used, own in shop.others.items()},
-    )
-    try:
-        outcome = step.fit(before.predictor, context)
-    except SafetensorError as error:  # how safetensors says that the disk is full
-        raise RunError(
-            f"{folder} cannot be written: {error}. Free some space, or choose another disk with --output; "
-            "what is computed is kept."
-        ) from error
-    for result, value in {**outcome.results, **curves(read_jsonl(metrics))}.items():
-        write_json(folder / "results" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', result)}.json", value)
-    predictor = predictor_to_json(outcome.predictor, shop.folder.path)
-    weights = [p for p in folder.iterdir() if p.is_dir() and p.name.split("-")[0] in ("adapter", "part", "model")]
-    write_json(
-        folder / "step.json",
-        {
-            "step": settings["step"],
-            "settings": settings,
-            "seed": shop.seed,
-            "before": before.key,
-            "environment": dict(shop.environment),
-            "seconds": time.perf_counter() - started,
-            "train_s": outcome.train_s,
-            "loop_s": outcome.loop_s,
-            "trained_tokens": outcome.trained_tokens,
-            "trainable_parameters": outcome.trainable_parameters,
-            "trainable_share": outcome.trainable_share,
-            "peak_bytes": outcome.peak_bytes,
-            "stored_bytes": sum(bytes_below(part) for part in weights) + _shots_bytes(step, predictor),
-            "facts": dict(outcome.facts),
-            "predictor": predictor,
-        },
-    )
-    drop_checkpoint(folder)
-
-
-def _validated(fitted: Fitted, lesson: Lesson, shop: Workshop, description: str) -> tuple[dict[str, float], float]:
-    """Validation metrics of a predictor and the seconds they took, from the folder where they are there already."""
-    file = shop.folder.step(fitted.key) / "validation.json"
+    Args:
+        name: Of the file without its ending; one for each thing that may be validated.
+    """
+    file = shop.folder.step(fitted.key) / f"{name}.json"
     if not file.is_file():
         started = time.perf_counter()
         with shop.progress.track(description, lesson.validated) as advance:
@@ -249,38 +112,3 @@ def _validated(fitted: Fitted, lesson: Lesson, shop: Workshop, description: str)
         write_json(file, {"metrics": metrics, "seconds": time.perf_counter() - started})
     row = read_json(file)
     return row["metrics"], row["seconds"]
-
-
-def _shots_bytes(step: Step, predictor: Mapping[str, Any]) -> int:
-    """What the pool of shots takes, where this step has added it."""
-    pools = [own for own in (predictor["shots"], *predictor["task_shots"].values()) if own is not None]
-    if step.trains:
-        return 0
-    return sum(len(json.dumps(own, ensure_ascii=False).encode()) for own in pools)
-
-
-def _check_room(folder: Path, step: Step, before: Fitted) -> None:
-    size = sum(file.stat().st_size for file in Path(before.predictor.model.base).glob("*.safetensors"))
-    needed, free = step.disk_bytes(size), free_bytes(folder)
-    if free < needed:
-        raise RunError(
-            f"the disk of {folder} has {free / 1e6:.0f} MB free, and this training may take {needed / 1e6:.0f} MB with "
-            "its checkpoints. Free some space, or choose another disk with --output; what is computed is kept."
-        )
-
-
-def _short(step: Step) -> str:
-    row = step.model_dump(mode="json", exclude_unset=True)
-    kind = row.pop("step", step.model_dump()["step"])
-    settings = ", ".join(f"{k} {_clipped(v)}" for k, v in row.items())
-    return f"{kind} ({settings})" if settings else str(kind)
-
-
-def _clipped(value: object) -> str:
-    if isinstance(value, dict) and "kind" in value:
-        inner = [f"{k} {v}" for k, v in value.items() if k != "kind"]
-        value = f"{value['kind']}: {', '.join(inner)}" if inner else value["kind"]
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    text = " ".join(str(value).split())
-    return text if len(text) <= 40 else text[:39] + "…"

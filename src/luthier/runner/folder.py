@@ -49,6 +49,9 @@ class RunFolder:
     def approach(self, name: str) -> Path:
         return self.path / "approaches" / name
 
+    def repeat(self, name: str, seed: int) -> Path:
+        return self.approach(name) / "seeds" / str(seed)
+
     def step(self, key: str) -> Path:
         return self.path / "steps" / key
 
@@ -83,7 +86,16 @@ class RunFolder:
 
     def settle_leftovers(self) -> None:
         """Remove what an interrupted write left behind."""
-        for part in (".", "approaches/*", "steps/*", "steps/*/results", "probes", "divergence", "stages"):
+        for part in (
+            ".",
+            "approaches/*",
+            "approaches/*/seeds/*",
+            "steps/*",
+            "steps/*/results",
+            "probes",
+            "divergence",
+            "stages",
+        ):
             for leftover in self.path.glob(f"{part}/*.writing"):
                 if leftover.is_file():
                     leftover.unlink()

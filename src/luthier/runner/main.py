@@ -18,14 +18,16 @@ from luthier.evaluate.forgetting import compare_probes
 from luthier.evaluate.power import minimum_detectable_difference
 from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
+from luthier.runner.apply import Workshop
 from luthier.runner.describe import data_report, example_counts, machine, seen_elsewhere, text_warnings
 from luthier.runner.divergence import measure_divergence
 from luthier.runner.fitted import Fitted
-from luthier.runner.fold import Workshop, fold
+from luthier.runner.fold import fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
 from luthier.runner.keys import examples_key, key_of, versions
 from luthier.runner.measure import Bench, is_answered, measure, probe, result_of
 from luthier.runner.prepare import Prepared, prepare
+from luthier.runner.repeats import Repeats, fold_repeats, measure_repeats, unanswered_repeats
 from luthier.runner.stages import has_stages, stage_matrices
 from luthier.study import Study, study_as_json
 from luthier.types import Predictor
@@ -98,16 +100,18 @@ def run(
             for name, task in prepared.tasks.items()
         }
         write_json(folder.data, reports)
-        fitted = _fit_all(prepared, folder, progress)
+        shop = _workshop(prepared, folder, progress)
+        fitted = _fit_all(prepared, shop)
+        repeats = fold_repeats(prepared, fitted, shop)
         bench = _bench(prepared, folder, validation_only, progress)
-        comparison = _compare(prepared, fitted, bench, folder, validation_only, progress)
+        comparison = _compare(prepared, fitted, repeats, bench, folder, validation_only)
         write_json(folder.run, _about(prepared, bench, folder, started, reports, validation_only))
         write_json(folder.comparison, comparison)
     return RunResult(folder.path, comparison)
 
 
-def _fit_all(prepared: Prepared, folder: RunFolder, progress: Progress) -> dict[str, Fitted]:
-    shop = Workshop(
+def _workshop(prepared: Prepared, folder: RunFolder, progress: Progress) -> Workshop:
+    return Workshop(
         lesson=prepared.lesson,
         target=prepared.study.target_name,
         engine=prepared.engine,
@@ -115,11 +119,16 @@ def _fit_all(prepared: Prepared, folder: RunFolder, progress: Progress) -> dict[
         seed=prepared.study.seed,
         environment=prepared.environment,
         progress=progress,
+        prune=prepared.study.prune,
     )
+
+
+def _fit_all(prepared: Prepared, shop: Workshop) -> dict[str, Fitted]:
+    folder = shop.folder
     fitted: dict[str, Fitted] = {}
     for name in prepared.study.fold_order:
         approach = prepared.study.approaches[name]
-        fitted[name] = fold(approach, prepared.base(approach.model), replace(shop, others=fitted), name)
+        fitted[name] = fold(approach.steps, prepared.base(approach.model), replace(shop, others=fitted), name)
         write_json(folder.approach(name) / "predictor.json", predictor_to_json(fitted[name].predictor, folder.path))
     return {name: fitted[name] for name in prepared.study.approaches}
 
@@ -142,13 +151,14 @@ def _bench(prepared: Prepared, folder: RunFolder, validation_only: bool, progres
 def _compare(
     prepared: Prepared,
     fitted: Mapping[str, Fitted],
+    repeats: Repeats,
     bench: Bench,
     folder: RunFolder,
     validation_only: bool,
-    progress: Progress,
 ) -> dict[str, Any]:
     study = prepared.study
-    missing = [name for name in fitted if not is_answered(name, fitted[name], bench)]
+    missing = [name for name in fitted if not is_answered(folder.approach(name), fitted[name], bench)]
+    missing += unanswered_repeats(repeats, bench)
     if missing and not validation_only:
         _enter_in_ledger(folder, bench, missing)
     results = []
@@ -164,6 +174,8 @@ def _compare(
         forgetting_limit=study.forgetting.limit,
         seed=study.seed,
     )
+    comparison["seeds"], more_reasons = measure_repeats(repeats, results, bench, study.seed)
+    comparison["reasons"] += more_reasons
     comparison["split"] = "validation" if validation_only else "test"
     comparison["matrix"] = {
         name: stage_matrices(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.evaluate.answer import Answer, LogProb, answer_to
@@ -54,29 +55,41 @@ class Bench:
         return [example for turn in turns for example in turn if example is not None][: self.latency_requests]
 
 
-def is_answered(name: str, fitted: Fitted, bench: Bench) -> bool:
-    """Whether the answers of this approach to these examples are in the folder already."""
-    file = bench.folder.approach(name) / "measured.json"
-    answers = bench.folder.approach(name) / "predictions.jsonl"
+def is_answered(folder: Path, fitted: Fitted, bench: Bench) -> bool:
+    """Whether the answers to these examples are in the folder already."""
+    file = folder / "measured.json"
+    answers = folder / "predictions.jsonl"
     return file.is_file() and answers.is_file() and read_json(file)["key"] == _answers_key(fitted, bench)
 
 
 def measure(name: str, fitted: Fitted, bench: Bench) -> None:
     """See that the folder holds the approach's answers, its latencies and all scores; only what is missing is done."""
-    file = bench.folder.approach(name) / "measured.json"
-    if not is_answered(name, fitted, bench):
-        _answer(name, fitted, bench)
-    measured = read_json(file)
+    folder = bench.folder.approach(name)
+    if not is_answered(folder, fitted, bench):
+        _answer(name, folder, fitted, bench)
+    measured = read_json(folder / "measured.json")
     alone = bench.alone()
     if len(measured["latencies"]) != len(alone):
         measured["latencies"] = _latencies(name, fitted, bench, alone)
-        write_json(file, measured)
+        write_json(folder / "measured.json", measured)
+    _see_that_it_is_scored(folder, fitted, bench)
+
+
+def measure_answers(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
+    """See that the folder holds answers and all scores, without latencies; only what is missing is done."""
+    if not is_answered(folder, fitted, bench):
+        _answer(name, folder, fitted, bench)
+    _see_that_it_is_scored(folder, fitted, bench)
+
+
+def _see_that_it_is_scored(folder: Path, fitted: Fitted, bench: Bench) -> None:
+    measured = read_json(folder / "measured.json")
     if measured["scored"] != _scores_key(bench):
-        _score(name, fitted, bench)
-        write_json(file, {**measured, "scored": _scores_key(bench)})
+        _score(folder, fitted, bench)
+        write_json(folder / "measured.json", {**measured, "scored": _scores_key(bench)})
 
 
-def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
+def _answer(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
     """Answer all examples with the approach; write `predictions.jsonl`, not scored yet, and `measured.json`."""
     engine = bench.engine
     first = bench.alone()[0]
@@ -96,7 +109,6 @@ def _answer(name: str, fitted: Fitted, bench: Bench) -> None:
             if task_name in bench.targets:
                 seconds += time.perf_counter() - started
         rows += [_row(answer, example) for answer, example in zip(answers, examples, strict=True)]
-    folder = bench.folder.approach(name)
     (folder / "measured.json").unlink(missing_ok=True)  # it would vouch for other answers
     write_jsonl(folder / "predictions.jsonl", rows)
     write_json(
@@ -132,9 +144,9 @@ def _ask(fitted: Fitted, bench: Bench, example: Example) -> None:
     bench.engine.answer(fitted.predictor.asked(task, bench.target), [example.prompt], task.labels)
 
 
-def _score(name: str, fitted: Fitted, bench: Bench) -> None:
+def _score(folder: Path, fitted: Fitted, bench: Bench) -> None:
     """Write the scores of all answers into `predictions.jsonl`."""
-    file = bench.folder.approach(name) / "predictions.jsonl"
+    file = folder / "predictions.jsonl"
     rows = {(row["task"], row["id"]): row for row in read_jsonl(file)}
     for task_name, examples in bench.examples.items():
         task, metrics = bench.tasks[task_name], bench.metrics[task_name]
@@ -166,7 +178,22 @@ def _logprob_of(row: Mapping[str, Any]) -> LogProb | None:
 
 def result_of(name: str, fitted: Fitted, bench: Bench, forgotten: Sequence[Mapping[str, object]]) -> ApproachResult:
     """The approach as the comparison takes it, from the files that `measure` wrote."""
-    rows = read_jsonl(bench.folder.approach(name) / "predictions.jsonl")
+    folder = bench.folder.approach(name)
+    scores, answers = scores_and_answers(folder, bench)
+    return ApproachResult(
+        name=name,
+        trains=fitted.trained_tokens > 0,
+        scores=scores,
+        deciding={task_name: metrics[0].name for task_name, metrics in bench.metrics.items()},
+        cost=cost_of(name, fitted, bench, read_jsonl(folder / "predictions.jsonl")),
+        answers=answers,
+        forgotten=forgotten,
+    )
+
+
+def scores_and_answers(folder: Path, bench: Bench) -> tuple[dict[str, dict[str, list[Score]]], dict[str, list[Answer]]]:
+    """Task → metric → scores, and task → answers, in the order of the examples, from `predictions.jsonl`."""
+    rows = read_jsonl(folder / "predictions.jsonl")
     scores: dict[str, dict[str, list[Score]]] = {}
     answers: dict[str, list[Answer]] = {}
     for task_name, examples in bench.examples.items():
@@ -184,15 +211,7 @@ def result_of(name: str, fitted: Fitted, bench: Bench, forgotten: Sequence[Mappi
             answer_to(example, row["completion"], labels, _logprob_of(row))
             for row, example in zip(ordered, examples, strict=True)
         ]
-    return ApproachResult(
-        name=name,
-        trains=fitted.trained_tokens > 0,
-        scores=scores,
-        deciding={task_name: metrics[0].name for task_name, metrics in bench.metrics.items()},
-        cost=cost_of(name, fitted, bench, rows),
-        answers=answers,
-        forgotten=forgotten,
-    )
+    return scores, answers
 
 
 def cost_of(name: str, fitted: Fitted, bench: Bench, rows: Sequence[Mapping[str, Any]]) -> Cost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,10 +59,15 @@ class Prepared:
         """What a step learns from."""
         if isinstance(step, PretrainStep):
             return step.lesson(self.texts[step.text], self.study.target_name, self.study.seed)
-        names = step.learns_from or self.study.targets
-        tasks, rehearsed = (
-            tuple(replace(self.tasks[name], test=()) for name in own) for own in (names, step.rehearses)
-        )
+        return self._lesson(step.learns_from or self.study.targets, step.rehearses)
+
+    @property
+    def target_lesson(self) -> Lesson:
+        """The target, or the mean over several, as a step that names no task learns it."""
+        return self._lesson(self.study.targets)
+
+    def _lesson(self, names: Sequence[str], rehearses: Sequence[str] = ()) -> Lesson:
+        tasks, rehearsed = (tuple(replace(self.tasks[name], test=()) for name in own) for own in (names, rehearses))
         return Lesson(
             tasks, tuple(self.metrics[name][0] for name in names), self.study.target_name, rehearsed=rehearsed
         )

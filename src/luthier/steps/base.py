@@ -28,6 +28,7 @@ class StepContext:
         seed: Decides everything that is drawn.
         log: Takes a row of metrics.
         others: What the approaches that it `uses` and its `parts` came to, by their names.
+        give_up: Whether a training is given up after an evaluation: its number from 1, the best score so far.
     """
 
     lesson: Lesson
@@ -38,6 +39,7 @@ class StepContext:
     progress: Progress
     log: Callable[[Mapping[str, float]], None]
     others: Mapping[str, Predictor] = field(default_factory=dict)
+    give_up: Callable[[int, tuple[float, ...]], bool] = lambda number, best: False
 
     @property
     def task(self) -> Task:

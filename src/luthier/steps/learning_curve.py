@@ -46,7 +46,8 @@ def measure_curve(step: SftStep, predictor: Predictor, context: StepContext) -> 
         file = folder / "point.json"
         if not file.is_file():
             started = time.perf_counter()
-            trained = part.trained_model(predictor, replace(context, folder=folder, log=lambda row: None))
+            quiet = replace(context, folder=folder, log=lambda row: None, give_up=lambda number, best: False)
+            trained = part.trained_model(predictor, quiet)
             value = context.lesson.metric_of(trained.outcome.best_score)
             del trained
             context.engine.release()

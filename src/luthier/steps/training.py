@@ -183,6 +183,7 @@ class TrainingStep(Step):
                 folder=context.folder,
                 rate=self.trained.rate,
                 pull=self.pull(model, predictor.model, engine),
+                give_up=context.give_up,
                 advance=advance,
             )
         return Trained(model, sequences, plan, outcome, written)

@@ -122,6 +122,16 @@ class Study(Settings):
     """What is measured of what a model could do before."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides splits, shots, order and initialisation."""
+    seeds: int = Field(default=1, ge=1, le=100)
+    """How often what trains is trained, at the settings that were taken: with `seed` and with the numbers behind it.
+    The verdict is on the model of `seed`, which is handed over; the test scores of all, and their spread, stand beside
+    it. The further trainings are not charged to the approach."""
+    finalists: int | None = Field(default=None, ge=1)
+    """With `seeds`: only so many of the approaches that train are trained again, those that do best on validation.
+    Default: all."""
+    prune: bool = True
+    """Of the values of a setting left open, give one up whose training half way or later does worse on validation than
+    the median of those before it, of which there must be three (Golovin et al. 2017, "Google Vizier")."""
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda|mps)$")
     """auto, cpu, cuda or mps."""
     precision: str = Field(default="auto", pattern="^(auto|bfloat16|float32)$")
@@ -141,6 +151,12 @@ class Study(Settings):
             value = {**value, "tasks": {"task": value["task"]}}
             del value["task"]
         return value
+
+    @model_validator(mode="after")
+    def _finalists_are_trained_again(self) -> Study:
+        if self.finalists is not None and self.seeds == 1:
+            raise ValueError("finalists says what is trained with further seeds; give seeds: 3, or leave it out")
+        return self
 
     @field_validator("approaches")
     @classmethod

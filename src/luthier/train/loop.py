@@ -89,6 +89,19 @@ class TrainingOutcome:
     not_on_tree: str
 
 
+class GivenUp(Exception):
+    """Training was ended by what was asked whether to go on; nothing of it is kept.
+
+    Attributes:
+        outcome: Of the part that was done.
+        evaluation: The number of the evaluation after which it ended, from 1.
+    """
+
+    def __init__(self, outcome: TrainingOutcome, evaluation: int) -> None:
+        super().__init__(f"given up after evaluation {evaluation}")
+        self.outcome, self.evaluation = outcome, evaluation
+
+
 def train(
     model: Any,
     sequences: Sequence[TrainingSequence],
@@ -100,6 +113,7 @@ def train(
     folder: Path,
     rate: Callable[[str], float] = lambda name: 1.0,
     pull: Pull = FREE,
+    give_up: Callable[[int, Score], bool] = lambda number, best: False,
     advance: Advance = lambda done: None,
 ) -> TrainingOutcome:
     """Train the trainable weights of `model` in place and leave the best of them in it.
@@ -111,10 +125,12 @@ def train(
         folder: Where checkpoints go; one that is there from an interrupted run is continued.
         rate: For the name of a weight, its share of the learning rate.
         pull: What holds the training near the model that it began from.
+        give_up: Asked after each evaluation but the last, by its number from 1 and the best score so far.
         advance: Called with the steps done since the last call.
 
     Raises:
         TrainingError: The loss or its gradient is not finite; step and example ids are named.
+        GivenUp: `give_up` said so.
     """
     import torch
 
@@ -169,12 +185,19 @@ def train(
                 state.validation_s += time.perf_counter() - started
                 log({"step": step, "tokens": state.tokens, **{f"validation/{k}": v for k, v in metrics.items()}})
                 state.note(step, score_of(metrics), trainable)
+                number = sum(at <= step for at in evaluate_at)
+                if step < total and give_up(number, state.best_score):
+                    raise GivenUp(_outcome(state, total, settings, forward.refusal), number)
             if step in evaluate_at or time.monotonic() - saved > _SAVE_EVERY_S:
                 save_checkpoint(folder, state, trainable, optimizer, scheduler)
                 saved = time.monotonic()
             started = time.perf_counter()
     state.restore_best(trainable)
     model.eval()
+    return _outcome(state, total, settings, forward.refusal)
+
+
+def _outcome(state: Checkpoint, total: int, settings: LoopSettings, refusal: str) -> TrainingOutcome:
     return TrainingOutcome(
         seconds=state.seconds,
         validation_s=state.validation_s,
@@ -185,5 +208,5 @@ def train(
         best_score=state.best_score,
         stopped_early=state.step < total,
         peak_bytes=peak_bytes(settings.device),
-        not_on_tree=forward.refusal,
+        not_on_tree=refusal,
     )

@@ -1,0 +1,59 @@
+"""The same training with several seeds: a row of dots for each approach, one a seed, the one handed over filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.report import units
+from luthier.report.pictures import dots, share_axis, whisker_axis
+from luthier.report.svg import Look, Scale, linear_ticks
+
+_ROW_WIDTH = 300
+Values = dict[str, Any]
+
+
+def seed_rows(comparison: Mapping[str, Any], looks: Mapping[str, Look]) -> Values | None:
+    """None where every training was done once."""
+    content = comparison.get("seeds")
+    if not content:
+        return None
+    rows = sorted(content["approaches"], key=lambda row: list(looks).index(row["name"]))
+    means = [own["mean"] for row in rows for own in row["seeds"]]
+    unit = units.score_unit(content["metric"], *means)
+    axis = share_axis("", means, means, unit.tick)
+    scale = Scale(axis.low, axis.high, 14, _ROW_WIDTH - 14)
+    ticks = linear_ticks(axis.low, axis.high, 4)
+    return {
+        "metric": content["metric"],
+        "seeds": [own["seed"] for own in rows[0]["seeds"]],
+        "axis": whisker_axis(scale, ticks, unit.tick),
+        "rows": [
+            {
+                "look": looks[row["name"]],
+                "mean": unit.value(row["mean"]),
+                "sd": _sd(row["sd"], unit),
+                "range": f"{unit.value(row['least'])} to {unit.value(row['most'])}",
+                "plot": dots(
+                    scale, ticks, [own["mean"] for own in row["seeds"]], looks[row["name"]], _title(row, unit)
+                ),
+                "seeds": [
+                    {"mean": unit.value(own["mean"]), "interval": unit.interval(own["low"], own["high"])}
+                    for own in row["seeds"]
+                ],
+            }
+            for row in rows
+        ],
+        "pairs": [
+            {"a": looks[own["a"]], "b": looks[own["b"]], **{k: own[k] for k in ("a_better", "b_better", "of")}}
+            for own in content["pairs"]
+        ],
+    }
+
+
+def _sd(value: float, unit: units.ScoreUnit) -> str:
+    return f"{100 * value:.1f} points" if unit.share else units.plain(value)
+
+
+def _title(row: Mapping[str, Any], unit: units.ScoreUnit) -> str:
+    return f"{row['name']}: " + ", ".join(f"seed {own['seed']} {unit.value(own['mean'])}" for own in row["seeds"])

@@ -1,0 +1,110 @@
+"""Trainings repeated with further seeds, at the settings that were taken: what their scores owe to chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from luthier.evaluate.comparison import ApproachResult
+from luthier.evaluate.seeds import over_seeds, seeds_content, seeds_reasons
+from luthier.runner.apply import Workshop
+from luthier.runner.fitted import Fitted
+from luthier.runner.fold import fold, validated
+from luthier.runner.measure import Bench, is_answered, measure_answers, scores_and_answers
+from luthier.runner.prepare import Prepared
+from luthier.study import Approach
+
+Repeats = Mapping[str, Mapping[int, Fitted]]
+
+
+def fold_repeats(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) -> dict[str, dict[int, Fitted]]:
+    """Train the finalists again, once for each further seed.
+
+    Args:
+        fitted: The approaches as they were folded with the study's seed.
+
+    Returns:
+        Approach → seed → what it came to; empty where the study asks for a single seed.
+    """
+    study = prepared.study
+    if study.seeds == 1:
+        return {}
+    names = finalists(prepared, fitted, shop)
+    repeats: dict[str, dict[int, Fitted]] = {name: {} for name in names}
+    for seed in range(study.seed + 1, study.seed + study.seeds):
+        done: dict[str, Fitted] = {}
+        for name in study.fold_order:
+            if name in _with_what_they_use(study.approaches, names):
+                base = prepared.base(study.approaches[name].model)
+                own = replace(shop, seed=seed, others=done)
+                done[name] = fold(fitted[name].applied, base, own, f"{name}, seed {seed}")
+        for name in names:
+            repeats[name][seed] = done[name]
+    return repeats
+
+
+def finalists(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) -> list[str]:
+    """The approaches to be trained again: all that train, or those that do best on validation."""
+    study = prepared.study
+    trained = [name for name, approach in study.approaches.items() if approach.trains]
+    if study.finalists is None or study.finalists >= len(trained):
+        return trained
+    lesson = prepared.target_lesson
+    scores = {
+        name: lesson.score_of(validated(fitted[name], lesson, shop, f"{name}: validation", "validation-target")[0])
+        for name in trained
+    }
+    best = sorted(trained, key=lambda name: scores[name], reverse=True)[: study.finalists]
+    return [name for name in trained if name in best]
+
+
+def measure_repeats(
+    repeats: Repeats, results: Sequence[ApproachResult], bench: Bench, seed: int
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """What stands under `seeds` in `comparison.json`, and what it says in words.
+
+    Args:
+        results: What the approaches scored with the study's seed.
+        seed: The study's.
+    """
+    judged = _judged(bench)
+    scored: dict[str, dict[int, ApproachResult]] = {}
+    for result in results:
+        own = repeats.get(result.name, {})
+        scored[result.name] = {seed: result}
+        for other, fitted in own.items():
+            folder = bench.folder.repeat(result.name, other)
+            measure_answers(f"{result.name}, seed {other}", folder, fitted, judged)
+            scores, answers = scores_and_answers(folder, judged)
+            scored[result.name][other] = replace(result, scores=scores, answers=answers)
+    found = over_seeds(scored, bench.targets, seed)
+    return seeds_content(found), seeds_reasons(found)
+
+
+def unanswered_repeats(repeats: Repeats, bench: Bench) -> list[str]:
+    """What has still to answer the examples kept apart."""
+    judged = _judged(bench)
+    return [
+        f"{name}, seed {seed}"
+        for name, own in repeats.items()
+        for seed, fitted in own.items()
+        if not is_answered(bench.folder.repeat(name, seed), fitted, judged)
+    ]
+
+
+def _judged(bench: Bench) -> Bench:
+    """For the targets alone."""
+    return replace(bench, examples={name: bench.examples[name] for name in bench.targets})
+
+
+def _with_what_they_use(approaches: Mapping[str, Approach], names: Sequence[str]) -> set[str]:
+    """These approaches, and all that they are made of."""
+    found: set[str] = set()
+    waiting = [*names]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += approaches[name].uses
+    return found

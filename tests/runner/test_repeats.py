@@ -1,0 +1,94 @@
+"""The finalists trained with further seeds: what is repeated, what is not, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tiny import tiny_study
+
+from luthier.errors import StudyError
+from luthier.report.console import comparison_table
+from luthier.report.html import write_report
+from luthier.runner import run
+from luthier.runner.folder import read_json, read_jsonl
+from luthier.study import Study
+
+LORA = {"step": "sft", "adapter": {"rank": 2, "dropout": 0.1}, "epochs": 2, "evaluations": 2, "learning_rate": 1e-2}
+OPEN = {**LORA, "adapter": "ia3", "learning_rate": {"choose": [1e-6, 2e-2]}}
+
+
+def seeded(model: Path, **changes: object) -> Study:
+    return tiny_study(model, **{"approaches": {"zero-shot": [], "lora": [LORA], "ia3": [OPEN]}, "seeds": 3, **changes})
+
+
+def test_what_trains_is_trained_with_every_seed_and_the_spread_is_shown(root: Path, tiny_model_folder: Path) -> None:
+    result = run(seeded(tiny_model_folder), root / "run", root=root)
+    seeds = result.comparison["seeds"]
+    assert [row["name"] for row in seeds["approaches"]] == ["lora", "ia3"]
+    means = {row["name"]: row["mean"] for row in result.comparison["approaches"]}
+    for row in seeds["approaches"]:
+        assert [own["seed"] for own in row["seeds"]] == [0, 1, 2]
+        assert row["seeds"][0]["mean"] == means[row["name"]]
+        own = [one["mean"] for one in row["seeds"]]
+        assert (row["least"], row["most"]) == (min(own), max(own))
+        assert row["mean"] == pytest.approx(sum(own) / 3)
+        assert row["sd"] == pytest.approx((sum((one - row["mean"]) ** 2 for one in own) / 2) ** 0.5)
+    (pair,) = seeds["pairs"]
+    assert pair["a_better"] + pair["b_better"] <= pair["of"] == 3
+    rows = [read_jsonl(root / "run" / "approaches" / "lora" / at / "predictions.jsonl") for at in ("", "seeds/1")]
+    assert [row["id"] for row in rows[0]] == [row["id"] for row in rows[1]]
+    assert [row["label_logprobs"] for row in rows[0]] != [row["label_logprobs"] for row in rows[1]]
+    assert any("Trained with 3 seeds" in reason for reason in result.comparison["reasons"])
+    page = write_report(root / "run").read_text(encoding="utf-8")
+    assert "Over seeds" in page
+    assert page.count("seed 2") >= 2
+    console = Console(width=120, record=True)
+    console.print(comparison_table(result.comparison))
+    assert "over 3 seeds: lora" in console.export_text()
+
+
+def test_only_the_settings_that_were_taken_are_repeated_and_nothing_is_charged(
+    root: Path, tiny_model_folder: Path
+) -> None:
+    once = run(seeded(tiny_model_folder, seeds=1), root / "run", root=root)
+    again = run(seeded(tiny_model_folder), root / "run", root=root)
+    assert once.comparison["seeds"] is None
+    records = [read_json(file) for file in (root / "run" / "steps").glob("*/step.json")]
+    rates = [(row["settings"]["learning_rate"], row["seed"]) for row in records]
+    assert sorted(rates) == [(1e-6, 0), (1e-2, 0), (1e-2, 1), (1e-2, 2), (2e-2, 0), (2e-2, 1), (2e-2, 2)]
+    costs = [{row["name"]: row["cost"] for row in one.comparison["approaches"]} for one in (once, again)]
+    assert costs[0] == costs[1]
+    # The test was answered by new models, which is another opening.
+    assert [row["approaches"] for row in read_jsonl(root / "run" / "ledger.jsonl")] == [
+        ["zero-shot", "lora", "ia3"],
+        ["lora, seed 1", "lora, seed 2", "ia3, seed 1", "ia3, seed 2"],
+    ]
+
+
+def test_finalists_are_those_that_do_best_on_validation(root: Path, tiny_model_folder: Path) -> None:
+    approaches = {"still": [{**LORA, "learning_rate": 1e-9}], "lora": [LORA], "zero-shot": []}
+    study = seeded(tiny_model_folder, approaches=approaches, seeds=2, finalists=1)
+    result = run(study, root / "run", root=root)
+    assert [row["name"] for row in result.comparison["seeds"]["approaches"]] == ["lora"]
+    assert result.comparison["seeds"]["pairs"] == []
+    assert len(list((root / "run" / "steps").glob("*/validation-target.json"))) == 2
+
+
+def test_what_an_approach_is_made_of_is_trained_with_the_same_seed(root: Path, tiny_model_folder: Path) -> None:
+    other = {**LORA, "learning_rate": 5e-3}
+    approaches = {"a": [LORA], "b": [other], "both": [{"step": "merge", "of": ["a", "b"]}]}
+    result = run(seeded(tiny_model_folder, approaches=approaches, seeds=2), root / "run", root=root)
+    assert [row["name"] for row in result.comparison["seeds"]["approaches"]] == ["a", "b", "both"]
+    records = [read_json(file) for file in (root / "run" / "steps").glob("*/step.json")]
+    assert sorted((row["step"], row["seed"]) for row in records) == [
+        ("merge", 0),
+        ("merge", 1),
+        *[("sft", seed) for seed in (0, 0, 1, 1)],
+    ]
+
+
+def test_finalists_without_seeds_are_refused(tiny_model_folder: Path) -> None:
+    with pytest.raises(StudyError, match="give seeds: 3, or leave it out"):
+        seeded(tiny_model_folder, seeds=1, finalists=1)
