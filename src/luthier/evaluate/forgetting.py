@@ -26,7 +26,7 @@ class ProbeResult:
     """What one model scores on one probe.
 
     Attributes:
-        metric: `loss` (nats per token) or `accuracy`.
+        metric: `loss` (nats per token), `accuracy`, or a metric of lm-evaluation-harness.
         values: One a text or pair, in the probe's order, so that two models can be compared in pairs.
     """
 
@@ -114,7 +114,8 @@ def compare_probes(before: Sequence[ProbeResult], after: Sequence[ProbeResult], 
 
 
 def _change(before: ProbeResult, after: ProbeResult, seed: int) -> dict[str, object]:
-    change = paired_difference(after.values, before.values, after.metric == "accuracy", seed=seed)
+    right_or_wrong = after.higher_is_better and {*before.values, *after.values} <= {0.0, 1.0}
+    change = paired_difference(after.values, before.values, right_or_wrong, seed=seed)
     return {
         "probe": after.probe,
         "metric": after.metric,

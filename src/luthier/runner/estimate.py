@@ -17,6 +17,7 @@ from luthier.infer.timing import AnswerSpeed, measure_answering
 from luthier.model.load import count_parameters, load_config
 from luthier.runner.describe import data_report, example_counts, seen_elsewhere, text_warnings
 from luthier.runner.divergence import EXAMPLES
+from luthier.runner.harness import load_harness
 from luthier.runner.merging import PlannedMerge, planned_merges
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.show import prompting_of
@@ -113,6 +114,8 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
     warnings += seen_elsewhere(prepared.tasks, study.learned_tasks)
     warnings += text_warnings(prepared.texts.values(), prepared.tasks)
+    if load_harness(study.forgetting.lm_eval, study.forgetting.lm_eval_limit, root) is not None:
+        warnings.append("what forgetting.lm_eval takes is not in this forecast")
     return Forecast(
         tasks=example_counts(prepared.tasks),
         reports=reports,

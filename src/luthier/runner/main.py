@@ -24,8 +24,9 @@ from luthier.runner.divergence import measure_divergence
 from luthier.runner.fitted import Fitted
 from luthier.runner.fold import fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
+from luthier.runner.harness import HarnessTasks, load_harness
 from luthier.runner.keys import examples_key, key_of, versions
-from luthier.runner.measure import Bench, is_answered, measure, probe, result_of
+from luthier.runner.measure import Bench, ask_harness, is_answered, measure, probe, result_of
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.repeats import Repeats, fold_repeats, measure_repeats, unanswered_repeats
 from luthier.runner.stages import has_stages, stage_matrices
@@ -90,6 +91,7 @@ def run(
         folder.settle_leftovers()
         started = datetime.now(UTC)
         prepared = prepare(study, Path(root), allow_code=allow_code)
+        harness = load_harness(study.forgetting.lm_eval, study.forgetting.lm_eval_limit, Path(root))
         folder.comparison.unlink(missing_ok=True)  # it belongs to the study as it was
         write_json(folder.resolved_study, study_as_json(study))
         if study_text is not None:
@@ -104,7 +106,7 @@ def run(
         fitted = _fit_all(prepared, shop)
         repeats = fold_repeats(prepared, fitted, shop)
         bench = _bench(prepared, folder, validation_only, progress)
-        comparison = _compare(prepared, fitted, repeats, bench, folder, validation_only)
+        comparison = _compare(prepared, fitted, repeats, bench, harness, folder, validation_only)
         write_json(folder.run, _about(prepared, bench, folder, started, reports, validation_only))
         write_json(folder.comparison, comparison)
     return RunResult(folder.path, comparison)
@@ -153,6 +155,7 @@ def _compare(
     fitted: Mapping[str, Fitted],
     repeats: Repeats,
     bench: Bench,
+    harness: HarnessTasks | None,
     folder: RunFolder,
     validation_only: bool,
 ) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def _compare(
     results = []
     for name, own in fitted.items():
         measure(name, own, bench)
-        change = _forgotten(prepared, own, study.approaches[name].model, bench, name)
+        change = _forgotten(prepared, own, study.approaches[name].model, bench, harness, name)
         results.append(result_of(name, own, bench, change))
     comparison: dict[str, Any] = compare(
         results,
@@ -206,7 +209,7 @@ def _compare(
 
 
 def _forgotten(
-    prepared: Prepared, fitted: Fitted, model: str | None, bench: Bench, name: str
+    prepared: Prepared, fitted: Fitted, model: str | None, bench: Bench, harness: HarnessTasks | None, name: str
 ) -> list[dict[str, object]]:
     """How the general probes changed from the approach's base; nothing where no weight changed."""
     base = prepared.base(model)
@@ -214,6 +217,9 @@ def _forgotten(
         return []
     before = probe(base, base.key, bench, "before training")
     after = probe(fitted, fitted.key, bench, name)
+    if harness is not None:
+        before += ask_harness(harness, base, base.key, bench, "before training")
+        after += ask_harness(harness, fitted, fitted.key, bench, name)
     return compare_probes(before, after, prepared.study.seed)
 
 

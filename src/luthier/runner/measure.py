@@ -19,6 +19,7 @@ from luthier.progress import Progress
 from luthier.runner.describe import machine
 from luthier.runner.fitted import Fitted
 from luthier.runner.folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
+from luthier.runner.harness import HarnessTasks, harness_probes
 from luthier.runner.keys import examples_key, key_of, source_key, versions
 from luthier.types import Completion, Cost, Example, Score, Task
 
@@ -250,6 +251,21 @@ def probe(fitted: Fitted, model_hash: str, bench: Bench, what: str) -> list[Prob
             results = measure_probes(lambda texts: bench.engine.text_logprobs(fitted.predictor.model, texts))
             advance(1)
         write_json(file, [asdict(result) for result in results])
+    return _read_probes(file)
+
+
+def ask_harness(tasks: HarnessTasks, fitted: Fitted, model_hash: str, bench: Bench, what: str) -> list[ProbeResult]:
+    """What the approach's model scores on tasks of lm-evaluation-harness, from the folder where it is there already."""
+    file = bench.folder.probe(f"{model_hash}-{key_of(**tasks.key)}")
+    if not file.is_file():
+        with bench.progress.track(f"{what}: {', '.join(tasks.names)}", 1) as advance:
+            results = harness_probes(tasks, fitted.predictor.model, bench.engine)
+            advance(1)
+        write_json(file, [asdict(result) for result in results])
+    return _read_probes(file)
+
+
+def _read_probes(file: Path) -> list[ProbeResult]:
     return [ProbeResult(**{**row, "values": tuple(row["values"])}) for row in read_json(file)]
 
 

@@ -18,9 +18,11 @@ from luthier.model.find import find_embedder, find_model
 from luthier.prompt.wording import check_template
 from luthier.runner.fitted import Fitted
 from luthier.runner.keys import key_of, model_key, source_key, training_key, versions
+from luthier.settings import closed
 from luthier.steps import FewShotStep, PretrainStep
 from luthier.steps.base import Step
 from luthier.steps.lesson import Lesson
+from luthier.steps.training import TrainingStep
 from luthier.study import Study
 from luthier.types import ModelRef, Predictor, Task
 
@@ -113,6 +115,7 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
         for problem in step.check(tasks[task])
     ]
     problems += _problems_of_phrasings(tasks)
+    problems += _problems_of_lm_eval(study)
     problems += _problems_of_several_targets(study, tasks)
     if problems:
         raise StudyError("\n".join(problems))
@@ -170,6 +173,23 @@ def _problems_of_phrasings(tasks: Mapping[str, Task]) -> list[str]:
             except StudyError as error:
                 problems.append(f"tasks.{name}.phrasings: {error}")
     return problems
+
+
+def _problems_of_lm_eval(study: Study) -> list[str]:
+    """Models that lm-evaluation-harness cannot ask."""
+    virtual = [
+        name
+        for name, approach in study.approaches.items()
+        for step in approach.steps
+        for one in closed(step)
+        if isinstance(one, TrainingStep) and one.trained.virtual_tokens
+    ]
+    if not virtual or not study.forgetting.lm_eval:
+        return []
+    return [
+        "forgetting.lm_eval: lm-evaluation-harness cannot put the virtual tokens of "
+        f"{', '.join(dict.fromkeys(virtual))} before its prompts; leave out either."
+    ]
 
 
 def _problems_of_several_targets(study: Study, tasks: Mapping[str, Task]) -> list[str]:

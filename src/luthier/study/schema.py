@@ -77,6 +77,12 @@ class ForgettingSettings(Settings):
     probe: bool = True
     """Measure the loss on general text and the accuracy on minimal pairs before and after training, and how far the
     model's predictions moved on general text and on the tasks' examples (which has no limit)."""
+    lm_eval: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness that every model is asked before and after as well: names of tasks or groups, or
+    YAML files of your own in its format. Needs the extra `luthier[lm-eval]`; their data come from the Hugging Face Hub,
+    or from local files that a task names."""
+    lm_eval_limit: int = Field(default=200, ge=2)
+    """Examples of each such task, the first ones."""
     limit: float | None = Field(default=None, gt=0)
     """An approach that got worse by more than this on any probe is not recommended: a fraction, of points for
     accuracy (0.02 is two points) and relative for loss (0.02 is two per cent)."""
@@ -85,6 +91,8 @@ class ForgettingSettings(Settings):
     def _a_limit_needs_probes(self) -> ForgettingSettings:
         if self.limit is not None and not self.probe:
             raise ValueError("limit is given, but probe is false, so nothing would be measured; leave one of them out")
+        if self.lm_eval and not self.probe:
+            raise ValueError("lm_eval names tasks, but probe is false, so nothing would be measured; leave one out")
         return self
 
 
