@@ -160,3 +160,13 @@ def _tiny_model(family: str, vocabulary: int, **changes: Any) -> Any:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     return model.float().eval()
+
+
+@pytest.fixture
+def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few of the general probes, where they are asked so often that all of them would take most of the time."""
+    from luthier.evaluate import forgetting
+
+    texts, pairs = forgetting.general_text()[:4], forgetting.minimal_pairs()[:4]
+    monkeypatch.setattr(forgetting, "general_text", lambda: texts)
+    monkeypatch.setattr(forgetting, "minimal_pairs", lambda: pairs)

@@ -12,7 +12,6 @@ import pytest
 from test_stages import WORDS, chained, write_tasks
 
 from luthier.errors import RunError, StudyError
-from luthier.evaluate import forgetting
 from luthier.progress import Silent
 from luthier.report.html import write_report
 from luthier.runner import run
@@ -24,6 +23,8 @@ from luthier.runner.predict import predict_rows
 from luthier.runner.show import training_examples
 from luthier.study import Study
 
+pytestmark = pytest.mark.usefixtures("few_probes")
+
 SFT: dict[str, Any] = {"step": "sft", "adapter": {"rank": 2}, "epochs": 1, "batch_size": 4, "evaluations": 1}
 FULL = {**SFT, "adapter": "none"}
 TASKS = ("colours", "sizes")  # the second is the target
@@ -34,13 +35,6 @@ SPECIALISTS = {"colours": [{**SFT, "data": "colours"}], "sizes": [SFT]}
 def root(tmp_path: Path) -> Path:
     write_tasks(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts, pairs = forgetting.general_text()[:4], forgetting.minimal_pairs()[:4]
-    monkeypatch.setattr(forgetting, "general_text", lambda: texts)
-    monkeypatch.setattr(forgetting, "minimal_pairs", lambda: pairs)
 
 
 @pytest.fixture(autouse=True)

@@ -12,24 +12,17 @@ import torch
 from pydantic import ValidationError
 
 from luthier.errors import ModelError, TrainingError
-from luthier.evaluate import forgetting
 from luthier.model.load import load_model
 from luthier.steps import InterpolateStep, SftStep
 from luthier.steps.base import StepContext
 from luthier.types import Decoding, ModelRef, Predictor
 
+pytestmark = pytest.mark.usefixtures("few_probes")
+
 
 @pytest.fixture
 def base(tiny_model_folder: Path) -> Predictor:
     return Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
-
-
-@pytest.fixture(autouse=True)
-def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few of the general probes, which are asked at every point."""
-    texts, pairs = forgetting.general_text()[:4], forgetting.minimal_pairs()[:4]
-    monkeypatch.setattr(forgetting, "general_text", lambda: texts)
-    monkeypatch.setattr(forgetting, "minimal_pairs", lambda: pairs)
 
 
 def trained(adapter: Any, predictor: Predictor, context: StepContext, name: str = "trained") -> Predictor:

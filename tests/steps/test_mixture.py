@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from colours import make_task
 from luthier.evaluate.metrics import METRICS
+from luthier.settings import closed
 from luthier.steps import FewShotStep, SftStep
 from luthier.steps.base import StepContext
 from luthier.steps.lesson import Lesson
@@ -101,3 +102,14 @@ def test_without_names_it_is_all_that_are_there():
     assert Mixture(by="equal").counts({"a": 10, "b": 30}) == {"a": 20, "b": 20}
     with pytest.raises(ValidationError, match="the tasks, which are to be named too"):
         Mixture(by="weights", weights={"a": 1.0, "b": 2.0})
+
+
+def test_weights_may_be_left_open():
+    weights = [{"a": 1, "b": 1}, {"a": 1, "b": 3}]
+    data = {"tasks": ["a", "b"], "by": "weights", "weights": {"choose": weights}}
+    step = SftStep.model_validate({"data": data, "learning_rate": {"choose": [1e-3, 1e-4]}})
+    sizes = {"a": 20, "b": 20}
+    found = [(one.data.counts(sizes), one.learning_rate) for one in closed(step)]
+    assert found == [({"a": a, "b": b}, rate) for a, b in ((20, 20), (10, 30)) for rate in (1e-3, 1e-4)]
+    with pytest.raises(ValidationError, match="weights names a; expected all of a, b"):
+        Mixture.model_validate({**data, "weights": {"choose": [weights[0], {"a": 2}]}})

@@ -18,9 +18,8 @@ from typing import Any
 from luthier.evaluate.answer import Answer
 from luthier.evaluate.columns import Column, column_of, difference_of, interval_of, settled
 from luthier.evaluate.metrics import Metric
+from luthier.evaluate.statistics import Z
 from luthier.types import Score
-
-_Z = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ def _mean(parts: Sequence[tuple[float, float]]) -> dict[str, float] | None:
     if not parts:
         return None
     value = sum(v for v, _ in parts) / len(parts)
-    half = _Z * math.sqrt(sum(error**2 for _, error in parts)) / len(parts)
+    half = Z * math.sqrt(sum(error**2 for _, error in parts)) / len(parts)
     if not math.isfinite(half):  # a single example has no interval
         return None
     return {"value": value, "low": value - half, "high": value + half, "tasks": len(parts)}
@@ -135,7 +134,7 @@ def _mean(parts: Sequence[tuple[float, float]]) -> dict[str, float] | None:
 
 def _error(low: float, high: float) -> float:
     """The standard error that a 95% interval amounts to: not nothing where no difference happened to be seen."""
-    return (high - low) / (2 * _Z)
+    return (high - low) / (2 * Z)
 
 
 def _within(figure: dict[str, float] | None, bounded: bool) -> dict[str, float] | None:

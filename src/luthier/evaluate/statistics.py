@@ -24,7 +24,8 @@ RESAMPLES = 10_000
 AGGREGATE_RESAMPLES = 2_000
 """Fewer where each resample goes through an aggregate: enough for the second digit of an interval's end."""
 
-_Z = NormalDist().inv_cdf(0.975)
+# Of a two-sided 95% interval.
+Z = NormalDist().inv_cdf(0.975)
 _CHUNK = 2_000_000  # resampled values held at once
 
 
@@ -66,9 +67,9 @@ def wilson_interval(successes: float, n: int) -> Interval:
     _check_not_empty(n)
     if not 0 <= successes <= n:
         raise EvaluationError(f"{successes} successes of {n}: there must be between 0 and {n}.")
-    share, z2 = successes / n, _Z**2
+    share, z2 = successes / n, Z**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     # the ends are exactly 0 and 1 at the extremes; rounding would leave 1e-17
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
@@ -121,7 +122,7 @@ def paired_proportion_interval(b: int, c: int, n: int) -> tuple[float, float]:
         return math.copysign(math.inf, gap) if variance <= 0 else gap / math.sqrt(variance)
 
     estimate = (b - c) / n
-    return _crossing(z, -1.0, estimate, _Z), _crossing(z, estimate, 1.0, -_Z)
+    return _crossing(z, -1.0, estimate, Z), _crossing(z, estimate, 1.0, -Z)
 
 
 def _crossing(decreasing: Callable[[float], float], low: float, high: float, level: float) -> float:
@@ -263,7 +264,7 @@ def _bca_ends(samples: Floats, estimate: float, left_one_out: Floats) -> tuple[f
     scale = float((deviation**2).sum()) ** 1.5
     acceleration = float((deviation**3).sum()) / (6 * scale) if scale > 0 else 0.0
     shares = []
-    for z in (-_Z, _Z):
+    for z in (-Z, Z):
         shrink = 1 - acceleration * (bias + z)
         if shrink <= 0:
             shares = [0.025, 0.975]

@@ -9,11 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from luthier.settings import Open, Settings, given
+from luthier.settings import Count, Open, Positive, Settings, Share, given
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
 Tokenize = Callable[[str], Sequence[int]]
 
 

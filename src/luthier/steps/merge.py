@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.settings import Choose, Open, given
+from luthier.settings import Choose, Count, Open, given
 from luthier.steps.base import Step, StepContext, StepOutcome
 from luthier.steps.mixture import Mixture, tasks_named
 from luthier.steps.route import RouteStep
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Density = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(gt=0)]
 
 # Weight of each model where none is given; None for equal shares of one.
 _WEIGHT = {"linear": None, "task-arithmetic": 0.4, "ties": 1.0, "dare-linear": None, "dare-ties": 1.0}

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from luthier.settings import Settings
+from luthier.settings import Choose, Count, Open, Positive, Settings, given
 
 T = TypeVar("T")
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
 
 
 class Mixture(Settings):
@@ -24,11 +21,11 @@ class Mixture(Settings):
     by: Literal["size", "equal", "temperature", "weights"] = "size"
     """Share of each task. `size`: as many as it has examples. `equal`: the same for all. `temperature`: its size to the
     power of 1 / temperature, between the two (Raffel et al. 2020). `weights`: as given."""
-    temperature: Positive = 2.0
+    temperature: Open[Positive] = 2.0
     """For `by: temperature`: 1 is by size, higher is nearer to equal."""
     cap: Count | None = None
     """No task counts as larger than this, for `by: size` and `by: temperature` (Raffel et al. 2020)."""
-    weights: dict[str, Positive] | None = None
+    weights: Open[dict[str, Positive]] | None = None
     """For `by: weights`: one for each task."""
     examples: Count | None = None
     """Examples of one pass. Default: as many as the tasks have together, none counted beyond the cap. Of a task with
@@ -40,9 +37,10 @@ class Mixture(Settings):
             raise ValueError(f"tasks names one twice: {', '.join(self.tasks)}")
         if (self.by == "weights") != (self.weights is not None):
             raise ValueError("by: weights and weights go together; give both or neither")
-        if self.weights is not None and set(self.weights) != set(self.tasks or ()):
-            wanted = ", ".join(self.tasks) if self.tasks else "the tasks, which are to be named too"
-            raise ValueError(f"weights names {', '.join(self.weights)}; expected all of {wanted}")
+        for weights in self.weights.choose if isinstance(self.weights, Choose) else [self.weights]:
+            if weights is not None and set(weights) != set(self.tasks or ()):
+                wanted = ", ".join(self.tasks) if self.tasks else "the tasks, which are to be named too"
+                raise ValueError(f"weights names {', '.join(weights)}; expected all of {wanted}")
         if self.cap is not None and self.by not in ("size", "temperature"):
             raise ValueError(f"cap has no meaning with by: {self.by}; leave it out")
         if self.by != "temperature" and self.is_changed("temperature"):
@@ -58,11 +56,12 @@ class Mixture(Settings):
         own = sizes if self.tasks is None else {task: sizes[task] for task in self.tasks}
         capped = {task: min(size, self.cap or size) for task, size in own.items()}
         if self.weights is not None:
+            assert not isinstance(self.weights, Choose), "all settings are given by now"
             shares = dict(self.weights)
         elif self.by == "equal":
             shares = dict.fromkeys(own, 1.0)
         else:
-            power = 1 / self.temperature if self.by == "temperature" else 1.0
+            power = 1 / given(self.temperature) if self.by == "temperature" else 1.0
             shares = {task: size**power for task, size in capped.items()}
         return _apportioned(self.examples or sum(capped.values()), shares)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.text import AnyText, Text
-from luthier.settings import Open
-from luthier.steps.adapters import AnyAdapter, Count, Full, Positive, Share
+from luthier.settings import Count, Open, Positive, Share
+from luthier.steps.adapters import AnyAdapter, Full
 from luthier.steps.lesson import Lesson, TextLesson
 from luthier.steps.training import TrainingStep
 from luthier.types import Predictor

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from luthier.data.normalise import fingerprint
 from luthier.errors import TrainingError
-from luthier.settings import Settings
-from luthier.steps.mixture import Count, drawn
+from luthier.settings import Count, Settings
+from luthier.steps.mixture import drawn
 from luthier.types import Decoding, Example, Message, Place, Predictor, Prompt, Task
 
 if TYPE_CHECKING:

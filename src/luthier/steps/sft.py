@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from luthier.prompt.shots import spread_order
 from luthier.prompt.wording import phrased
-from luthier.settings import Open, closed
-from luthier.steps.adapters import AnyAdapter, Count, Lora, Positive, Share
+from luthier.settings import Count, Open, Positive, Share, closed
+from luthier.steps.adapters import AnyAdapter, Lora
 from luthier.steps.base import StepContext
 from luthier.steps.keep import AnyKeep, Keep
 from luthier.steps.learning_curve import CurvePoint, curve_result, measure_curve
