@@ -80,3 +80,15 @@ def test_without_pruning_all_are_trained_to_their_end_and_with_it_the_choice_is_
     again = tried(root / "run")  # what the folder holds of whole trainings changes nothing
     assert [one["given_up_at"] for one in again] == [None, None, None, 2, 2]
     assert [one["taken"] for one in again] == [one["taken"] for one in whole]
+
+
+def test_only_the_settings_that_are_taken_draw_their_learning_curve(root: Path, tiny_model_folder: Path) -> None:
+    sft = {"step": "sft", "adapter": {"rank": 2}, "epochs": 1, "evaluations": 1, "learning_curve": [6]}
+    open_sft = {**sft, "learning_rate": {"choose": [1e-9, 2e-2]}}
+    run(tiny_study(tiny_model_folder, approaches={"lora": [open_sft]}), root / "run", root=root)
+    records = {file.parent: read_json(file) for file in (root / "run" / "steps").glob("*/step.json")}
+    drawn = {row["settings"]["learning_rate"]: (folder / "curve" / "6").is_dir() for folder, row in records.items()}
+    (taken,) = [one["settings"]["learning_rate"] for one in tried(root / "run") if one["taken"]]
+    assert drawn == {rate: rate == taken for rate in (1e-9, 2e-2)}
+    (curve,) = (root / "run" / "steps").glob("*/results/learning-curve.json")
+    assert read_json(curve)["x"] == [0, 6, 30]

@@ -69,7 +69,7 @@ def test_a_random_start_forgets_all_and_is_drawn_by_the_seed(base: Predictor, co
 def test_the_curve_is_measured_on_validation_and_resumed(base: Predictor, context: StepContext):
     step = SftStep(adapter={"rank": 2}, learning_curve=(4, 8), **SHORT)  # type: ignore[arg-type]
     outcome = step.fit(base, context)
-    curve = outcome.results["learning-curve"]
+    curve = step.more_results(base, context, outcome.facts)["learning-curve"]
     assert curve["x"] == [0, 4, 8, 12]
     assert curve["y_label"] == "accuracy on 6 validation examples"
     score = outcome.facts["best_score"][0]
@@ -83,7 +83,7 @@ def test_the_curve_is_measured_on_validation_and_resumed(base: Predictor, contex
     assert sorted(file.name for file in (context.folder / "curve").rglob("*") if file.is_file()) == ["point.json"] * 3
     file = context.folder / "curve/4/point.json"
     file.write_text(json.dumps({"examples": 4, "value": 0.125, "seconds": 1.0}))
-    again = step.fit(base, context).results["learning-curve"]
+    again = step.more_results(base, context, outcome.facts)["learning-curve"]
     assert again["y"] == [curve["y"][0], 0.125, *curve["y"][2:]]
 
 

@@ -51,6 +51,7 @@ class Workshop:
         target: The task that steps learn from where they name none; `mean` where there are several.
         others: What the step or the approach may use, by name: approaches that were folded before.
         prune: Whether settings that do badly are given up before their training is over.
+        draw: Whether steps draw what takes further work, such as a learning curve.
     """
 
     lesson: Callable[[Step], Lesson]
@@ -62,6 +63,7 @@ class Workshop:
     progress: Progress
     others: Mapping[str, Fitted] = field(default_factory=dict)
     prune: bool = True
+    draw: bool = True
 
 
 class CandidateGivenUp(Exception):
@@ -106,6 +108,8 @@ def apply_step(
     reused = record.is_file() and _weights_are_there(record, shop)
     if not reused:
         _fit(step, settings, before, start, shop, key, name, rule)
+    if shop.draw:
+        _draw(step, before, start, shop, folder, name)
     row = read_json(record)
     predictor = _on_base(predictor_from_json(row["predictor"], shop.folder.path), start.base, shop)
     learned = tuple(task.name for task in lesson.tasks) if step.learns else _learned(others.values())
@@ -202,17 +206,9 @@ def _fit(
         write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done])
     started = time.perf_counter()
     shop.progress.say(f"{name}: {short(step)}")
-    context = StepContext(
-        lesson=shop.lesson(step),
-        start=start,
-        engine=shop.engine,
-        folder=folder,
-        seed=shop.seed,
-        progress=shop.progress,
-        log=lambda row: append_jsonl(metrics, row),
-        others={used: own.predictor for used, own in shop.others.items()},
-        give_up=(lambda number, best: False) if rule is None else rule.gives_up,
-    )
+    context = _context(step, start, shop, folder)
+    if rule is not None:
+        context = replace(context, give_up=rule.gives_up)
     try:
         outcome = step.fit(before.predictor, context)
     except GivenUp as given_up:
@@ -225,8 +221,7 @@ def _fit(
             f"{folder} cannot be written: {error}. Free some space, or choose another disk with --output; "
             "what is computed is kept."
         ) from error
-    for result, value in {**outcome.results, **curves(read_jsonl(metrics))}.items():
-        write_json(folder / "results" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', result)}.json", value)
+    _write_results(folder, {**outcome.results, **curves(read_jsonl(metrics))})
     predictor = predictor_to_json(outcome.predictor, shop.folder.path)
     weights = [p for p in folder.iterdir() if p.is_dir() and p.name.split("-")[0] in ("adapter", "part", "model")]
     write_json(
@@ -247,9 +242,38 @@ def _fit(
             "stored_bytes": sum(bytes_below(part) for part in weights) + _shots_bytes(step, predictor),
             "facts": dict(outcome.facts),
             "predictor": predictor,
+            "drawn": False,
         },
     )
     drop_checkpoint(folder)
+
+
+def _draw(step: Step, before: Fitted, start: ModelRef, shop: Workshop, folder: Path, name: str) -> None:
+    """Add the results that take further work to those of a step that is done; only what is not there is measured."""
+    row = read_json(folder / "step.json")
+    if row["drawn"]:
+        return
+    shop.progress.say(f"{name}: further results of {row['step']}")
+    _write_results(folder, step.more_results(before.predictor, _context(step, start, shop, folder), row["facts"]))
+    write_json(folder / "step.json", {**row, "drawn": True})
+
+
+def _context(step: Step, start: ModelRef, shop: Workshop, folder: Path) -> StepContext:
+    return StepContext(
+        lesson=shop.lesson(step),
+        start=start,
+        engine=shop.engine,
+        folder=folder,
+        seed=shop.seed,
+        progress=shop.progress,
+        log=lambda row: append_jsonl(folder / "metrics.jsonl", row),
+        others={used: own.predictor for used, own in shop.others.items()},
+    )
+
+
+def _write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    for name, value in results.items():
+        write_json(folder / "results" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}.json", value)
 
 
 def _keep_given_up(folder: Path, outcome: TrainingOutcome) -> None:

@@ -105,7 +105,9 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
     parameters = count_parameters(model)
     speed = measure_answering(model, MAX_ROWS[prepared.device])
     # Trained weights are kept in float32, those of every value tried.
-    trained_bytes = {name: sum(planned.shape.trainable * 4 for planned in own) for name, own in plans.items()}
+    trained_bytes = {
+        name: sum(planned.shape.trainable * 4 for planned in own if not planned.curve) for name, own in plans.items()
+    }
     merges = {name: tuple(planned_merges(name, prepared, trained_bytes)) for name in study.approaches}
     approaches = tuple(
         _forecast_approach(name, prepared, speed, plans.get(name, ()), speeds, merges[name])
@@ -145,9 +147,11 @@ class _Training:
 
     Attributes:
         number: Of the approach's step that it belongs to, from 0.
+        curve: Whether it is a point of a learning curve, which is drawn once, for the settings that are taken.
     """
 
     number: int
+    curve: bool
     step: TrainingStep
     lesson: Lesson
     predictor: Predictor
@@ -161,19 +165,22 @@ def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_T
     """All trainings of an approach, every value of an open setting one; planned as the step will plan them."""
     engine, predictor = prepared.engine, prompting_of(prepared, name)
     candidates = (
-        (number, one) for number, step in enumerate(approach.steps) for one in closed(step) if isinstance(one, Step)
+        (number, value, one)
+        for number, step in enumerate(approach.steps)
+        for value, one in enumerate(closed(step))
+        if isinstance(one, Step)
     )
-    for number, candidate in candidates:
+    for number, value, candidate in candidates:
         for training in (*candidate.parts(prepared.study.target_name).values(), candidate):
             if not isinstance(training, TrainingStep):
                 continue
-            for own in (training, *training.smaller):
+            for own in (training, *(() if value else training.smaller)):
                 lesson = prepared.lesson(own)
                 sequences = own.sequences(predictor, lesson, engine, prepared.study.seed)
                 shape = own.training_shape(predictor.model, sequences, engine)
                 plan = own.memory_plan(shape, engine)
                 settings = own.loop_settings(engine, plan, prepared.study.seed)
-                yield _Training(number, own, lesson, predictor, sequences, shape, plan, settings)
+                yield _Training(number, own is not training, own, lesson, predictor, sequences, shape, plan, settings)
 
 
 def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, ...], _Training]:
@@ -244,7 +251,8 @@ def _forecast_approach(
         values = len(list(closed(step)))
         if number < common:
             continue
-        own = sum(training(planned) for planned in trainings if planned.number == number)
+        own = sum(training(planned) for planned in trainings if planned.number == number and not planned.curve)
+        seconds += sum(training(planned) for planned in trainings if planned.number == number and planned.curve)
         seconds += own + (values * validating(prepared.lesson(step)) if values > 1 else 0.0)
         again += own / values
     if approach.trains and study.seeds > 1:
@@ -275,9 +283,8 @@ def _stored_bytes(plans: Mapping[str, tuple[_Training, ...]], study: Study) -> f
     """Of what is trained, every value of an open setting and every further seed counted."""
     found = 0.0
     for name, own in plans.items():
-        sizes = [
-            (planned.shape.trainable * 4, planned) for planned in own if planned.number >= _done_before(name, study)
-        ]
+        common = _done_before(name, study)
+        sizes = [(p.shape.trainable * 4, p) for p in own if p.number >= common and not p.curve]
         found += sum(size for size, _ in sizes)
         again = sum(size / len(list(closed(study.approaches[name].steps[p.number]))) for size, p in sizes)
         found += (study.seeds - 1) * again * min(1.0, (study.finalists or len(plans)) / len(plans))

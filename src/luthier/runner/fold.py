@@ -59,7 +59,7 @@ def _search(candidates: list[Step], before: Fitted, start: ModelRef, shop: Works
         if shop.prune and isinstance(candidate, TrainingStep):
             rule = MedianRule(tuple(tracks), candidate.evaluations)
         try:
-            after = apply_step(candidate, before, start, shop, name, rule)
+            after = apply_step(candidate, before, start, replace(shop, draw=False), name, rule)
         except CandidateGivenUp as given_up:
             own = {**before.spent, given_up.key: given_up.spent}
             value = lesson.metric_of(given_up.best)
@@ -75,6 +75,7 @@ def _search(candidates: list[Step], before: Fitted, start: ModelRef, shop: Works
             tracks.append(track_of(read_jsonl(shop.folder.step(after.key) / "metrics.jsonl"), lesson))
     best = max((one for one in tried if one.after is not None), key=lambda one: one.score)  # the first of equals
     assert best.after is not None
+    apply_step(best.step, before, start, shop, name)  # it is done, and is drawn now
     metric = shop.lesson(best.step).metric_name
     choice = {
         "step": best.step.model_dump()["step"],

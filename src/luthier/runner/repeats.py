@@ -37,7 +37,7 @@ def fold_repeats(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Worksho
         for name in study.fold_order:
             if name in _with_what_they_use(study.approaches, names):
                 base = prepared.base(study.approaches[name].model)
-                own = replace(shop, seed=seed, others=done)
+                own = replace(shop, seed=seed, others=done, draw=False)
                 done[name] = fold(fitted[name].applied, base, own, f"{name}, seed {seed}")
         for name in names:
             repeats[name][seed] = done[name]

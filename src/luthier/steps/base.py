@@ -141,5 +141,14 @@ class Step(Settings):
         """Most bytes that `fit` may write, for a base model of so many bytes."""
         return 0
 
+    def more_results(self, predictor: Predictor, context: StepContext, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Further named results that take work of their own, made when the step is done and was taken.
+
+        Args:
+            predictor: What `fit` was given.
+            facts: What it found.
+        """
+        return {}
+
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         raise NotImplementedError

@@ -25,7 +25,6 @@ from luthier.types import Example, Predictor, Task
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
     from luthier.prompt.render import TrainingSequence
-    from luthier.train.loop import TrainingOutcome
 
 
 class SftStep(TrainingStep):
@@ -117,14 +116,14 @@ class SftStep(TrainingStep):
             problems.append(f"{most} training examples are asked for; task '{task.name}' has {len(task.train)}.")
         return problems
 
-    def more_results(self, predictor: Predictor, context: StepContext, outcome: TrainingOutcome) -> Mapping[str, Any]:
+    def more_results(self, predictor: Predictor, context: StepContext, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """The learning curve."""
         if not self.learning_curve:
             return {}
         lesson = context.lesson
         used = len(self.taught(lesson, context.seed)) // len(lesson.tasks)
         points = [point for point in measure_curve(self, predictor, context) if point.examples < used]
-        last = CurvePoint(used, lesson.metric_of(outcome.best_score), outcome.seconds)
+        last = CurvePoint(used, lesson.metric_of(facts["best_score"]), facts["seconds"])
         return {"learning-curve": curve_result([*points, last], lesson)}
 
     @property

@@ -146,10 +146,7 @@ class TrainingStep(Step):
             trainable_parameters=trainable,
             trainable_share=trainable / total,
             peak_bytes=outcome.peak_bytes,
-            results={
-                **({"movement": movement_matrix(moved)} if moved else {}),
-                **self.more_results(predictor, context, outcome),
-            },
+            results={"movement": movement_matrix(moved)} if moved else {},
             facts={
                 **asdict(outcome),
                 **self.learned_facts(sequences, context.lesson, context.seed),
@@ -187,10 +184,6 @@ class TrainingStep(Step):
                 advance=advance,
             )
         return Trained(model, sequences, plan, outcome, written)
-
-    def more_results(self, predictor: Predictor, context: StepContext, outcome: TrainingOutcome) -> Mapping[str, Any]:
-        """Further named results to be drawn."""
-        return {}
 
     def sequences(
         self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
