@@ -14,12 +14,14 @@ from typing import Any
 import answer_few_shot
 import choose_label
 import outcome
+import studies
 import train_full_varied
 import train_lora_shared
 import train_lora_varied
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 BEGIN, END = "<!-- FIGURES -->", "<!-- /FIGURES -->"
+STUDIES_BEGIN, STUDIES_END = "<!-- STUDIES -->", "<!-- /STUDIES -->"
 
 AIMS: dict[str, Mapping[str, float]] = {
     train_lora_varied.NAME: train_lora_varied.TARGETS,
@@ -40,11 +42,16 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     return {one["benchmark"]: one for one in found}
 
 
-def with_figures(page: str, results: Results) -> str:
-    """The page with everything between its two marks written anew."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{figures(results)}\n\n{END}{after}"
+def with_figures(page: str, results: Results, kept: Sequence[Mapping[str, Any]]) -> str:
+    """The page with everything between its marks written anew: the benchmarks, and the studies that were kept."""
+    page = _between(page, BEGIN, END, figures(results))
+    return _between(page, STUDIES_BEGIN, STUDIES_END, studies.sections(kept))
+
+
+def _between(page: str, begin: str, end: str, text: str) -> str:
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def figures(results: Results) -> str:
@@ -149,4 +156,5 @@ def parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     parser().parse_args()
-    PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), read_results(outcome.RESULTS)), encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(with_figures(page, read_results(outcome.RESULTS), studies.read_studies()), encoding="utf-8")

@@ -28,6 +28,7 @@ import ours  # noqa: E402
 import peers_trl  # noqa: E402
 import pictures  # noqa: E402
 import record  # noqa: E402
+import studies  # noqa: E402
 import timing  # noqa: E402
 import workloads  # noqa: E402
 
@@ -41,7 +42,7 @@ def script(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.parametrize("name", [*BENCHMARKS, "record", "peers_trl"])
+@pytest.mark.parametrize("name", [*BENCHMARKS, "record", "studies", "peers_trl"])
 def test_the_help_shows_a_command_that_parses(name: str) -> None:
     options = script(name).parser()
     (example,) = re.findall(r"Example: (.+)", " ".join(options.format_help().split()))
@@ -268,8 +269,9 @@ SWEEP = {
 def test_the_record_fills_in_what_was_measured_and_says_what_was_not(tmp_path: Path) -> None:
     for one in (SPEED, SWEEP):
         (tmp_path / f"{one['benchmark']}.json").write_text(json.dumps(one) + "\n", encoding="utf-8")
-    old = f"# Page\n\n{record.BEGIN}\nold figures\n{record.END}\n\nThe end.\n"
-    page = record.with_figures(old, record.read_results(tmp_path))
+    old = f"# Page\n\n{record.BEGIN}\nold figures\n{record.END}\n\nMore.\n\n"
+    old += f"{record.STUDIES_BEGIN}\n{record.STUDIES_END}\n\nThe end.\n"
+    page = record.with_figures(old, record.read_results(tmp_path), [])
     assert page.startswith("# Page\n")
     assert page.endswith("The end.\n")
     assert "old figures" not in page
@@ -282,12 +284,14 @@ def test_the_record_fills_in_what_was_measured_and_says_what_was_not(tmp_path: P
     assert "| trl-tuned | 400 | 2.0× | 2.5× | 2.5 s | 10 | 4.00 GB | 35% |" in lines
     assert "| 1024 | 400 |" in lines
     assert "Some CPU, 2 cores" in page
-    assert record.with_figures(page, record.read_results(tmp_path)) == page
+    assert "None has been run at full size yet." in page
+    assert record.with_figures(page, record.read_results(tmp_path), []) == page
 
 
 def test_the_page_holds_what_the_kept_results_say() -> None:
     page = record.PAGE.read_text(encoding="utf-8")
-    assert record.with_figures(page, record.read_results(BENCH / "results")) == page, "run: python bench/record.py"
+    again = record.with_figures(page, record.read_results(BENCH / "results"), studies.read_studies())
+    assert again == page, "run: python bench/record.py"
 
 
 @pytest.mark.slow
