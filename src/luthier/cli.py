@@ -140,7 +140,7 @@ def init(
 @app.command()
 def show(
     study: StudyFile,
-    n: Annotated[int | None, typer.Option("-n", min=1, help="How many examples. Default: 3.")] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many examples of each training. Default: 3.")] = None,
     tree: Annotated[
         bool, typer.Option("--tree", help="Draw the first training step, what its examples share only once.")
     ] = False,

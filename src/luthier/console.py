@@ -87,10 +87,17 @@ class RichProgress:
 
 def print_sequences(to: Console, sequences: Sequence[ShownSequence]) -> None:
     """Rendered examples: trained tokens in green (or, without colours, between ⟦ and ⟧), special tokens spelled out."""
+    for training, own in itertools.groupby(sequences, key=lambda sequence: sequence.training):
+        if training:
+            say(to, f"\n{training}", "bold")
+        _print_examples(to, list(own))
+    to.print(Text("\n") + _legend(to))
+
+
+def _print_examples(to: Console, sequences: Sequence[ShownSequence]) -> None:
     for sequence in sequences:
         to.rule(Text(f"{sequence.place} · {sequence.tokens} tokens, {sequence.trained} trained"))
         to.print(_marked(sequence.pieces, plain=_is_plain(to)), soft_wrap=True)
-    to.print(Text("\n") + _legend(to))
 
 
 def print_tree(to: Console, shown: ShownTree) -> None:

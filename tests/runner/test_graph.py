@@ -245,7 +245,8 @@ def test_a_forecast_counts_what_is_done_for_the_tasks_and_the_merging(tiny_model
     weights, adapter = found.parameters * 4, 2 * 464 * 2 * 4
     assert found.stored_bytes == 6 * adapter + 3 * weights
     assert found.peak_bytes >= 3 * weights
-    assert len(training_examples(study, root, 2, "each")) == 2
+    shown = training_examples(study, root, 2, "each")
+    assert [one.training for one in shown] == [f"1: for {task} on {task}" for task in TASKS for _ in range(2)]
 
 
 def test_a_forecast_counts_a_common_beginning_once_and_further_seeds(tiny_model_folder: Path, root: Path) -> None:

@@ -13,6 +13,7 @@ from luthier.errors import DataError, StudyError
 from luthier.evaluate import forgetting
 from luthier.runner.estimate import forecast
 from luthier.runner.main import run
+from luthier.runner.show import training_examples
 from luthier.study import Study
 
 SFT = {"step": "sft", "adapter": {"rank": 2}, "epochs": 1, "evaluations": 1}
@@ -63,6 +64,22 @@ def test_a_rate_left_open_is_chosen_by_the_text_kept_apart(tiny_model_folder: Pa
     (choice,) = json.loads((root / "run/approaches/domain/approach.json").read_text())["choices"]
     assert [(one["metric"], one["taken"]) for one in choice["tried"]] == [("loss", False), ("loss", True)]
     assert result.comparison["approaches"][0]["cost"]["search_s"] > 0
+
+
+def test_raw_text_and_examples_are_shown_training_by_training(tiny_model_folder: Path, root: Path) -> None:
+    replaying = {**SFT, "replay": {"task": "task", "examples": 5}}
+    shown = training_examples(study(tiny_model_folder, domain=[FILE, TASK, replaying]), root, 2)
+    titles = [
+        "1: pretrain on raw text: notes.txt",
+        "2: pretrain on raw text: the prompts of task",
+        "3: sft on task; beside them 5 answers to prompts of task that the model writes first",
+    ]
+    assert [one.training for one in shown] == [title for title in titles for _ in range(2)]
+    assert shown[0].place.startswith("notes.txt")
+    texts = ["".join(text for text, _, _ in one.pieces) for one in shown]
+    assert "Note " in texts[0]
+    assert all(trained for _, trained, _ in shown[0].pieces[1:])
+    assert "<|im_start|>" in texts[4]
 
 
 def test_a_forecast_counts_pretraining(tiny_model_folder: Path, root: Path) -> None:

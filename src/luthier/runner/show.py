@@ -13,8 +13,9 @@ from luthier.model.virtual import FIRST_VIRTUAL
 from luthier.progress import Silent
 from luthier.runner.prepare import Prepared, prepare
 from luthier.settings import closed
-from luthier.steps import SftStep
+from luthier.steps import PretrainStep, SftStep
 from luthier.steps.base import Step, StepContext
+from luthier.steps.training import TrainingStep
 from luthier.study import Study
 from luthier.types import Predictor
 
@@ -28,12 +29,14 @@ Piece = tuple[str, bool, bool]
 
 @dataclass(frozen=True, slots=True)
 class ShownSequence:
-    """A rendered example.
+    """A rendered example, or a block of raw text.
 
     Attributes:
+        training: The training that learns it, in words.
         pieces: One for each token.
     """
 
+    training: str
     place: str
     pieces: tuple[Piece, ...]
 
@@ -86,9 +89,10 @@ class ShownTree:
 def training_examples(
     study: Study, root: Path, n: int, approach: str | None = None, *, allow_code: bool = False
 ) -> list[ShownSequence]:
-    """The first `n` training examples under an approach's prompts (default: the first that trains).
+    """The first `n` examples, or blocks of raw text, of each training of an approach (default: the first that trains).
 
-    Open settings are shown with their first value; no model is loaded.
+    Open settings are shown with their first value; no model is loaded. Where nothing trains, it is the target's
+    training examples under the approach's prompts.
 
     Raises:
         StudyError: There is no such approach.
@@ -96,11 +100,19 @@ def training_examples(
     prepared = prepare(study, root, allow_code=allow_code)
     name = _chosen(study, approach)
     predictor = prompting_of(prepared, name)
-    training = _training_of(study, name) or SftStep()
-    taught = training.taught(prepared.lesson(training), study.seed)[:n]
-    sequences = training.rendered(predictor, taught, prepared.study.target_name, prepared.engine)
     tokenizer = prepared.engine.renderer(predictor.model).tokenizer
-    return [_shown(str(e.place), s, tokenizer) for (_, e), s in zip(taught, sequences, strict=True)]
+    found = []
+    for title, training in _trainings_of(study, name) or [("", SftStep())]:
+        lesson = prepared.lesson(training)
+        if isinstance(training, SftStep):
+            taught = training.taught(lesson, study.seed)[:n]
+            sequences = training.rendered(predictor, taught, prepared.study.target_name, prepared.engine)
+            places = [str(example.place) for _, example in taught]
+        else:
+            sequences = training.sequences(predictor, lesson, prepared.engine, study.seed)[:n]
+            places = [sequence.id for sequence in sequences]
+        found += [_shown(title, place, s, tokenizer) for place, s in zip(places, sequences, strict=True)]
+    return found
 
 
 def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_code: bool = False) -> ShownTree:
@@ -185,21 +197,41 @@ def _chosen(study: Study, approach: str | None) -> str:
 
 
 def _training_of(study: Study, name: str) -> SftStep | None:
-    """The first training of an approach, open settings at their first value."""
-    steps = (own for s in study.approaches[name].steps for own in (*s.parts(study.target_name).values(), s))
-    step = next((step for step in steps if isinstance(step, SftStep)), None)
-    first = None if step is None else next(iter(closed(step)))
-    assert first is None or isinstance(first, SftStep)
-    return first
+    """The first training of an approach by examples, open settings at their first value."""
+    return next((step for _, step in _trainings_of(study, name) if isinstance(step, SftStep)), None)
 
 
-def _shown(place: str, sequence: TrainingSequence, tokenizer: Any) -> ShownSequence:
+def _trainings_of(study: Study, name: str) -> list[tuple[str, TrainingStep]]:
+    """All trainings of an approach, open settings at their first value, each with its number and what it learns."""
+    found = []
+    for number, step in enumerate(study.approaches[name].steps, 1):
+        parts = {f" {part}": own for part, own in step.parts(study.target_name).items()}
+        for part, own in {**parts, "": step}.items():
+            first = next(iter(closed(own)))
+            if isinstance(first, TrainingStep):
+                kind = "" if part else f" {first.step}"
+                found.append((f"{number}:{part}{kind} {_learned(first, study)}", first))
+    return found
+
+
+def _learned(step: TrainingStep, study: Study) -> str:
+    if isinstance(step, PretrainStep):
+        sources = [*step.text.names, *([] if step.text.task is None else [f"the prompts of {step.text.task}"])]
+        return f"on raw text: {', '.join(sources)}"
+    words = f"on {', '.join(step.learns_from or study.targets)}"
+    if step.replays is not None:
+        of = "of its own" if step.replays.task is None else f"to prompts of {step.replays.task}"
+        words += f"; beside them {step.replays.examples} answers {of} that the model writes first"
+    return words
+
+
+def _shown(training: str, place: str, sequence: TrainingSequence, tokenizer: Any) -> ShownSequence:
     special = set(tokenizer.all_special_ids)
     pieces = tuple(
         (_decoded(tokenizer, [token]), trained, token in special)
         for token, trained in zip(sequence.ids, sequence.trained, strict=True)
     )
-    return ShownSequence(place, pieces)
+    return ShownSequence(training, place, pieces)
 
 
 def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
