@@ -6,6 +6,7 @@
     │   └── CodeRefused   the study names Python code and the user has not allowed it
     ├── ModelError        a model that cannot be found, read, or used for what was asked
     ├── TrainingError     a non-finite loss, an example with nothing to train on
+    ├── RetrievalError    an index that is missing, damaged, in use, or made for another embedder
     ├── EvaluationError   a metric that cannot be computed from what is there
     └── RunError          a run folder that is missing, incomplete, or in use
 
@@ -37,6 +38,10 @@ class ModelError(LuthierError):
 
 class TrainingError(LuthierError):
     """Training cannot start or go on."""
+
+
+class RetrievalError(LuthierError):
+    """An index cannot be used for what was asked."""
 
 
 class EvaluationError(LuthierError):

@@ -1,16 +1,72 @@
-"""Sentence embeddings, for choosing similar shots."""
+"""Sentence embeddings: for choosing similar shots, and for search."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError
+from luthier.model.find import find_embedder, model_key
 
 if TYPE_CHECKING:
     import numpy as np
+
+DEFAULT_EMBEDDER = "minilm-l6"
+
+
+class SentenceEmbedder:
+    """A sentence-transformers model.
+
+    Attributes:
+        name: As the user gives it.
+    """
+
+    def __init__(self, name: str, folder: Path, device: str) -> None:
+        self.name, self._folder, self._device = name, folder, device
+
+    @classmethod
+    def named(cls, name: str, root: Path, device: str) -> SentenceEmbedder:
+        """The embedder of a built-in name, a folder, or a Hugging Face id.
+
+        Raises:
+            ModelError: There is none.
+        """
+        return cls(name, find_embedder(name, root), device)
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all its files."""
+        return model_key(str(self._folder))
+
+    @property
+    def dimension(self) -> int:
+        return int(self._model.get_embedding_dimension())
+
+    @property
+    def window(self) -> int:
+        """Tokens that it reads of a text, those around it among them; what is behind them is cut."""
+        return int(self._model.max_seq_length)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of unit length, float32. (N, D)"""
+        import numpy as np
+
+        if not texts:
+            return np.zeros((0, self.dimension), np.float32)
+        return embed_texts(texts, self._folder, self._device)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without those that are put around it."""
+        if not texts:
+            return []
+        encoded = self._model.tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    @property
+    def _model(self) -> Any:
+        return _load(str(self._folder), self._device)
 
 
 def embed_texts(texts: Sequence[str], folder: Path, device: str) -> np.ndarray:

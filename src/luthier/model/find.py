@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -119,3 +120,12 @@ def _from_hub(name: str, tried: list[str], kind: str) -> Path:
         tried.append(f"Hugging Face Hub: {error}")
     lines = "\n".join(f"  - {line}" for line in tried)
     raise ModelError(f"{kind} '{name}' was not found. Tried:\n{lines}\nGive a local folder, a built-in name, or an id.")
+
+
+def model_key(folder: str) -> str:
+    """The hash of all files of a model folder, read whole: merged models may differ in the middle alone."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+        with open(file, "rb") as handle:
+            digest.update(f"{file.relative_to(folder)}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -60,15 +60,6 @@ def text_key(text: Text) -> str:
     return key_of(documents=[document.text for document in text.documents])
 
 
-def model_key(folder: str) -> str:
-    """The hash of all files of a model folder, read whole: merged models may differ in the middle alone."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        with open(file, "rb") as handle:
-            digest.update(f"{file.relative_to(folder)}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Versions of Luthier and of the libraries that numbers depend on."""

@@ -14,10 +14,10 @@ from luthier.evaluate.metrics import Metric, load_metric, metric_traits
 from luthier.evaluate.over_tasks import have_common_scale
 from luthier.evaluate.user_metric import is_user_metric
 from luthier.model.device import resolve_device, resolve_precision
-from luthier.model.find import find_embedder, find_model
+from luthier.model.find import find_embedder, find_model, model_key
 from luthier.prompt.wording import check_template
 from luthier.runner.fitted import Fitted
-from luthier.runner.keys import key_of, model_key, source_key, training_key, versions
+from luthier.runner.keys import key_of, source_key, training_key, versions
 from luthier.settings import closed
 from luthier.steps import FewShotStep, PretrainStep
 from luthier.steps.base import Step

@@ -1,0 +1,1 @@
+"""Documents, their passages, an index of them, and search."""

@@ -1,0 +1,225 @@
+"""From files to documents: each a text in Markdown, with the places of its pages.
+
+Text and Markdown are read as they are; HTML, Word and PDF files go through markitdown, a PDF page by page. Of a table
+(CSV, TSV, JSON, JSON Lines, Parquet) every row is a document. What does not survive: pictures and layout, scripts and
+styles of HTML, comments and headers of Word files, and all that a scanned page holds, which has no text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import re
+import unicodedata
+import zipfile
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.data.files import FORMAT_OF_SUFFIX, read_text
+from luthier.data.read import read_file
+from luthier.errors import DataError
+
+if TYPE_CHECKING:
+    from markitdown import MarkItDown
+
+PLAIN_SUFFIXES = (".txt", ".md", ".markdown", ".rst")
+CONVERTED_SUFFIXES = (".html", ".htm", ".docx", ".pdf")
+TABLE_SUFFIXES = tuple(FORMAT_OF_SUFFIX)
+SUFFIXES = (*PLAIN_SUFFIXES, *CONVERTED_SUFFIXES, *TABLE_SUFFIXES)
+
+_TITLE = re.compile(r"^#{1,2}\s+(.+?)\s*#*\s*$", re.MULTILINE)
+_LONGEST_TITLE = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text to be found again, by its name.
+
+    Attributes:
+        name: The file's path below the folder that was read, with slashes; a row adds its number (`faq.csv:7`).
+        text: Markdown.
+        pages: Where each page begins in `text`, in characters; empty where the file has no pages.
+    """
+
+    name: str
+    title: str
+    text: str
+    pages: tuple[int, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of all that its passages depend on."""
+        parts = "\x00".join([self.title, self.text, *map(str, self.pages)])
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+    def page_at(self, character: int) -> int | None:
+        """The number of the page that holds a character, from 1; None where there are no pages."""
+        return bisect_right(self.pages, character) if self.pages else None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file, or a part of one, that gave no text, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a folder or some files gave."""
+
+    documents: tuple[Document, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def read_folder(folder: Path, advance: Callable[[str], None] = lambda name: None) -> Reading:
+    """All documents below a folder, by name; files that start with a dot, or lie in such a folder, are passed over.
+
+    A file that cannot be read is skipped with its reason, so that one damaged file does not cost the others.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    if not folder.is_dir():
+        kind = "is a file" if folder.is_file() else "does not exist"
+        raise DataError(f"{folder}: the folder of documents {kind}. Give the folder that holds them.")
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
+    documents: list[Document] = []
+    skipped: list[Skipped] = []
+    for file in files:
+        name = file.relative_to(folder).as_posix()
+        advance(name)
+        if not file.resolve().is_relative_to(folder.resolve()):
+            skipped.append(Skipped(name, "a link that leads out of the folder"))
+            continue
+        try:
+            found = read_document(file, name)
+        except DataError as error:
+            skipped.append(Skipped(name, str(error).removeprefix(f"{name}: ")))
+            continue
+        documents += found.documents
+        skipped += found.skipped
+    return Reading(tuple(documents), tuple(skipped))
+
+
+def read_document(file: Path, name: str) -> Reading:
+    """The document of a file, or those of a table's rows.
+
+    Args:
+        name: What the document is called.
+
+    Raises:
+        DataError: The file cannot be read, is of no known kind, or holds no text.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        kind = f"'{suffix}' files" if suffix else "files without an ending"
+        raise DataError(f"{name}: no reader for {kind} (there are readers for {', '.join(SUFFIXES)}).")
+    if suffix in TABLE_SUFFIXES:
+        return _rows(file, name)
+    skipped: tuple[Skipped, ...] = ()
+    pages: tuple[int, ...] = ()
+    if not file.read_bytes().strip():
+        raise DataError(f"{name}: the file is empty.")
+    if suffix in PLAIN_SUFFIXES:
+        text = read_text(file, name, "utf-8")
+    elif suffix == ".pdf":
+        texts = list(_pdf_pages(file, name))
+        text, pages = _joined(texts)
+        skipped = tuple(Skipped(f"{name}, page {n}", "no text; a scan?") for n, own in enumerate(texts, 1) if not own)
+    else:
+        text = _converted(file, name)
+    text = _tidy(text) if not pages else text
+    if not text.strip():
+        raise DataError(f"{name}: no text was found in it.")
+    return Reading((Document(name, _title(text, file), text, pages),), skipped)
+
+
+def _rows(file: Path, name: str) -> Reading:
+    """Each row a document of `column: value` lines; where there is a single column, its values alone."""
+    table = read_file(file, name, FORMAT_OF_SUFFIX[file.suffix.lower()])
+    documents, skipped = [], []
+    for row in table.rows:
+        filled = {column: str(value).strip() for column, value in row.values.items() if value not in (None, "")}
+        lines = list(filled.values()) if len(table.columns) == 1 else [f"{c}: {v}" for c, v in filled.items()]
+        text = _tidy("\n".join(lines))
+        if text.strip():
+            documents.append(Document(str(row.place), next(iter(filled.values()))[:_LONGEST_TITLE], text))
+        else:
+            skipped.append(Skipped(str(row.place), "an empty row"))
+    return Reading(tuple(documents), tuple(skipped))
+
+
+def _pdf_pages(file: Path, name: str) -> Iterator[str]:
+    """The text of each page; markitdown reads whole files, in which it does not say where a page ends."""
+    from pypdf import PdfReader, PdfWriter
+    from pypdf.errors import PyPdfError
+
+    try:
+        reader = PdfReader(file)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise DataError(f"{name}: the PDF is locked with a password. Save it without one.")
+        for page in reader.pages:
+            writer = PdfWriter()
+            writer.add_page(page)
+            alone = io.BytesIO()
+            writer.write(alone)
+            alone.seek(0)
+            yield _tidy(_markitdown().convert_stream(alone, file_extension=".pdf").markdown)
+    except DataError:
+        raise
+    except PyPdfError as error:
+        raise DataError(f"{name}: the PDF is damaged: {error}") from error
+    except Exception as error:  # whatever markitdown and the readers below it raise
+        raise DataError(f"{name}: the PDF cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _converted(file: Path, name: str) -> str:
+    if file.suffix.lower() == ".docx" and not zipfile.is_zipfile(file):  # markitdown would read its bytes as text
+        raise DataError(f"{name}: no Word file of the kind .docx, or a damaged one.")
+    try:
+        return str(_markitdown().convert_local(file).markdown)
+    except Exception as error:  # whatever markitdown and the readers below it raise
+        reason = str(error).strip().splitlines()[-1:] or [""]
+        raise DataError(f"{name}: cannot be read: {type(error).__name__}: {reason[0]}") from error
+
+
+@lru_cache(maxsize=1)
+def _markitdown() -> MarkItDown:
+    from markitdown import MarkItDown
+
+    for noisy in ("pdfminer", "pypdf"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    return MarkItDown(enable_plugins=False)
+
+
+def _joined(texts: list[str]) -> tuple[str, tuple[int, ...]]:
+    """The pages as one text, and where each of them begins."""
+    starts, at = [], 0
+    for text in texts:
+        starts.append(at)
+        at += len(text) + 2
+    return "\n\n".join(texts), tuple(starts)
+
+
+def _tidy(text: str) -> str:
+    """Line ends as \\n, composed characters, no control characters, no runs of empty lines."""
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n").replace("\x0c", "\n\n"))
+    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    text = re.sub(r"[ \t]+\n", "\n", text)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def _title(text: str, file: Path) -> str:
+    found = _TITLE.search(text)
+    return (found.group(1) if found else file.stem.replace("_", " "))[:_LONGEST_TITLE]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -1,0 +1,223 @@
+"""From documents to passages: along headings, paragraphs and sentences, sized in tokens of the embedder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from luthier.retrieve.documents import Document
+from luthier.settings import Count, Settings
+
+CountTokens = Callable[[Sequence[str]], list[int]]
+"""Tokens of each text, without those that the embedder adds around it."""
+
+_HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
+_FENCE = re.compile(r"^(```|~~~)")
+# A sentence ends with a mark, perhaps with a quote or a bracket, before white space and something that begins anew.
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9À-ÞА-Я])|(?<=[。！？])")
+_WORDS = re.compile(r"\S+\s*")
+
+
+class ChunkSettings(Settings):
+    """How documents are cut into passages."""
+
+    tokens: Count = 200
+    """Most tokens of a passage, counted by the embedder's tokenizer, its heading among them. Only a table that is
+    longer stays whole."""
+    overlap: int = 40
+    """Tokens of the passage before, in whole sentences, with which one begins again; at most half of `tokens`."""
+    headings: bool = True
+    """Whether a passage is embedded and searched together with the title and the headings that it stands under."""
+
+    def model_post_init(self, _context: object) -> None:
+        if not 0 <= self.overlap <= self.tokens // 2:
+            raise ValueError(f"overlap is {self.overlap}; expected 0 to half of tokens ({self.tokens // 2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A stretch of a document.
+
+    Attributes:
+        id: Of its document's name and its number there: `manual.pdf#3`.
+        document: The document's name.
+        headings: Those that it stands under, the uppermost first.
+        page: The page that it begins on, from 1; None where there are no pages.
+        start, end: Its place in the document's text, in characters.
+        digest: Of its document, to tell a version from another.
+    """
+
+    id: str
+    document: str
+    title: str
+    headings: tuple[str, ...]
+    page: int | None
+    start: int
+    end: int
+    text: str
+    digest: str
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for people: page, and heading."""
+        parts = [f"page {self.page}"] if self.page is not None else []
+        parts += self.headings[-1:]
+        return ", ".join([self.document, *parts])
+
+    def searched(self, *, headings: bool) -> str:
+        """What is embedded and searched for it."""
+        above = list(dict.fromkeys([self.title, *self.headings])) if headings else []
+        return "\n".join([" > ".join(above), self.text]) if above else self.text
+
+
+def cut(document: Document, settings: ChunkSettings, count: CountTokens) -> list[Passage]:
+    """The document's passages, in order. All of its text but headings and white space stands in one at least."""
+    found: list[Passage] = []
+    digest = document.digest
+    for headings, blocks in _sections(document.text):
+        shown = list(dict.fromkeys([document.title, *headings])) if settings.headings else []
+        room = settings.tokens - (count([" > ".join(shown)])[0] if shown else 0)
+        # Under headings that take up nearly all there is still some text to a passage.
+        for start, end in _packed(document.text, blocks, max(room, settings.tokens // 4), settings.overlap, count):
+            found.append(
+                Passage(
+                    id=f"{document.name}#{len(found) + 1}",
+                    document=document.name,
+                    title=document.title,
+                    headings=headings,
+                    page=document.page_at(start),
+                    start=start,
+                    end=end,
+                    text=document.text[start:end],
+                    digest=digest,
+                )
+            )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A paragraph, list, table or piece of code, by its place."""
+
+    start: int
+    end: int
+    whole: bool
+
+
+def _sections(text: str) -> Iterator[tuple[tuple[str, ...], list[_Block]]]:
+    """What stands under each heading, with the headings above it; sections without text are passed over."""
+    headings: list[tuple[int, str]] = []
+    blocks: list[_Block] = []
+    for start, end, heading in _lines_grouped(text):
+        if heading is None:
+            whole = text[start:end].lstrip().startswith("|")
+            blocks.append(_Block(start, end, whole))
+            continue
+        if blocks:
+            yield tuple(title for _, title in headings), blocks
+            blocks = []
+        level, title = heading
+        headings = [own for own in headings if own[0] < level] + [(level, title)]
+    if blocks:
+        yield tuple(title for _, title in headings), blocks
+
+
+def _lines_grouped(text: str) -> Iterator[tuple[int, int, tuple[int, str] | None]]:
+    """Blocks between empty lines, and headings with level and words, each with its start and end in characters."""
+    at, start, fenced = 0, None, ""
+    for line in text.splitlines(keepends=True):
+        bare = line.strip()
+        fence = _FENCE.match(bare)
+        heading = None if fenced else _HEADING.match(bare)
+        if fence and not fenced:
+            fenced = fence.group(1)
+        elif fence and bare.startswith(fenced):
+            fenced = ""
+        ends = (not bare and not fenced) or heading is not None
+        if ends and start is not None:
+            yield start, at, None
+            start = None
+        if heading is not None:
+            yield at, at + len(line), (len(heading.group(1)), heading.group(2).strip() or "…")
+        elif bare and start is None:
+            start = at
+        at += len(line)
+    if start is not None:
+        yield start, at, None
+
+
+def _packed(
+    text: str, blocks: Sequence[_Block], room: int, overlap: int, count: CountTokens
+) -> Iterator[tuple[int, int]]:
+    """Start and end of passages of at most `room` tokens, made of pieces in order, the last ones of each repeated."""
+    pieces = _pieces(text, blocks, room, count)
+    sizes = count([text[start:end] for start, end in pieces])
+    first = 0
+    while first < len(pieces):
+        last, size = first, sizes[first]
+        while last + 1 < len(pieces) and size + sizes[last + 1] <= room:
+            last += 1
+            size += sizes[last]
+        end = pieces[last][1]
+        yield pieces[first][0], pieces[first][0] + len(text[pieces[first][0] : end].rstrip())
+        if last + 1 == len(pieces):
+            return
+        following, repeated = last + 1, 0
+        # What is repeated must leave room for what comes next, or no passage would get further.
+        while (
+            following - 1 > first
+            and repeated + sizes[following - 1] <= overlap
+            and repeated + sizes[following - 1] + sizes[last + 1] <= room
+        ):
+            following -= 1
+            repeated += sizes[following]
+        first = following
+
+
+def _pieces(text: str, blocks: Sequence[_Block], room: int, count: CountTokens) -> list[tuple[int, int]]:
+    """Sentences, tables as they are; of a sentence that has no room runs of words, of a word pieces."""
+    spans = [
+        (start, end, block.whole)
+        for block in blocks
+        for start, end in (
+            [(block.start, block.end)] if block.whole else _split(text, block.start, block.end, _SENTENCE_END)
+        )
+    ]
+    sizes = count([text[start:end] for start, end, _ in spans])
+    found: list[tuple[int, int]] = []
+    for (start, end, whole), size in zip(spans, sizes, strict=True):
+        found += [(start, end)] if whole or size <= room else _words(text, start, end, room, count)
+    return found
+
+
+def _split(text: str, start: int, end: int, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    at = start
+    for match in pattern.finditer(text, start, end):
+        if match.end() > at and match.end() < end:
+            yield at, match.end()
+            at = match.end()
+    if at < end:
+        yield at, end
+
+
+def _words(text: str, start: int, end: int, room: int, count: CountTokens) -> Iterator[tuple[int, int]]:
+    """Runs of words of at most `room` tokens; a word longer than that is cut in halves."""
+    spans = [match.span() for match in _WORDS.finditer(text, start, end)] or [(start, end)]
+    sizes = count([text[a:b] for a, b in spans])
+    begin, size = spans[0][0], 0
+    for (a, b), own in zip(spans, sizes, strict=True):
+        if own > room and b - a > 1:
+            if a > begin:
+                yield begin, a
+            middle = (a + b) // 2
+            yield from _words(text, a, middle, room, count)
+            yield from _words(text, middle, b, room, count)
+            begin, size = b, 0
+            continue
+        if size and size + own > room:
+            yield begin, a
+            begin, size = a, 0
+        size += own
+    if begin < end:
+        yield begin, end

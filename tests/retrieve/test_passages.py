@@ -1,0 +1,115 @@
+"""Documents cut into passages along their structure."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+
+import pytest
+from pydantic import ValidationError
+from words import WordEmbedder
+
+from luthier.retrieve.documents import Document
+from luthier.retrieve.passages import ChunkSettings, Passage, cut
+
+COUNT = WordEmbedder().count
+TEXT = """# Cards
+
+Every card has a limit. It can be raised once a year. Ask us for it.
+
+## Fees
+
+| Card | Fee |
+| --- | --- |
+| Gold | 3 |
+| Black | 9 |
+
+Fees are due in May. They are never refunded.
+
+## Empty
+
+# Contact
+
+Write to us."""
+
+
+def passages(text: str, *, pages: tuple[int, ...] = (), **settings: int | bool) -> list[Passage]:
+    own = ChunkSettings.model_validate({"tokens": 20, "overlap": 0, **settings})
+    return cut(Document("doc.md", "The title", text, pages), own, COUNT)
+
+
+def test_a_passage_stays_under_its_headings_and_knows_its_place() -> None:
+    found = passages(TEXT, tokens=60)
+    assert [own.headings for own in found] == [("Cards",), ("Cards", "Fees"), ("Contact",)]
+    for own in found:
+        assert TEXT[own.start : own.end] == own.text
+    assert [own.id for own in found] == ["doc.md#1", "doc.md#2", "doc.md#3"]
+    assert found[1].searched(headings=True).startswith("The title > Cards > Fees\n| Card | Fee |")
+    assert found[1].searched(headings=False).startswith("| Card")
+    assert found[1].place == "doc.md, Fees"
+
+
+def test_sentences_stay_whole_where_they_have_room() -> None:
+    found = passages("One two three four. Five six seven. Eight nine ten eleven.", tokens=8, headings=False)
+    assert [own.text for own in found] == ["One two three four. Five six seven.", "Eight nine ten eleven."]
+
+
+def test_the_end_of_one_passage_begins_the_next() -> None:
+    text = " ".join(f"Sentence number {n} ends." for n in range(8))
+    found = passages(text, tokens=12, overlap=5, headings=False)
+    for before, after in itertools.pairwise(found):
+        shared = before.text.rsplit("Sentence", 1)[1]
+        assert after.text.startswith("Sentence" + shared)
+        assert after.end > before.end
+    assert all(COUNT([own.text])[0] <= 12 for own in found)
+
+
+def test_a_table_stays_whole_and_a_long_sentence_does_not() -> None:
+    table = "\n".join(f"| row {n} | value {n} |" for n in range(12))
+    (whole,) = passages(f"{table}\n", headings=False)
+    assert whole.text == table
+    words = " ".join(f"w{n}" for n in range(50))
+    found = passages(words, headings=False)
+    assert [COUNT([own.text])[0] for own in found] == [20, 20, 10]
+
+
+def test_lines_in_code_are_no_headings() -> None:
+    (own,) = passages("# Setup\n\n```\n# a comment\n\nrun it\n```\n", tokens=30)
+    assert own.headings == ("Setup",)
+    assert "# a comment" in own.text
+
+
+def test_the_page_is_the_one_that_a_passage_begins_on() -> None:
+    text = "First page here.\n\nSecond page here."
+    found = passages(text, pages=(0, text.index("Second")), tokens=4, headings=False)
+    assert [own.page for own in found] == [1, 2]
+    assert found[1].place == "doc.md, page 2"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_all_text_stands_in_a_passage_and_none_is_too_long(seed: int) -> None:
+    draw = random.Random(seed)
+    lines = []
+    for _ in range(draw.randint(1, 40)):
+        kind = draw.random()
+        words = " ".join("x" * draw.randint(1, 9) for _ in range(draw.randint(1, 60)))
+        lines.append(
+            f"{'#' * draw.randint(1, 4)} Heading" if kind < 0.15 else "" if kind < 0.35 else words.capitalize() + "."
+        )
+    text = "\n".join(lines)
+    tokens = draw.randint(4, 40)
+    found = passages(text, tokens=tokens, overlap=draw.randint(0, tokens // 2), headings=False)
+    seen = [False] * len(text)
+    for own in found:
+        assert COUNT([own.text])[0] <= tokens
+        seen[own.start : own.end] = [True] * (own.end - own.start)
+    for line in re.finditer(r"[^\n]+", text):
+        if not line.group().startswith("#"):
+            assert all(seen[at] or text[at].isspace() for at in range(*line.span()))
+    assert [own.start for own in found] == sorted({own.start for own in found})
+
+
+def test_an_overlap_of_more_than_half_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"expected 0 to half of tokens \(10\)"):
+        ChunkSettings(tokens=20, overlap=11)
