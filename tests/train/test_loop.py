@@ -14,7 +14,8 @@ from luthier.errors import TrainingError
 from luthier.model.adapter import add_lora
 from luthier.prompt.render import TrainingSequence
 from luthier.train.checkpoint import load_checkpoint
-from luthier.train.loop import GivenUp, LoopSettings, TrainingOutcome, train
+from luthier.train.loop import LoopSettings, train
+from luthier.train.outcome import GivenUp, TrainingOutcome
 
 SETTINGS = LoopSettings(
     epochs=2.0,

@@ -32,7 +32,7 @@ from luthier.runner.pruning import MedianRule, track_of
 from luthier.steps.base import Step, StepContext
 from luthier.steps.lesson import Lesson, TextLesson
 from luthier.train.checkpoint import Score, checkpoint_step, drop_checkpoint
-from luthier.train.loop import GivenUp, TrainingOutcome
+from luthier.train.outcome import GivenUp, TrainingOutcome
 from luthier.types import ModelRef, Predictor
 
 if TYPE_CHECKING:

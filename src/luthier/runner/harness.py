@@ -20,7 +20,6 @@ import yaml
 
 from luthier.errors import DataError, EvaluationError, StudyError
 from luthier.evaluate.forgetting import ProbeResult
-from luthier.model.load import load_model, load_tokenizer, window_of
 from luthier.types import ModelRef
 
 if TYPE_CHECKING:
@@ -107,6 +106,8 @@ def harness_probes(tasks: HarnessTasks, ref: ModelRef, engine: Engine) -> list[P
     """
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
+
+    from luthier.model.load import load_model, load_tokenizer, window_of
 
     engine.release()
     model = load_model(ref, device=engine.device, precision=engine.precision)

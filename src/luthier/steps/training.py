@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from luthier.infer.engine import Engine
     from luthier.prompt.render import Renderer, TrainingSequence
     from luthier.steps.replay import Replay, Written
-    from luthier.train.loop import LoopSettings, TrainingOutcome
+    from luthier.train.loop import LoopSettings
     from luthier.train.memory import MemoryPlan, TrainingShape
+    from luthier.train.outcome import TrainingOutcome
     from luthier.train.pull import Pull
 
 # Settings that belong to an adapter, for people who write them beside it.
