@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +11,8 @@ import typer
 
 from luthier import __version__ as luthier_version
 from luthier.errors import LuthierError
+from luthier.index_cli import index_app
+from luthier.quiet import quiet
 
 app = typer.Typer(
     name="luthier",
@@ -25,6 +24,8 @@ app = typer.Typer(
     help="Prompt it, show it examples, fine-tune it, or leave it: measured side by side on your own data.\n\n"
     "Begin with `luthier init data.csv`, then `luthier check study.yaml` and `luthier run study.yaml`.",
 )
+
+app.add_typer(index_app, name="index")
 
 # What typer makes of Ctrl-C: 128 and the number of the signal, as shells do.
 _INTERRUPTED = 130
@@ -83,7 +84,7 @@ def run(
 
     settings = load_study(study, tuple(overrides or ()))
     folder = output or Path("runs") / study.stem
-    _quiet()
+    quiet()
     if not no_forecast:
         _print_forecast(study, settings, allow_code, folder)
     with RichProgress() as progress:
@@ -108,7 +109,7 @@ def check(study: StudyFile, overrides: Overrides = None, allow_code: AllowCode =
     """
     from luthier.study import load_study
 
-    _quiet()
+    quiet()
     settings = load_study(study, tuple(overrides or ()))
     _print_forecast(study, settings, allow_code, None, details=True)
 
@@ -162,7 +163,7 @@ def show(
 
     if tree and n is not None:
         raise LuthierError("-n counts examples, and --tree draws the whole first step; leave one of them out.")
-    _quiet()
+    quiet()
     settings = load_study(study, tuple(overrides or ()))
     if tree:
         print_tree(console, token_tree(settings, study.parent, approach, allow_code=allow_code))
@@ -205,7 +206,7 @@ def predict(
     from luthier.runner.open import open_run
     from luthier.runner.predict import predict_file
 
-    _quiet()
+    quiet()
     opened = open_run(run_dir, approach, task)
     with RichProgress(errors) as progress:  # the answers may go into a pipe
         rows: list[dict[str, Any]] = [
@@ -230,7 +231,7 @@ def chat(run_dir: RunDir, approach: ApproachName = None, task: TaskName = None) 
     from luthier.runner.predict import prompt_columns, reply
     from luthier.types import Message
 
-    _quiet()
+    quiet()
     opened = open_run(run_dir, approach, task)
     console.print(f"{opened.name} on {opened.study.model}. An empty line ends.", style="dim", markup=False)
     turns: list[Message] = []
@@ -265,7 +266,7 @@ def export(
     from luthier.runner.export import export as export_run
     from luthier.runner.open import open_run
 
-    _quiet()
+    quiet()
     opened = open_run(run_dir, approach, task)
     with RichProgress() as progress:
         card = partial(model_card, run_dir, opened.name)
@@ -302,18 +303,6 @@ def _explained(error: Exception) -> str:
     if type(error).__name__ == "OutOfMemoryError":
         return f"{str(error).splitlines()[0]} Lower batch_size, or use a smaller model; what is computed is kept."
     raise error
-
-
-def _quiet() -> None:
-    """Leave the screen to us: libraries' bars and notices off, their errors kept."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import re
 import unicodedata
 import zipfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from luthier.data.files import FORMAT_OF_SUFFIX, read_text
 from luthier.data.read import read_file
 from luthier.errors import DataError
+from luthier.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from markitdown import MarkItDown
@@ -78,7 +79,7 @@ class Reading:
     skipped: tuple[Skipped, ...]
 
 
-def read_folder(folder: Path, advance: Callable[[str], None] = lambda name: None) -> Reading:
+def read_folder(folder: Path, progress: Progress | None = None) -> Reading:
     """All documents below a folder, by name; files that start with a dot, or lie in such a folder, are passed over.
 
     A file that cannot be read is skipped with its reason, so that one damaged file does not cost the others.
@@ -92,20 +93,22 @@ def read_folder(folder: Path, advance: Callable[[str], None] = lambda name: None
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
     documents: list[Document] = []
     skipped: list[Skipped] = []
-    for file in files:
-        name = file.relative_to(folder).as_posix()
-        advance(name)
-        if not file.resolve().is_relative_to(folder.resolve()):
-            skipped.append(Skipped(name, "a link that leads out of the folder"))
-            continue
-        try:
-            found = read_document(file, name)
-        except DataError as error:
-            skipped.append(Skipped(name, str(error).removeprefix(f"{name}: ")))
-            continue
-        documents += found.documents
-        skipped += found.skipped
+    with (progress or Silent()).track("reading files", len(files)) as advance:
+        for file in files:
+            found = _read_or_skip(file, file.relative_to(folder).as_posix(), folder)
+            documents += found.documents
+            skipped += found.skipped
+            advance(1)
     return Reading(tuple(documents), tuple(skipped))
+
+
+def _read_or_skip(file: Path, name: str, folder: Path) -> Reading:
+    if not file.resolve().is_relative_to(folder.resolve()):
+        return Reading((), (Skipped(name, "a link that leads out of the folder"),))
+    try:
+        return read_document(file, name)
+    except DataError as error:
+        return Reading((), (Skipped(name, str(error).removeprefix(f"{name}: ")),))
 
 
 def read_document(file: Path, name: str) -> Reading:

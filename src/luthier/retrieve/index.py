@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from filelock import FileLock, Timeout
 
 from luthier.errors import RetrievalError
+from luthier.progress import Progress, Silent
 from luthier.retrieve.documents import Document
 from luthier.retrieve.exact import ExactStore, written
 from luthier.retrieve.lance import LanceStore
@@ -42,22 +43,31 @@ _LEAST_DEPTH = 50
 # Documents whose passages go into the store in one step.
 _BATCH = 64
 _CHUNKS = ChunkSettings()
+_MARKS = 2  # that an embedder puts around a text
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors.
+    """Turns texts into vectors."""
 
-    Attributes:
-        name: As the user gives it.
-        key: Hash of its content, to tell whether an index was made with it.
-        dimension: Of its vectors.
-        window: Tokens that it reads of a text; what is behind them is cut.
-    """
+    @property
+    def name(self) -> str:
+        """As the user gives it."""
+        ...
 
-    name: str
-    key: str
-    dimension: int
-    window: int
+    @property
+    def key(self) -> str:
+        """Hash of its content, to tell whether an index was made with it."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Of its vectors."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """Tokens that it reads of a text; what is behind them is cut."""
+        ...
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of unit length, float32. (N, D)"""
@@ -131,7 +141,7 @@ class Index:
             found[passage.document] = (passage.title, found.get(passage.document, ("", 0))[1] + 1)
         return found
 
-    def add(self, documents: Sequence[Document], advance: Callable[[int], None] = lambda done: None) -> Changes:
+    def add(self, documents: Sequence[Document], progress: Progress | None = None) -> Changes:
         """Add documents, and put new versions in the place of those that are there; equal ones stay as they are.
 
         Each document changes in one step. A process that stops in the middle leaves some of them changed and the
@@ -146,21 +156,14 @@ class Index:
         with self._locked():
             before = {passage.document: passage.digest for passage in self.passages.values()}
             new = [document for document in documents if before.get(document.name) != document.digest]
-            advance(len(documents) - len(new))
             too_long: dict[str, int] = {}
             count = 0
-            for start in range(0, len(new), _BATCH):
-                batch = new[start : start + _BATCH]
-                passages = [
-                    passage for document in batch for passage in cut(document, self.chunks, self.embedder.count)
-                ]
-                texts = [passage.searched(headings=self.chunks.headings) for passage in passages]
-                sizes = self.embedder.count(texts)
-                room = self.embedder.window - 2  # the marks at both ends
-                too_long |= {p.id: size for p, size in zip(passages, sizes, strict=True) if size > room}
-                self._store.replace([document.name for document in batch], passages, self.embedder.embed(texts))
-                count += len(passages)
-                advance(len(batch))
+            with (progress or Silent()).track("embedding documents", len(new)) as advance:
+                for start in range(0, len(new), _BATCH):
+                    passages, cut_off = self._put(new[start : start + _BATCH])
+                    too_long |= cut_off
+                    count += passages
+                    advance(len(new[start : start + _BATCH]))
         return Changes(
             added=tuple(document.name for document in new if document.name not in before),
             revised=tuple(document.name for document in new if document.name in before),
@@ -169,18 +172,28 @@ class Index:
             too_long=too_long,
         )
 
-    def remove(self, names: Sequence[str]) -> Changes:
+    def _put(self, documents: Sequence[Document]) -> tuple[int, dict[str, int]]:
+        """Store documents in one step; gives the number of passages, and those of which the embedder cuts the end."""
+        passages = [own for document in documents for own in cut(document, self.chunks, self.embedder.count)]
+        texts = [passage.searched(headings=self.chunks.headings) for passage in passages]
+        sizes = self.embedder.count(texts)
+        self._store.replace([document.name for document in documents], passages, self.embedder.embed(texts))
+        room = self.embedder.window - _MARKS
+        return len(passages), {p.id: size for p, size in zip(passages, sizes, strict=True) if size > room}
+
+    def remove(self, names: Sequence[str], *, exactly: bool = False) -> Changes:
         """Take documents out, all of them in one step; none is found from then on.
 
         Args:
             names: Of documents; `*` stands for anything (`reports/*`).
+            exactly: Whether `*` stands for itself.
 
         Raises:
             RetrievalError: A name is none of the index, and then nothing is removed; or another process changes it.
         """
         with self._locked():
             known = self.documents
-            matched = {name: fnmatch.filter(known, name) if "*" in name else [name] * (name in known) for name in names}
+            matched = {name: _matching(name, known, exactly) for name in names}
             if missing := [name for name, own in matched.items() if not own]:
                 near = ", ".join(sorted(known)[:5])
                 raise RetrievalError(
@@ -211,7 +224,7 @@ class Index:
         only = None
         if documents is not None:
             known = {passage.document for passage in passages.values()}
-            only = {name for pattern in documents for name in fnmatch.filter(known, pattern)}
+            only = {name for pattern in documents for name in _matching(pattern, known, exactly=False)}
         allowed = None if only is None else [own for own, passage in passages.items() if passage.document in only]
         vectors = self.embedder.embed(queries) if kind != "lexical" else [None] * len(queries)
         depth = k if kind != "hybrid" else max(k * _DEPTH, _LEAST_DEPTH)
@@ -244,6 +257,12 @@ class Index:
             yield
         finally:
             lock.release()
+
+
+def _matching(name: str, known: Collection[str], exactly: bool) -> list[str]:
+    if "*" in name and not exactly:
+        return [own for own in known if fnmatch.fnmatchcase(own, name)]
+    return [name] if name in known else []
 
 
 def fused(rankings: Sequence[Sequence[tuple[str, float]]]) -> list[tuple[str, float]]:

@@ -1,0 +1,112 @@
+"""An index kept up to date with its files, from Python and from the command line."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from words import WordEmbedder
+
+from luthier.errors import DataError, RetrievalError
+from luthier.retrieve.index import Index
+from luthier.retrieve.passages import ChunkSettings
+from luthier.retrieve.update import add_files, build
+
+CHUNKS = ChunkSettings(tokens=30, overlap=0)
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "cards.md").write_text("# Cards\n\nA gold card costs three.", encoding="utf-8")
+    (folder / "deep" / "hours.md").write_text("# Hours\n\nWe open at nine.", encoding="utf-8")
+    (folder / "faq.csv").write_text("question,answer\nWhere?,Main street.\nWho?,Bakers.\n", encoding="utf-8")
+    return folder
+
+
+def built(docs: Path) -> Index:
+    return build(docs.parent / "index", docs, WordEmbedder(), CHUNKS).index
+
+
+def test_building_again_takes_in_what_has_changed_in_the_folder(docs: Path) -> None:
+    first = build(docs.parent / "index", docs, WordEmbedder(), CHUNKS)
+    assert first.changes.added == ("cards.md", "deep/hours.md", "faq.csv:2", "faq.csv:3")
+    (docs / "cards.md").write_text("# Cards\n\nA gold card costs four.", encoding="utf-8")
+    (docs / "deep" / "hours.md").unlink()
+    (docs / "faq.csv").write_text("question,answer\nWhere?,Main street.\n", encoding="utf-8")
+    (docs / "new.txt").write_text("News.", encoding="utf-8")
+    second = build(docs.parent / "index", docs, WordEmbedder(), CHUNKS)
+    assert second.changes.revised == ("cards.md",)
+    assert second.changes.added == ("new.txt",)
+    assert second.changes.unchanged == ("faq.csv:2",)
+    assert second.changes.removed == ("deep/hours.md", "faq.csv:3")
+    assert set(second.index.documents) == {"cards.md", "faq.csv:2", "new.txt"}
+
+
+def test_a_file_that_cannot_be_read_any_more_keeps_what_was_read(docs: Path) -> None:
+    built(docs)
+    (docs / "faq.csv").write_text('question,answer\n"never closed', encoding="utf-8")
+    update = build(docs.parent / "index", docs, WordEmbedder(), CHUNKS)
+    assert [own.name for own in update.skipped] == ["faq.csv"]
+    assert update.changes.removed == ()
+    assert "faq.csv:3" in update.index.documents
+
+
+def test_a_file_is_added_under_its_name_in_the_folder_and_a_table_row_by_row(docs: Path, tmp_path: Path) -> None:
+    index = built(docs)
+    (docs / "deep" / "hours.md").write_text("# Hours\n\nWe open at ten.", encoding="utf-8")
+    (docs / "faq.csv").write_text("question,answer\nWhere?,High street.\n", encoding="utf-8")
+    (tmp_path / "other.md").write_text("Elsewhere.", encoding="utf-8")
+    update = add_files(index, [docs / "deep" / "hours.md", docs / "faq.csv", tmp_path / "other.md"])
+    assert update.changes.revised == ("deep/hours.md", "faq.csv:2")
+    assert update.changes.added == ("other.md",)
+    assert update.changes.removed == ("faq.csv:3",)
+
+
+def test_what_cannot_be_added_or_built_is_said(docs: Path, tmp_path: Path) -> None:
+    index = built(docs)
+    for file, said in ((docs, "is a folder"), (docs / "gone.md", "does not exist")):
+        with pytest.raises(DataError, match=said):
+            add_files(index, [docs / "cards.md", file])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="no document could be read"):
+        build(tmp_path / "other", tmp_path / "none", WordEmbedder(), CHUNKS)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(RetrievalError, match=r"was built with documents .*docs, and this asks for .*none"):
+        build(tmp_path / "index", tmp_path / "none", WordEmbedder(), CHUNKS)
+    with pytest.raises(RetrievalError, match="was built with chunks"):
+        build(tmp_path / "index", docs, WordEmbedder(), ChunkSettings(tokens=31, overlap=0))
+
+
+def command(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "luthier", "index", *shlex.split(text)],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_commands_make_change_and_search_an_index(docs: Path, tmp_path: Path) -> None:
+    (docs / "picture.png").write_bytes(b"\x89PNG")
+    done = command("build index docs", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Documents: 4 added; 4 passages embedded." in done.stdout
+    assert "Not read: 1 file or page." in done.stdout
+    assert "picture.png: no reader for '.png' files" in done.stdout
+    found = command("search index 'when do you open' -k 1 --kind dense", tmp_path)
+    assert "1. deep/hours.md, Hours" in found.stdout
+    assert "We open at nine." in found.stdout
+    (docs / "deep" / "hours.md").write_text("# Hours\n\nWe open at ten.", encoding="utf-8")
+    assert "1 revised" in command("add index docs/deep/hours.md", tmp_path).stdout
+    assert "We open at ten." in command("search index 'when do you open' -k 1", tmp_path).stdout
+    assert "Removed deep/hours.md with 1 passage." in command("remove index 'deep/*'", tmp_path).stdout
+    assert "We open" not in command("search index 'when do you open'", tmp_path).stdout
+    listed = command("list index", tmp_path).stdout
+    assert "3 documents, 3 passages; exact store" in listed
+    wrong = command("remove index nothing.md", tmp_path)
+    assert wrong.returncode == 1
+    assert "has no document nothing.md" in wrong.stderr
+    assert command("search nowhere x", tmp_path).returncode == 1
