@@ -74,6 +74,15 @@ def test_a_table_stays_whole_and_a_long_sentence_does_not() -> None:
     assert [COUNT([own.text])[0] for own in found] == [20, 20, 10]
 
 
+def test_a_table_within_lines_of_text_is_a_table() -> None:
+    table = "\n".join(f"| row {n} | value {n} |" for n in range(12))
+    text = f"Before it stands this line.\n{table}\nBehind it stands another line of words."
+    found = passages(text, headings=False)
+    assert [own.text for own in found] == [
+        "Before it stands this line.", table, "Behind it stands another line of words.",
+    ]  # fmt: skip
+
+
 def test_lines_in_code_are_no_headings() -> None:
     (own,) = passages("# Setup\n\n```\n# a comment\n\nrun it\n```\n", tokens=30)
     assert own.headings == ("Setup",)

@@ -124,8 +124,11 @@ def _sections(text: str) -> Iterator[tuple[tuple[str, ...], list[_Block]]]:
 
 
 def _lines_grouped(text: str) -> Iterator[tuple[int, int, tuple[int, str] | None]]:
-    """Blocks between empty lines, and headings with level and words, each with its start and end in characters."""
-    at, start, fenced = 0, None, ""
+    """Blocks and headings, these with level and words, each with its start and end in characters.
+
+    A block ends at an empty line, and where a table begins or ends.
+    """
+    at, start, fenced, tabular = 0, None, "", False
     for line in text.splitlines(keepends=True):
         bare = line.strip()
         fence = _FENCE.match(bare)
@@ -134,7 +137,9 @@ def _lines_grouped(text: str) -> Iterator[tuple[int, int, tuple[int, str] | None
             fenced = fence.group(1)
         elif fence and bare.startswith(fenced):
             fenced = ""
-        ends = (not bare and not fenced) or heading is not None
+        in_table = bare.startswith("|") and not fenced
+        ends = (not bare and not fenced) or heading is not None or in_table != tabular
+        tabular = in_table
         if ends and start is not None:
             yield start, at, None
             start = None
