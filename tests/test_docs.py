@@ -8,6 +8,7 @@ import importlib.util
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,10 +75,12 @@ COMMANDS = [(page, command) for page in PAGES for command in _commands(page)] + 
 def _parse(command: str) -> None:
     """Parse a command line as the program does, without running it. A bare `luthier predict` names the command only."""
     words = shlex.split(command, comments=True)[1:]
-    group: Any = typer.main.get_command(app)
-    assert words[0] in group.commands, f"there is no command {words[0]!r}"
-    if len(words) > 1:
-        group.commands[words[0]].make_context(words[0], words[1:])
+    command: Any = typer.main.get_command(app)
+    while words and hasattr(command, "commands"):
+        assert words[0] in command.commands, f"there is no command {words[0]!r}"
+        command, *words = command.commands[words[0]], *words[1:]
+    if words:
+        command.make_context(command.name, words)
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{_ids(p)}: {c}" for p, c in COMMANDS])
@@ -98,13 +101,22 @@ def test_the_readme_shows_every_command() -> None:
 
 def test_the_help_of_every_command_shows_a_command_that_parses() -> None:
     group: Any = typer.main.get_command(app)
-    for name in group.commands:
-        result = CliRunner().invoke(app, [name, "--help"])
+    for names, command in _leaves(group):
+        result = CliRunner().invoke(app, [*names, "--help"])
         assert result.exit_code == 0
-        examples = re.findall(r"Example: `(luthier [^`]+)`", group.commands[name].help)
-        assert examples, name
+        examples = re.findall(r"Example: `(luthier [^`]+)`", command.help)
+        assert examples, names
         for example in examples:
             _parse(example)
+
+
+def _leaves(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Commands that do something, with their names, those of groups before them."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _leaves(command, (*names, name))
+        else:
+            yield (*names, name), command
 
 
 def _snippets() -> list[tuple[str, str]]:
