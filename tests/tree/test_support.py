@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from luthier.tree import support
 from luthier.tree.attention import NAME, UnservedAttention
 from luthier.tree.build import build_tree
 from luthier.tree.padded import by_length, left_padded, padded_logprobs
@@ -82,6 +85,44 @@ def test_attention_that_does_not_say_what_it_does_is_found(make_tiny: Callable[.
 
     attention.forward = MethodType(with_past, attention)
     assert "log-probabilities differ by" in refusal(model)
+
+
+SURE = 2.0  # times the head of a random model, whose answers are then about as sure as a trained one's
+
+
+@pytest.mark.parametrize(("noise", "said"), [(0.0, ""), (0.9, ""), (9.0, "differ by")])
+def test_in_16_bits_a_difference_is_measured_against_that_of_a_wrong_mask(
+    make_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, noise: float, said: str
+):
+    model = make_tiny()
+    with torch.no_grad():
+        model.lm_head.weight *= SURE
+    model = model.to(torch.bfloat16)
+    true, calls = support.tree_logprobs, []
+
+    def noisy(base: Any, tree: Any, attention: Any) -> torch.Tensor:
+        found = true(base, tree, attention)
+        calls.append(found)
+        if len(calls) == 1:  # one token of many, as a rounding of an improbable one
+            found = found.clone()
+            found[3] += noise
+        return found
+
+    monkeypatch.setattr(support, "tree_logprobs", noisy)
+    found = refusal(model)
+    assert found == "" if not said else said in found
+    assert len(calls) == (2 if noise else 1)
+
+
+def test_in_16_bits_a_wrong_mask_is_found(make_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    model = make_tiny()
+    with torch.no_grad():
+        model.lm_head.weight *= SURE
+    right = support.tree_visibility
+    monkeypatch.setattr(
+        support, "tree_visibility", lambda tree: right(replace(tree, ends=np.full_like(tree.ends, len(tree))))
+    )
+    assert "differ by" in refusal(model.to(torch.bfloat16))
 
 
 def test_sliding_windows_that_do_not_arrive_are_found(make_tiny: Callable[..., Any]):
