@@ -20,6 +20,7 @@ Values = Mapping[str, Any]
 
 _OF_RUN = ("name", "finished", "seconds", "targets", "model", "device", "precision", "seed", "machine", "versions")
 _OF_COMPARISON = ("target", "targets", "metric", "n", "split", "approaches", "pairs", "by_task", "matrix", "seeds")
+_MOST_COLUMNS = 5  # of tasks; with more they stand in rows
 _MOST_TASKS = 2  # a study with more targets shows them in a table of their own, task by row
 
 
@@ -75,10 +76,7 @@ def sections(studies: Sequence[Values]) -> str:
 def _section(study: Values) -> Iterator[str]:
     name, machine = study["name"], study["machine"]
     yield f"### studies/{name}.yaml"
-    sizes = "; ".join(
-        f"{task}: {own['train']:,} training, {own['validation']:,} validation, {own['test']:,} test"
-        for task, own in study["tasks"].items()
-    )
+    sizes = _sizes(study["tasks"])
     versions = ", ".join(f"{package} {study['versions'][package]}" for package in ("torch", "transformers", "peft"))
     yield (
         f"`luthier run studies/{name}.yaml --output runs/{name}`: {study['model']} in {study['precision']}, seed "
@@ -97,6 +95,20 @@ def _section(study: Values) -> Iterator[str]:
         for matrix in matrices:
             yield _stages(approach, matrix)
     yield from _curves(study["curves"])
+
+
+def _sizes(tasks: Values) -> str:
+    """Examples of each task, or of many together."""
+    splits = ("training", "train"), ("validation", "validation"), ("test", "test")
+    if len(tasks) <= _MOST_COLUMNS:
+        shown = (f"{name}: " + ", ".join(f"{own[key]:,} {word}" for word, key in splits) for name, own in tasks.items())
+        return "; ".join(shown)
+    words = (
+        f"{sum(own[key] for own in tasks.values()):,} {word} (a task "
+        f"{min(own[key] for own in tasks.values()):,} to {max(own[key] for own in tasks.values()):,})"
+        for word, key in splits
+    )
+    return f"{len(tasks)} tasks, {', '.join(words)}"
 
 
 def _ranking(study: Values) -> str:
@@ -151,6 +163,7 @@ def _by_task(study: Values) -> str:
         f"- {pair['a']} beside {pair['b']}: higher on {pair['higher']} tasks, lower on {pair['lower']}; shown to be "
         f"better on {pair['better']}, worse on {pair['worse']}"
         for pair in study["by_task"]
+        if names[0] in (pair["a"], pair["b"])
     ]
     title = f"Task by task, {' and '.join(sorted(metrics))}:"
     return "\n\n".join([title, _table(["", *names], rows), "\n".join(lost)])
@@ -191,6 +204,11 @@ def _stages(approach: str, matrix: Values) -> str:
             cells.append(_with_interval(own, _is_share(one["metric"])))
         rows.append([row["name"], *cells])
     counts = ", ".join(f"{one['task']} {n}" for one, n in zip(columns, matrix["n"], strict=True))
+    heading = ["", *names]
+    if len(columns) > _MOST_COLUMNS:
+        if len(set(matrix["n"])) == 1:
+            counts = f"{matrix['n'][0]} of each task"
+        heading, *rows = [list(row) for row in zip(heading, *rows, strict=True)]
     share = _is_share(columns[0]["metric"])
     figures = []
     for key, title in (
@@ -203,7 +221,7 @@ def _stages(approach: str, matrix: Values) -> str:
             figures.append(f"{title} {_with_interval({**own, 'mean': own['value']}, share)}")
     return (
         f"{approach}, stage after stage, {matrix['measure']} (n: {counts}):\n\n"
-        f"{_table(['', *names], rows)}\n\n{'; '.join(figures)}."
+        f"{_table(heading, rows)}\n\n{'; '.join(figures)}."
     )
 
 
