@@ -154,11 +154,20 @@ _TIMES = (
     *(0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 36_000.0),
     *(86_400.0, 864_000.0, 8_640_000.0, 86_400_000.0, 864_000_000.0),
 )
+# Where those stand too far apart.
+_MORE_TIMES = sorted(
+    {1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 86_400.0, 172_800.0, 432_000.0}
+    | {60.0 * minutes for minutes in (1, 2, 5, 10, 20, 30)}
+    | {3_600.0 * hours for hours in (1, 2, 5, 12)}
+)
 
 
 def time_ticks(low: float, high: float) -> list[float]:
-    """Seconds that have a round name: 1 s, 10 s, 1 min, 10 min, 1 h…"""
-    ticks = [value for value in _TIMES if low <= value <= high]
+    """Seconds that have a round name: 1 s, 10 s, 1 min, 10 min, 1 h…, with those between where few of them fit."""
+    for times in (_TIMES, _MORE_TIMES):
+        ticks = [value for value in times if low <= value <= high]
+        if len(ticks) >= 3:
+            return ticks
     return ticks if len(ticks) >= 2 else log_ticks(low, high)
 
 
