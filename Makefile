@@ -53,6 +53,7 @@ bench: bench-setup
 	$(BIN)/python bench/shared_sweep.py $(BENCH_FLAGS)
 	$(BIN)/python bench/step_profile.py $(BENCH_FLAGS)
 	$(BIN)/python bench/forecast.py $(BENCH_FLAGS)
+	$(BIN)/python bench/retrieval_latency.py $(BENCH_FLAGS)
 	$(BIN)/python bench/record.py
 
 clean:

@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "lancedb", "bm25s")
 
 
 def versions() -> dict[str, str]:

@@ -65,7 +65,11 @@ def figures(results: Results) -> str:
     if (own := results.get("shared_sweep")) is not None:
         parts.append("### Shared length and branches\n\n" + own_table(own) + "\n\n" + _notes(own))
         parts.append("![Speed by shared length and branches](results/shared_sweep.svg)")
-    for name, title in (("step_profile", "Where the time of a step goes"), ("forecast", "Forecast and measured")):
+    for name, title in (
+        ("step_profile", "Where the time of a step goes"),
+        ("forecast", "Forecast and measured"),
+        ("retrieval_latency", "An index of passages"),
+    ):
         if (own := results.get(name)) is not None:
             parts.append(f"### {title}\n\n" + own_table(own) + "\n\n" + _notes(own))
     return "\n\n".join(parts)

@@ -34,7 +34,7 @@ import workloads  # noqa: E402
 
 BENCHMARKS = (
     *("train_lora_varied", "train_full_varied", "train_lora_shared", "answer_few_shot", "choose_label"),
-    *("loss_curves", "shared_sweep", "step_profile", "forecast"),
+    *("loss_curves", "shared_sweep", "step_profile", "forecast", "retrieval_latency"),
 )
 
 

@@ -41,10 +41,13 @@ class Generation:
         return list(self.held)
 
     def nearest(self, vector: np.ndarray, k: int, documents: Collection[str] | None) -> list[tuple[str, float]]:
-        wanted = None if documents is None else set(documents)
-        places = np.array([n for n, own in enumerate(self.held) if wanted is None or own.document in wanted], dtype=int)
+        places = np.arange(len(self.held))
+        if documents is not None:
+            wanted = set(documents)
+            places = np.array([n for n, own in enumerate(self.held) if own.document in wanted], dtype=int)
         if len(places) > k:  # the k best, and all that are equal to the last of them but for rounding
-            scores = self.vectors[places] @ np.asarray(vector, np.float32)
+            vectors = self.vectors if documents is None else self.vectors[places]
+            scores = vectors @ np.asarray(vector, np.float32)
             places = places[scores >= np.partition(scores, -k)[-k] - ROUNDING]
         return ranked(((self.held[n].id, self.vectors[n]) for n in places), vector)[:k]
 

@@ -40,8 +40,9 @@ EMBEDDED_FROM = 10_000
 # Cormack et al. 2009; so far down the two rankings are looked at for each passage that is wanted.
 _RRF_K, _DEPTH = 60, 5
 _LEAST_DEPTH = 50
-# Documents whose passages go into the store in one step.
-_BATCH = 64
+# Documents whose passages go into the store in one step: as many at least, and a share of those that are there, since
+# an exact store is written anew each time. An interruption costs at most the last step.
+_LEAST_BATCH, _BATCH_SHARE = 64, 4
 _CHUNKS = ChunkSettings()
 _MARKS = 2  # that an embedder puts around a text
 
@@ -159,11 +160,15 @@ class Index:
             too_long: dict[str, int] = {}
             count = 0
             with (progress or Silent()).track("embedding documents", len(new)) as advance:
-                for start in range(0, len(new), _BATCH):
-                    passages, cut_off = self._put(new[start : start + _BATCH])
+                waiting, held = list(new), len(before)
+                while waiting:
+                    size = max(_LEAST_BATCH, held // _BATCH_SHARE)
+                    batch, waiting = waiting[:size], waiting[size:]
+                    passages, cut_off = self._put(batch)
                     too_long |= cut_off
                     count += passages
-                    advance(len(new[start : start + _BATCH]))
+                    held += len(batch)
+                    advance(len(batch))
         return Changes(
             added=tuple(document.name for document in new if document.name not in before),
             revised=tuple(document.name for document in new if document.name in before),
