@@ -18,8 +18,9 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/luthier run studies/quickstart.yaml --output runs/quickstart
 
+# A process for each core: tiny models gain nothing from more threads.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout=3600

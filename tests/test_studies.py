@@ -42,7 +42,7 @@ def small(file: Path, *sets: str) -> Study:
     if file.stem == "adapters":  # one rate is enough to see that each is trained, and the tiny model has two layers
         of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
         limits += [f"approaches.{name}.0.{setting}" for name in raw["approaches"] for setting in of_each]
-        limits.append("approaches.last-layers.0.adapter.count=1")
+        limits += ["approaches.last-layers.0.adapter.count=1", "seeds=2", "finalists=1"]
     if file.stem == "transfer":
         limits.append("approaches.upper-layers.0.adapter.count=1")
     curved = [(a, n) for a, steps in raw["approaches"].items() for n, s in enumerate(steps) if "learning_curve" in s]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
-from kill_driver import NAMES, document, ready
+from index_driver import NAMES, document, ready
 from words import WordEmbedder
 
 from luthier.errors import RetrievalError
@@ -189,7 +189,7 @@ def test_an_index_killed_in_the_middle_of_changes_is_one_state_or_the_next(tmp_p
     changes = 0
     for seed in range(6):
         driver = subprocess.Popen(
-            [sys.executable, HERE / "kill_driver.py", folder, kind, str(seed)],
+            [sys.executable, HERE / "index_driver.py", folder, kind, str(seed)],
             stdout=subprocess.PIPE, text=True, cwd=HERE, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert driver.stdout is not None

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 from words import WordEmbedder
 
+from luthier.cli import app
 from luthier.errors import DataError, RetrievalError
 from luthier.retrieve.index import Index
 from luthier.retrieve.passages import ChunkSettings
@@ -82,31 +84,38 @@ def test_what_cannot_be_added_or_built_is_said(docs: Path, tmp_path: Path) -> No
         build(tmp_path / "index", docs, WordEmbedder(), ChunkSettings(tokens=31, overlap=0))
 
 
-def command(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "luthier", "index", *shlex.split(text)],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def command(text: str) -> str:
+    """What a command prints."""
+    return CliRunner().invoke(app, ["index", *shlex.split(text)], catch_exceptions=False).output
 
 
-def test_the_commands_make_change_and_search_an_index(docs: Path, tmp_path: Path) -> None:
+def test_the_commands_make_change_and_search_an_index(
+    docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (docs / "picture.png").write_bytes(b"\x89PNG")
-    done = command("build index docs", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Documents: 4 added; 4 passages embedded." in done.stdout
-    assert "Not read: 1 file or page." in done.stdout
-    assert "picture.png: no reader for '.png' files" in done.stdout
-    found = command("search index 'when do you open' -k 1 --kind dense", tmp_path)
-    assert "1. deep/hours.md, Hours" in found.stdout
-    assert "We open at nine." in found.stdout
+    built = command("build index docs")
+    assert "Documents: 4 added; 4 passages embedded." in built
+    assert "Not read: 1 file or page." in built
+    assert "picture.png: no reader for '.png' files" in built
+    found = command("search index 'when do you open' -k 1 --kind dense")
+    assert "1. deep/hours.md, Hours" in found
+    assert "We open at nine." in found
     (docs / "deep" / "hours.md").write_text("# Hours\n\nWe open at ten.", encoding="utf-8")
-    assert "1 revised" in command("add index docs/deep/hours.md", tmp_path).stdout
-    assert "We open at ten." in command("search index 'when do you open' -k 1", tmp_path).stdout
-    assert "Removed deep/hours.md with 1 passage." in command("remove index 'deep/*'", tmp_path).stdout
-    assert "We open" not in command("search index 'when do you open'", tmp_path).stdout
-    listed = command("list index", tmp_path).stdout
-    assert "3 documents, 3 passages; exact store" in listed
-    wrong = command("remove index nothing.md", tmp_path)
-    assert wrong.returncode == 1
-    assert "has no document nothing.md" in wrong.stderr
-    assert command("search nowhere x", tmp_path).returncode == 1
+    assert "1 revised" in command("add index docs/deep/hours.md")
+    assert "We open at ten." in command("search index 'when do you open' -k 1")
+    assert "Removed deep/hours.md with 1 passage." in command("remove index 'deep/*'")
+    assert "We open" not in command("search index 'when do you open'")
+    assert "3 documents, 3 passages; exact store" in command("list index")
+    with pytest.raises(RetrievalError, match=r"has no document nothing\.md"):
+        command("remove index nothing.md")
+
+
+def test_a_mistake_is_said_without_a_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "luthier", "index", "search", "nowhere", "x"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "nowhere holds no index" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Changes an index without end: `kill_driver.py FOLDER KIND SEED`. Whoever started it kills it anywhere.
+"""Changes an index without end: `index_driver.py FOLDER KIND SEED`. Whoever started it kills it anywhere.
 
 Documents d0 … d9 are revised together, all to one revision a step; odd ones are taken out and put back. Each change is
 said on standard output before it begins and when it is done.
