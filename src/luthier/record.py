@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import RunError
-from luthier.types import Decoding, Example, Message, ModelRef, Place, Predictor, Prompt, Shots, Wording
+from luthier.types import (
+    Decoding,
+    Example,
+    Message,
+    ModelRef,
+    Passage,
+    Place,
+    Predictor,
+    Prompt,
+    Relevance,
+    Retrieval,
+    Shots,
+    Wording,
+)
 
 
 def predictor_to_json(predictor: Predictor, run_dir: Path) -> dict[str, Any]:
@@ -17,6 +30,11 @@ def predictor_to_json(predictor: Predictor, run_dir: Path) -> dict[str, Any]:
     row = asdict(predictor)
     row["model"] = _model_to_json(predictor.model, run_dir)
     row["routes"] = {task: _model_to_json(ref, run_dir) for task, ref in predictor.routes.items()}
+    for name in ("retriever", "reranker"):
+        row[name] = _named_to_json(row[name], run_dir)
+    if row["retrieval"] is not None:
+        for name in ("index", "embedder", "reranker"):
+            row["retrieval"][name] = _named_to_json(row["retrieval"][name], run_dir)
     return row
 
 
@@ -30,6 +48,9 @@ def predictor_from_json(row: Mapping[str, Any], run_dir: Path) -> Predictor:
         shots=None if row["shots"] is None else _shots(row["shots"]),
         task_shots={task: _shots(own) for task, own in row["task_shots"].items()},
         routes={task: _model_from_json(ref, run_dir) for task, ref in row["routes"].items()},
+        retrieval=None if row["retrieval"] is None else _retrieval(row["retrieval"], run_dir),
+        retriever=_named_from_json(row["retriever"], run_dir),
+        reranker=_named_from_json(row["reranker"], run_dir),
     )
 
 
@@ -56,15 +77,51 @@ def _shots(row: Mapping[str, Any]) -> Shots:
     return Shots(tuple(_example(e) for e in row["pool"]), row["count"], row["by"], row["embedder"])
 
 
+def _retrieval(row: Mapping[str, Any], run_dir: Path) -> Retrieval:
+    own = Retrieval(**row)
+    return replace(
+        own,
+        index=str(_named_from_json(own.index, run_dir)),
+        embedder=str(_named_from_json(own.embedder, run_dir)),
+        reranker=_named_from_json(own.reranker, run_dir),
+    )
+
+
+def passage_from_json(row: Mapping[str, Any]) -> Passage:
+    """A passage as `asdict` gave it."""
+    return Passage(**{**row, "headings": tuple(row["headings"])})
+
+
 def _example(row: Mapping[str, Any]) -> Example:
-    prompt = row["prompt"]
+    prompt, passages, relevance = row["prompt"], row["prompt"]["passages"], row["relevance"]
+    own = {
+        "messages": tuple(Message(**m) for m in prompt["messages"]),
+        "passages": None if passages is None else tuple(passage_from_json(passage) for passage in passages),
+    }
     return Example(
-        prompt=Prompt(**{**prompt, "messages": tuple(Message(**m) for m in prompt["messages"])}),
+        prompt=Prompt(**{**prompt, **own}),
         completion=row["completion"],
         references=tuple(row["references"]),
         label=row["label"],
         place=Place(**row["place"]),
+        relevance=None if relevance is None else Relevance(**{k: tuple(v) for k, v in relevance.items()}),
     )
+
+
+# A folder inside the run, among names that may as well be built in or of the hub.
+_INSIDE = "run:"
+
+
+def _named_to_json(name: str | None, run_dir: Path) -> str | None:
+    path = None if name is None else Path(name)
+    if path is None or not path.is_absolute() or not path.resolve().is_relative_to(run_dir.resolve()):
+        return name
+    return _INSIDE + _relative(str(path), run_dir)
+
+
+def _named_from_json(name: str | None, run_dir: Path) -> str | None:
+    inside = name is not None and name.startswith(_INSIDE)
+    return _absolute(str(name).removeprefix(_INSIDE), run_dir) if inside else name
 
 
 def _relative(folder: str, run_dir: Path) -> str:

@@ -34,6 +34,72 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """A stretch of a document.
+
+    Attributes:
+        id: Of its document's name and its number there: `manual.pdf#3`.
+        document: The document's name.
+        headings: Those that it stands under, the uppermost first.
+        page: The page that it begins on, from 1; None where there are no pages.
+        start, end: Its place in the document's text, in characters.
+        digest: Of its document, to tell a version from another.
+    """
+
+    id: str
+    document: str
+    title: str
+    headings: tuple[str, ...]
+    page: int | None
+    start: int
+    end: int
+    text: str
+    digest: str
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for people: page, and heading."""
+        parts = [f"page {self.page}"] if self.page is not None else []
+        parts += self.headings[-1:]
+        return ", ".join([self.document, *parts])
+
+    def searched(self, *, headings: bool) -> str:
+        """What is embedded and searched for it."""
+        above = list(dict.fromkeys([self.title, *self.headings])) if headings else []
+        return "\n".join([" > ".join(above), self.text]) if above else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """Where the documents hold what an example asks for.
+
+    Attributes:
+        documents: Names of the documents that do; none where only `evidence` says it.
+        evidence: Texts of the documents that do, word for word; none where a whole document does.
+    """
+
+    documents: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+
+    def holds(self, passage: Passage) -> bool:
+        """Whether a passage is a right one: of one of the documents, and holding at least half of an evidence."""
+        if self.documents and passage.document not in self.documents:
+            return False
+        if not self.evidence:
+            return bool(self.documents)
+        text = passage.text.split()
+        return any(_half_stands_in(own.split(), text) for own in self.evidence)
+
+
+def _half_stands_in(words: list[str], text: list[str]) -> bool:
+    """Whether the first or the second half of some words, or all of a text that they go around, stands in it."""
+    middle = (len(words) + 1) // 2
+    within = f" {' '.join(text)} "
+    halves = (half for half in (words[:middle], words[middle:]) if half)
+    return any(f" {' '.join(half)} " in within for half in halves) or within in f" {' '.join(words)} "
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What a predictor is asked. It never holds the target.
 
@@ -45,6 +111,7 @@ class Prompt:
             completion, the label or the references are left out.
         fingerprint: Hash of the normalised text; equal for duplicates.
         group: Value of the grouping column, None where there is none.
+        passages: Shown by a predictor that retrieves, in place of those that it would find; None where it looks.
     """
 
     id: str
@@ -53,6 +120,7 @@ class Prompt:
     fields: Mapping[str, str]
     fingerprint: str
     group: str | None = None
+    passages: tuple[Passage, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +131,7 @@ class Example:
         references: All right answers, the completion among them; at least one.
         label: The completion as one of the task's labels, None for open-ended tasks.
         place: Where the example was read.
+        relevance: Where the task's documents hold the answer, None where that is not known.
     """
 
     prompt: Prompt
@@ -70,10 +139,19 @@ class Example:
     references: tuple[str, ...]
     label: str | None
     place: Place
+    relevance: Relevance | None = None
 
     @property
     def id(self) -> str:
         return self.prompt.id
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Documents that a task is answered from: where they lie, and the hash of what was read of them."""
+
+    folder: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +165,7 @@ class Task:
         metric_options: Settings of metrics, by metric name (such as the pattern of `regex`).
         report: What reading, checking, deduplicating and splitting found: counts and reasons,
             ready for JSON.
+        documents: What it may be answered from, None where there are none.
     """
 
     name: str
@@ -100,6 +179,7 @@ class Task:
     decoding: Decoding
     report: Mapping[str, object]
     phrasings: tuple[str, ...] = ()
+    documents: Documents | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +249,58 @@ class Shots:
 
 
 @dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Where the passages for a prompt come from, and how they are shown.
+
+    Attributes:
+        index: The index's folder.
+        embedder: Folder or name of the embedder that the index was made with.
+        kind: How is searched.
+        k: Passages a prompt, at most.
+        query: Jinja template of what is searched for; None for the prompt's last turn.
+        reranker: Folder or name of a cross-encoder that orders what was found; None for none.
+        depth: With a reranker: passages that it orders.
+        tokens: Tokens that passages may take together.
+        order: `document`: as they stand in the documents, so that prompts with the same passages share them;
+            `best-first`, `best-last`: by their rank.
+        instruction: What stands before the passages.
+        absent: The answer where the passages do not hold it; empty where the model is not told of one.
+        cite: Whether the answer is to name passages by their numbers.
+        guarded: Whether passages are fenced off as data.
+    """
+
+    index: str
+    embedder: str
+    kind: Literal["dense", "lexical", "hybrid"] = "hybrid"
+    k: int = 3
+    query: str | None = None
+    reranker: str | None = None
+    depth: int = 20
+    tokens: int = 1000
+    order: Literal["document", "best-first", "best-last"] = "document"
+    instruction: str = ""
+    absent: str = ""
+    cite: bool = False
+    guarded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """The passages for one prompt, the best first, and how they are shown."""
+
+    retrieval: Retrieval
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Predictor:
     """Something that answers prompts: a frozen record. Steps return it with fields replaced.
 
     Attributes:
         model: What answers, but for the tasks in `routes`.
+        retrieval: How passages are found and shown; None where it answers without.
+        retriever, reranker: Folders of an embedder and a cross-encoder that steps have trained, which `rag` then uses;
+            None for those that it names.
         task_shots: Task → the shots for its prompts, where the target is the mean over several tasks.
         routes: Task → the model that answers its prompts.
     """
@@ -184,6 +311,9 @@ class Predictor:
     shots: Shots | None = None
     task_shots: Mapping[str, Shots] = field(default_factory=dict)
     routes: Mapping[str, ModelRef] = field(default_factory=dict)
+    retrieval: Retrieval | None = None
+    retriever: str | None = None
+    reranker: str | None = None
 
     def asked(self, task: Task, target: str) -> Predictor:
         """As it is asked a task: wording, shots and decoding were made for the target, and serve no other."""
@@ -213,6 +343,11 @@ class Completion:
         stopped: `end` of turn, a `stop` string, the `length` limit, or a `choice` among labels.
         dropped_shots: Shots that did not fit in the model's window.
         label_logprobs: For choices: log-probability of each label in nats (summed over its tokens).
+        passages: Those that were shown, in their order; the first is number 1.
+        passage_tokens: Tokens that showing them took, the instruction that goes with them included.
+        dropped_passages: Passages that were found and did not fit.
+        cited: Numbers of the passages that the answer named, as it wrote them; `text` is without them.
+        written: The answer as it was written, where `text` is without something.
     """
 
     id: str
@@ -223,6 +358,11 @@ class Completion:
     stopped: Literal["end", "stop", "length", "choice"]
     dropped_shots: int = 0
     label_logprobs: Mapping[str, float] | None = None
+    passages: tuple[Passage, ...] = ()
+    passage_tokens: int = 0
+    dropped_passages: int = 0
+    cited: tuple[int, ...] = ()
+    written: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +390,7 @@ class Cost:
         stored_bytes: Bytes on disk beyond the base model.
         prompt_tokens: Mean prompt tokens a request.
         window_share: `prompt_tokens` as a share of the model's window.
+        passage_tokens: The part of `prompt_tokens` that retrieved passages take, with what goes with them.
         latency_p50_s: Median seconds for one request alone.
         latency_p95_s: 95th percentile of the same.
         throughput_per_s: Requests a second when answered in batches.
@@ -270,3 +411,4 @@ class Cost:
     latency_p95_s: float
     throughput_per_s: float
     seconds_per_request: float
+    passage_tokens: float = 0.0

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from words import WordEmbedder
 
 from luthier.retrieve.documents import Document
-from luthier.retrieve.passages import ChunkSettings, Passage, cut
+from luthier.retrieve.passages import ChunkSettings, cut
+from luthier.types import Passage
 
 COUNT = WordEmbedder().count
 TEXT = """# Cards

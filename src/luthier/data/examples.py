@@ -22,7 +22,7 @@ from luthier.data.templates import (
     values_of,
 )
 from luthier.errors import DataError
-from luthier.types import Example, Message, Place, Prompt
+from luthier.types import Example, Message, Place, Prompt, Relevance
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,11 @@ def build_examples(table: Table, task: str, settings: TaskSettings) -> Built:
     columns = frozenset(table.columns)
     shape = _shape(table, columns, settings)
     hidden = shape.answer_columns
-    if settings.references is not None:
-        require = require_columns if is_expression(settings.references) else require_column
-        hidden |= require("references", settings.references, columns, table.file)
+    for setting in ("references", "relevant", "evidence"):
+        value = getattr(settings, setting)
+        if value is not None:
+            require = require_columns if is_expression(value) else require_column
+            hidden |= require(setting, value, columns, table.file)
     if settings.group is not None:
         require_column("group", settings.group, columns, table.file)
     shown = [column for column in table.columns if column not in hidden]
@@ -95,12 +97,11 @@ def _example(row: Row, exchange: Exchange, shown: Sequence[str], task: str, sett
     length = sum(len(message.content) for message in messages) + len(exchange.completion)
     if length > settings.max_chars:
         raise NoText(f"longer than max_chars ({settings.max_chars} characters, prompt and completion together)")
-    references = [exchange.completion]
-    if settings.references is not None:
-        try:
-            references += values_of(settings.references, row.values)
-        except NoText as error:
-            raise NoText(f"references: {error}") from error
+    references = [exchange.completion, *_values(row, "references", settings.references)]
+    relevance = None
+    if settings.relevant is not None or settings.evidence is not None:
+        documents, evidence = (_values(row, name, getattr(settings, name)) for name in ("relevant", "evidence"))
+        relevance = Relevance(tuple(dict.fromkeys(documents)), tuple(dict.fromkeys(evidence)))
     prompt = Prompt(
         id=digest(task, *(part for m in messages for part in (m.role, m.content)), exchange.completion)[:12],
         task=task,
@@ -109,7 +110,14 @@ def _example(row: Row, exchange: Exchange, shown: Sequence[str], task: str, sett
         fingerprint=fingerprint(messages),
         group=None if settings.group is None else _text_of(row, "group", settings.group),
     )
-    return Example(prompt, exchange.completion, tuple(dict.fromkeys(references)), None, row.place)
+    return Example(prompt, exchange.completion, tuple(dict.fromkeys(references)), None, row.place, relevance)
+
+
+def _values(row: Row, setting: str, expression: str | None) -> list[str]:
+    try:
+        return [] if expression is None else list(values_of(expression, row.values))
+    except NoText as error:
+        raise NoText(f"{setting}: {error}") from error
 
 
 def _text_of(row: Row, setting: str, column: str) -> str:

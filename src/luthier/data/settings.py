@@ -128,6 +128,18 @@ class TaskSettings(Settings):
     group: str | None = None
     """Column whose equal values (a patient, a document) must not stand on two sides of a split."""
 
+    documents: str | None = None
+    """Folder of the documents that the task may be answered from (relative to the study file), for the steps `rag`,
+    `retriever` and `reranker`: text, Markdown, HTML, PDF, DOCX, and tables, of which each row is a document."""
+    relevant: str | None = None
+    """The documents that hold the answer: a column, or a Jinja expression `{{ … }}`, that is a name or a list of names
+    (paths below the folder). With this or `evidence` retrieval itself is scored. The model does not see the column."""
+    evidence: str | None = None
+    """The words of the documents that hold the answer, in the same form: a right passage has at least half of them."""
+    document_leaks: Literal["keep", "drop"] = "keep"
+    """What to do with passages of the documents that hold a question of validation or test word for word: keep them (a
+    FAQ is meant to hold the answers) or leave them out of the index. They are counted in any case."""
+
     metric: str | None = None
     """The metric that decides. Default: accuracy with labels, token_f1 without."""
     metrics: tuple[str, ...] | None = None
@@ -173,7 +185,7 @@ class TaskSettings(Settings):
             cls._template_parses(template)
         return phrasings
 
-    @field_validator("references")
+    @field_validator("references", "relevant", "evidence")
     @classmethod
     def _expression_parses(cls, expression: str | None) -> str | None:
         try:
@@ -223,6 +235,7 @@ class TaskSettings(Settings):
             self._contradiction_of_splits(),
             self._contradiction_of_form(),
             self._contradiction_of_answers(),
+            self._contradiction_of_documents(),
         ):
             if complaint is not None:
                 raise ValueError(complaint)
@@ -276,6 +289,12 @@ class TaskSettings(Settings):
             return "metrics is empty; name at least one, or leave it out"
         if stray := sorted(set(self.metric_options) - set(self.all_metrics())):
             return f"metric_options names {', '.join(stray)}, which is not computed; add it to metrics"
+        return None
+
+    def _contradiction_of_documents(self) -> str | None:
+        stray = [name for name in ("relevant", "evidence", "document_leaks") if self.is_changed(name)]
+        if stray and self.documents is None:
+            return f"{' and '.join(stray)} {'is' if len(stray) == 1 else 'are'} about documents; name their folder too"
         return None
 
     def sources(self) -> dict[Split, tuple[str, ...]]:

@@ -4,31 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.infer.choose import label_logprobs
 from luthier.infer.divergence import Divergence, Predictions, divergences, predictions
-from luthier.infer.generate import generate
+from luthier.infer.generate import Generated, generate
 from luthier.infer.logprobs import LogProb, sequence_logprobs
 from luthier.model.device import autocast
 from luthier.model.fused import fuse
 from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, reuse_freed_memory, window_of
 from luthier.model.virtual import count_virtual_tokens, virtual_ids, virtual_tokens_of
 from luthier.progress import Advance
+from luthier.prompt.passages import without_citations
 from luthier.prompt.render import RenderedPrompt, Renderer, TrainingSequence
 from luthier.prompt.shots import ShotSelector
 from luthier.prompt.wording import worded
 from luthier.tree.logprobs import base_of
-from luthier.types import Completion, Decoding, Example, ModelRef, Predictor, Prompt, Shots
+from luthier.types import (
+    Completion,
+    Decoding,
+    Example,
+    Grounding,
+    ModelRef,
+    Passage,
+    Predictor,
+    Prompt,
+    Retrieval,
+    Shots,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 log = logging.getLogger(__name__)
+
+
+class PassageSource(Protocol):
+    """Where passages come from."""
+
+    def find(self, retrieval: Retrieval, prompts: Sequence[Prompt]) -> Sequence[tuple[Passage, ...]]:
+        """For each prompt its passages, best first."""
+        ...
+
+    def passages(self, retrieval: Retrieval) -> Iterable[Passage]:
+        """All that there are."""
+        ...
 
 
 class Engine:
@@ -38,15 +62,21 @@ class Engine:
         device: `cpu`, `cuda` or `mps`.
         precision: `bfloat16` or `float32`.
         embed: Sentence embeddings of texts by the embedder of a name, for predictors that choose shots by them.
+        source: Finds passages, for predictors that retrieve.
     """
 
     def __init__(
-        self, device: str, precision: str, embed: Callable[[str, Sequence[str]], np.ndarray] | None = None
+        self,
+        device: str,
+        precision: str,
+        embed: Callable[[str, Sequence[str]], np.ndarray] | None = None,
+        source: PassageSource | None = None,
     ) -> None:
         reuse_freed_memory()
         self.device = device
         self.precision = precision
         self._embed = embed
+        self._source = source
         self._loaded: tuple[ModelRef, Any] | None = None
         self._renderers: dict[tuple[str, int], Renderer] = {}
         self._selector: tuple[Shots, ShotSelector] | None = None  # of the predictor used last
@@ -80,14 +110,35 @@ class Engine:
             self._selector = (shots, ShotSelector(shots, embed))
         return self._selector[1].select(prompts)
 
+    def ground(self, predictor: Predictor, prompts: Sequence[Prompt]) -> list[Grounding | None]:
+        """The passages that the predictor shows with each prompt; None for one that shows none."""
+        retrieval = predictor.retrieval
+        if retrieval is None:
+            return [None] * len(prompts)
+        open_prompts = [prompt for prompt in prompts if prompt.passages is None]
+        found: Iterator[tuple[Passage, ...]] = iter(())
+        if open_prompts:
+            found = iter(self._passage_source.find(retrieval, open_prompts))
+        return [Grounding(retrieval, next(found) if own.passages is None else own.passages) for own in prompts]
+
+    def passages_of(self, retrieval: Retrieval) -> Iterable[Passage]:
+        """All passages that a retrieval may find."""
+        return self._passage_source.passages(retrieval)
+
+    @property
+    def _passage_source(self) -> PassageSource:
+        assert self._source is not None, "an engine for predictors that retrieve is given where from"
+        return self._source
+
     def render(
         self, predictor: Predictor, prompts: Sequence[Prompt], reserve: int, *, model: Any = None
     ) -> list[RenderedPrompt]:
         """The prompts as the model (or one in training) will get them, leaving `reserve` tokens for the answer."""
         renderer = self._renderer(predictor.model, model)
-        shots = self.select_shots(predictor, prompts)
+        shots, grounds = self.select_shots(predictor, prompts), self.ground(predictor, prompts)
         return [
-            renderer.prompt(prompt, predictor.wording, own, reserve) for prompt, own in zip(prompts, shots, strict=True)
+            renderer.prompt(prompt, predictor.wording, own, reserve, ground)
+            for prompt, own, ground in zip(prompts, shots, grounds, strict=True)
         ]
 
     def answer(
@@ -128,10 +179,8 @@ class Engine:
                     decoding=predictor.decoding,
                     advance=advance,
                 )
-                return [
-                    Completion(r.id, a.text, r.messages, len(r.ids), a.tokens, a.stopped, r.dropped_shots)
-                    for r, a in zip(rendered, answers, strict=True)
-                ]
+                cites = predictor.retrieval is not None and predictor.retrieval.cite
+                return [_written(r, a, cites=cites) for r, a in zip(rendered, answers, strict=True)]
             sums = label_logprobs(running, ids, label_ids, advance=advance)
         return [
             _chosen(r, row, labels, label_ids, normalised=predictor.decoding.answer == "choose-normalised")
@@ -248,8 +297,12 @@ class Engine:
     def _references(
         self, predictor: Predictor, examples: Sequence[Example], renderer: Renderer
     ) -> list[TrainingSequence]:
-        shots = self.select_shots(predictor, [e.prompt for e in examples])
-        return [renderer.training(e, predictor.wording, own) for e, own in zip(examples, shots, strict=True)]
+        prompts = [e.prompt for e in examples]
+        shots, grounds = self.select_shots(predictor, prompts), self.ground(predictor, prompts)
+        return [
+            renderer.training(example, predictor.wording, own, grounding=ground)
+            for example, own, ground in zip(examples, shots, grounds, strict=True)
+        ]
 
     def load(self, ref: ModelRef) -> Any:
         """The predictor's model, from memory where it is the last one used."""
@@ -304,6 +357,24 @@ def _without_beginning(sequence: TrainingSequence, count: int) -> TrainingSequen
     return replace(sequence, ids=sequence.ids[count:], trained=sequence.trained[count:])
 
 
+def _written(rendered: RenderedPrompt, answer: Generated, *, cites: bool) -> Completion:
+    text, cited = without_citations(answer.text) if cites else (answer.text, ())
+    return Completion(
+        rendered.id,
+        text,
+        rendered.messages,
+        len(rendered.ids),
+        answer.tokens,
+        answer.stopped,
+        rendered.dropped_shots,
+        passages=rendered.passages,
+        passage_tokens=rendered.passage_tokens,
+        dropped_passages=rendered.dropped_passages,
+        cited=cited,
+        written=answer.text if cited else None,
+    )
+
+
 def _chosen(
     rendered: RenderedPrompt,
     sums: Sequence[float],
@@ -323,4 +394,7 @@ def _chosen(
         "choice",
         rendered.dropped_shots,
         dict(zip(labels, sums, strict=True)),
+        rendered.passages,
+        rendered.passage_tokens,
+        rendered.dropped_passages,
     )

@@ -82,7 +82,7 @@ def embed_texts(texts: Sequence[str], folder: Path, device: str) -> np.ndarray:
     return np.asarray(vectors, dtype=np.float32)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=3)  # the base, a tuned one, one for shots
 def _load(folder: str, device: str):  # type: ignore[no-untyped-def]
     from sentence_transformers import SentenceTransformer
 

@@ -8,15 +8,16 @@ the prompt's tokens are the same in training and in answering.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import jinja2
 
 from luthier.errors import DataError, ModelError
+from luthier.prompt.passages import cited_completion, in_order, with_passages, within_budget
 from luthier.prompt.wording import worded
-from luthier.types import Example, Message, Prompt, Wording
+from luthier.types import Example, Grounding, Message, Passage, Prompt, Wording
 
 # How families of models name the end of a text, in pretraining.
 _ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<eos>")
@@ -24,12 +25,21 @@ _ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """A prompt as the model gets it."""
+    """A prompt as the model gets it.
+
+    Attributes:
+        passages: Those that it shows, in their order.
+        passage_tokens: Tokens that they take, with the instruction that goes with them.
+        dropped_passages: Passages that did not fit.
+    """
 
     id: str
     messages: tuple[Message, ...]
     ids: tuple[int, ...]
     dropped_shots: int
+    passages: tuple[Passage, ...] = ()
+    passage_tokens: int = 0
+    dropped_passages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,7 @@ class TrainingSequence:
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
     dropped_shots: int = 0
+    dropped_passages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +82,53 @@ class Renderer:
         """Tokens that end the assistant's turn: the template's own, and the end of the text."""
         return frozenset({self._end_of_turn, int(self.tokenizer.eos_token_id)})
 
-    def prompt(self, prompt: Prompt, wording: Wording, shots: Sequence[Example], reserve: int) -> RenderedPrompt:
+    def prompt(
+        self,
+        prompt: Prompt,
+        wording: Wording,
+        shots: Sequence[Example],
+        reserve: int,
+        grounding: Grounding | None = None,
+    ) -> RenderedPrompt:
         """Render `prompt` with `shots` in front; those that leave no room for `reserve` tokens are dropped.
 
-        The first shots are dropped first (the most relevant stands last).
+        The first shots are dropped first (the most relevant stands last), then the worst passages.
 
         Raises:
-            DataError: The prompt does not fit even without shots.
+            DataError: The prompt does not fit even without shots and passages.
         """
         own = worded(prompt, wording)
-        for dropped in range(len(shots) + 1):
-            messages = with_shots(own, shots[dropped:], wording)
-            ids = self.before + self._encode(self._text(messages, opening=True))
+        given = () if grounding is None else grounding.passages
+        fitting = None if grounding is None else within_budget(grounding, lambda text: len(self._encode(text)))
+        most = 0 if fitting is None else len(fitting.passages)
+        for dropped, count in [(d, most) for d in range(len(shots) + 1)] + [(len(shots), c) for c in range(most)[::-1]]:
+            grounded, shown = own, fitting
+            if fitting is not None:
+                shown = replace(fitting, passages=fitting.passages[:count])
+                grounded = with_passages(own, shown, self._control_tokens)
+            messages = with_shots(grounded, shots[dropped:], wording)
+            ids = self._opened(messages)
             if len(ids) + reserve <= self.window:
-                return RenderedPrompt(prompt.id, messages, ids, dropped)
+                if shown is None:
+                    return RenderedPrompt(prompt.id, messages, ids, dropped)
+                plain = self._opened(with_shots(own, shots[dropped:], wording))
+                return RenderedPrompt(
+                    prompt.id, messages, ids, dropped, in_order(shown), len(ids) - len(plain), len(given) - count
+                )
         raise DataError(
             f"{prompt.id}: the prompt takes {len(ids)} tokens and the answer up to {reserve}; the model's window is "
             f"{self.window}. Shorten it, lower max_new_tokens, or use a model with a longer window."
         )
+
+    def _opened(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        return self.before + self._encode(self._text(messages, opening=True))
+
+    @cached_property
+    def _control_tokens(self) -> tuple[str, ...]:
+        """Texts that the tokenizer takes for control tokens."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
+        special = {*self.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+        return tuple(sorted(special, key=len, reverse=True))
 
     def completion(self, messages: tuple[Message, ...], completion: str) -> tuple[int, ...]:
         """Ids of the assistant's answer to `messages`, with the end of the turn."""
@@ -124,24 +164,41 @@ class Renderer:
         )
 
     def training(
-        self, example: Example, wording: Wording, shots: Sequence[Example], *, loss_on: str = "completion"
+        self,
+        example: Example,
+        wording: Wording,
+        shots: Sequence[Example],
+        *,
+        loss_on: str = "completion",
+        grounding: Grounding | None = None,
+        cite: bool = False,
     ) -> TrainingSequence:
-        """Render an example with its answer. `loss_on` is `completion` or `all` (prompt and answer).
+        """Render an example with its answer.
+
+        Args:
+            loss_on: `completion`, or `all` for prompt and answer.
+            cite: Whether the answer names the passage that holds it.
 
         Raises:
             DataError: It does not fit in the window, or nothing in it would be trained.
         """
         if not example.completion:
             raise DataError(f"{example.place}: the completion is empty; there is nothing to train on.")
-        rendered = self.prompt(example.prompt, wording, shots, reserve=0)
-        answer = self.completion(rendered.messages, example.completion)
+
+        def render(reserve: int) -> tuple[RenderedPrompt, tuple[int, ...]]:
+            rendered = self.prompt(example.prompt, wording, shots, reserve, grounding)
+            wanted = cited_completion(example, rendered.passages) if cite else example.completion
+            return rendered, self.completion(rendered.messages, wanted)
+
+        rendered, answer = render(0)
         if len(rendered.ids) + len(answer) > self.window:
-            rendered = self.prompt(example.prompt, wording, shots, reserve=len(answer))
-            answer = self.completion(rendered.messages, example.completion)
+            rendered, answer = render(len(answer))
         first = len(self.before) + 1  # nothing stands before it
         prompt_trained = loss_on == "all"
         trained = (*(False,) * first, *(prompt_trained,) * (len(rendered.ids) - first), *(True,) * len(answer))
-        return TrainingSequence(example.id, rendered.ids + answer, trained, rendered.dropped_shots)
+        return TrainingSequence(
+            example.id, rendered.ids + answer, trained, rendered.dropped_shots, rendered.dropped_passages
+        )
 
     def blocks(self, text: str, id: str, block_tokens: int) -> list[TrainingSequence]:
         """A document cut into blocks of at most so many tokens, as far as the window has room for them.

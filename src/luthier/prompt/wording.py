@@ -31,7 +31,7 @@ def worded(prompt: Prompt, wording: Wording) -> tuple[Message, ...]:
         if wording.system:
             messages.insert(0, Message("system", wording.system))
     if wording.template is not None:
-        messages[-1] = Message(messages[-1].role, _rendered(wording.template, prompt))
+        messages[-1] = Message(messages[-1].role, rendered(wording.template, prompt))
     return tuple(messages)
 
 
@@ -70,7 +70,12 @@ def _compiled(template: str) -> jinja2.Template:
     return _ENVIRONMENT.from_string(template)
 
 
-def _rendered(template: str, prompt: Prompt) -> str:
+def rendered(template: str, prompt: Prompt) -> str:
+    """A template over the prompt's fields and `prompt`, its last turn.
+
+    Raises:
+        StudyError: The template names a field that the prompt does not have, or is no template.
+    """
     try:
         return _compiled(template).render({**prompt.fields, "prompt": prompt.messages[-1].content})
     except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError) as error:

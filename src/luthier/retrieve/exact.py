@@ -16,12 +16,12 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from luthier.errors import RetrievalError
-from luthier.retrieve.passages import Passage
+from luthier.record import passage_from_json
+from luthier.types import Passage
 
 _KEPT = 2
 # By so much two ways of computing one similarity may differ.
@@ -137,11 +137,6 @@ def ranked(vectors: Iterable[tuple[str, np.ndarray]], vector: np.ndarray) -> lis
     does not depend on what else is compared."""
     found = [(own, float(np.asarray(row, np.float32) @ np.asarray(vector, np.float32))) for own, row in vectors]
     return sorted(found, key=lambda hit: (-hit[1], hit[0]))
-
-
-def passage_from_json(row: dict[str, Any]) -> Passage:
-    """A passage as `asdict` gave it."""
-    return Passage(**{**row, "headings": tuple(row["headings"])})
 
 
 def written(file: Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,8 +26,9 @@ from luthier.retrieve.documents import Document
 from luthier.retrieve.exact import ExactStore, written
 from luthier.retrieve.lance import LanceStore
 from luthier.retrieve.lexical import LexicalIndex
-from luthier.retrieve.passages import ChunkSettings, Passage, cut
+from luthier.retrieve.passages import ChunkSettings, cut
 from luthier.retrieve.store import Store, View
+from luthier.types import Passage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,6 +117,13 @@ class _Seen:
         self.passages = {passage.id: passage for passage in view.passages()}
 
     @cached_property
+    def by_document(self) -> Mapping[str, Sequence[Passage]]:
+        found: dict[str, list[Passage]] = defaultdict(list)
+        for passage in self.passages.values():
+            found[passage.document].append(passage)
+        return found
+
+    @cached_property
     def lexical(self) -> LexicalIndex:
         return LexicalIndex(
             list(self.passages), [own.searched(headings=self._headings) for own in self.passages.values()]
@@ -133,6 +142,11 @@ class Index:
     def passages(self) -> Mapping[str, Passage]:
         """Id → passage, all of them, as they are now."""
         return self._now().passages
+
+    @property
+    def by_document(self) -> Mapping[str, Sequence[Passage]]:
+        """Name → the document's passages, as they are now."""
+        return self._now().by_document
 
     @property
     def documents(self) -> dict[str, tuple[str, int]]:

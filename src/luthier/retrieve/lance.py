@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from luthier.errors import RetrievalError
-from luthier.retrieve.exact import ROUNDING, passage_from_json, ranked
-from luthier.retrieve.passages import Passage
+from luthier.record import passage_from_json
+from luthier.retrieve.exact import ROUNDING, ranked
+from luthier.types import Passage
 
 _TABLE = "passages"
 _FIELDS = ("id", "document", "title", "headings", "page", "start", "end", "text", "digest")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from luthier.retrieve.documents import Document
 from luthier.settings import Count, Settings
+from luthier.types import Passage
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 """Tokens of each text, without those that the embedder adds around it."""
@@ -33,42 +34,6 @@ class ChunkSettings(Settings):
     def model_post_init(self, _context: object) -> None:
         if not 0 <= self.overlap <= self.tokens // 2:
             raise ValueError(f"overlap is {self.overlap}; expected 0 to half of tokens ({self.tokens // 2})")
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A stretch of a document.
-
-    Attributes:
-        id: Of its document's name and its number there: `manual.pdf#3`.
-        document: The document's name.
-        headings: Those that it stands under, the uppermost first.
-        page: The page that it begins on, from 1; None where there are no pages.
-        start, end: Its place in the document's text, in characters.
-        digest: Of its document, to tell a version from another.
-    """
-
-    id: str
-    document: str
-    title: str
-    headings: tuple[str, ...]
-    page: int | None
-    start: int
-    end: int
-    text: str
-    digest: str
-
-    @property
-    def place(self) -> str:
-        """Where it stands, for people: page, and heading."""
-        parts = [f"page {self.page}"] if self.page is not None else []
-        parts += self.headings[-1:]
-        return ", ".join([self.document, *parts])
-
-    def searched(self, *, headings: bool) -> str:
-        """What is embedded and searched for it."""
-        above = list(dict.fromkeys([self.title, *self.headings])) if headings else []
-        return "\n".join([" > ".join(above), self.text]) if above else self.text
 
 
 def cut(document: Document, settings: ChunkSettings, count: CountTokens) -> list[Passage]:

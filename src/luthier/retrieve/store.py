@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from luthier.retrieve.passages import Passage
+from luthier.types import Passage
 
 if TYPE_CHECKING:
     import numpy as np

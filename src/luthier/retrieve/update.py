@@ -11,13 +11,11 @@ from typing import Literal
 
 from luthier.errors import DataError, RetrievalError
 from luthier.progress import Progress
-from luthier.retrieve.documents import Document, Reading, Skipped, read_document, read_folder
+from luthier.retrieve.documents import Document, Skipped, read_document, read_folder
 from luthier.retrieve.exact import written
-from luthier.retrieve.index import EMBEDDED_FROM, Changes, Embedder, Index, StoreKind, about_index, create, open_index
+from luthier.retrieve.index import Changes, Embedder, Index, StoreKind, about_index, create, open_index
+from luthier.retrieve.library import store_for
 from luthier.retrieve.passages import ChunkSettings
-
-# About as many characters make a token of English, for a guess at the number of passages.
-_CHARACTERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def build(
     if (folder / "index.json").is_file():
         index = open_index(folder, lambda name: embedder)
     else:
-        index = create(folder, embedder, chunks, _kind(store, reading, chunks))
+        index = create(folder, embedder, chunks, store_for(reading.documents, chunks) if store == "auto" else store)
         _remember(folder, source)
     changes = index.add(reading.documents, progress)
     # A file that cannot be read now keeps what was read of it before.
@@ -109,14 +107,6 @@ def _file_of(name: str) -> str:
     """The file of a document: a row's name is the table's with its number."""
     file, colon, row = name.rpartition(":")
     return file if colon and row.isdigit() else name
-
-
-def _kind(store: StoreKind | Literal["auto"], reading: Reading, chunks: ChunkSettings) -> StoreKind:
-    if store != "auto":
-        return store
-    characters = sum(len(document.text) for document in reading.documents)
-    passages = max(len(reading.documents), characters // (_CHARACTERS * (chunks.tokens - chunks.overlap)))
-    return "lancedb" if passages >= EMBEDDED_FROM else "exact"
 
 
 def _check_same(

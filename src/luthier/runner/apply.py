@@ -29,7 +29,7 @@ from luthier.runner.folder import (
 )
 from luthier.runner.keys import key_of, text_key, training_key
 from luthier.runner.pruning import MedianRule, track_of
-from luthier.steps.base import Step, StepContext
+from luthier.steps.base import Step, StepContext, StepOutcome
 from luthier.steps.lesson import Lesson, TextLesson
 from luthier.train.checkpoint import Score, checkpoint_step, drop_checkpoint
 from luthier.train.outcome import GivenUp, TrainingOutcome
@@ -37,9 +37,12 @@ from luthier.types import ModelRef, Predictor
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
+    from luthier.retrieve.library import Library
 
 # Stands in a step's folder where its training was given up, beside what it logged.
 _GIVEN_UP = "given_up.json"
+# What folders of weights begin with, in a step's folder.
+_WEIGHTS = ("adapter", "part", "model", "retriever", "reranker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Workshop:
     seed: int
     environment: Mapping[str, str]
     progress: Progress
+    library: Library | None = None
     others: Mapping[str, Fitted] = field(default_factory=dict)
     prune: bool = True
     draw: bool = True
@@ -180,9 +184,12 @@ def _is_inside(folder: str, shop: Workshop) -> bool:
 
 
 def _weights_are_there(record: Path, shop: Workshop) -> bool:
-    """Whether what the step trained is still in the run folder."""
-    models = predictor_from_json(read_json(record)["predictor"], shop.folder.path).models
-    places = {place for model in models for place in (model.base, *model.adapters)}
+    """Whether what the step trained, and the index that it made, are still in the run folder."""
+    predictor = predictor_from_json(read_json(record)["predictor"], shop.folder.path)
+    places = {place for model in predictor.models for place in (model.base, *model.adapters)}
+    places |= {own for own in (predictor.retriever, predictor.reranker) if own is not None}
+    if predictor.retrieval is not None:
+        places |= {predictor.retrieval.index, predictor.retrieval.embedder}
     return all(Path(place).is_dir() for place in places if _is_inside(place, shop))
 
 
@@ -223,7 +230,7 @@ def _fit(
         ) from error
     _write_results(folder, {**outcome.results, **curves(read_jsonl(metrics))})
     predictor = predictor_to_json(outcome.predictor, shop.folder.path)
-    weights = [p for p in folder.iterdir() if p.is_dir() and p.name.split("-")[0] in ("adapter", "part", "model")]
+    weights = [p for p in folder.iterdir() if p.is_dir() and p.name.split("-")[0] in _WEIGHTS]
     write_json(
         folder / "step.json",
         {
@@ -239,7 +246,7 @@ def _fit(
             "trainable_parameters": outcome.trainable_parameters,
             "trainable_share": outcome.trainable_share,
             "peak_bytes": outcome.peak_bytes,
-            "stored_bytes": sum(bytes_below(part) for part in weights) + _shots_bytes(step, predictor),
+            "stored_bytes": sum(bytes_below(part) for part in weights) + _beside(step, before, outcome, predictor),
             "facts": dict(outcome.facts),
             "predictor": predictor,
             "drawn": False,
@@ -268,6 +275,7 @@ def _context(step: Step, start: ModelRef, shop: Workshop, folder: Path) -> StepC
         progress=shop.progress,
         log=lambda row: append_jsonl(folder / "metrics.jsonl", row),
         others={used: own.predictor for used, own in shop.others.items()},
+        library=shop.library,
     )
 
 
@@ -288,12 +296,18 @@ def _keep_given_up(folder: Path, outcome: TrainingOutcome) -> None:
     drop_checkpoint(folder)
 
 
-def _shots_bytes(step: Step, predictor: Mapping[str, Any]) -> int:
-    """What the pool of shots takes, where this step has added it."""
-    pools = [own for own in (predictor["shots"], *predictor["task_shots"].values()) if own is not None]
+def _beside(step: Step, before: Fitted, outcome: StepOutcome, predictor: Mapping[str, Any]) -> int:
+    """Bytes of what the step has added beside weights: its pool of shots, its index."""
     if step.trains:
         return 0
-    return sum(len(json.dumps(own, ensure_ascii=False).encode()) for own in pools)
+    found, after = 0, outcome.predictor
+    if (after.shots, after.task_shots) != (before.predictor.shots, before.predictor.task_shots):
+        pools = [own for own in (predictor["shots"], *predictor["task_shots"].values()) if own is not None]
+        found += sum(len(json.dumps(own, ensure_ascii=False).encode()) for own in pools)
+    retrieval = after.retrieval
+    if retrieval is not None and retrieval != before.predictor.retrieval:
+        found += bytes_below(Path(retrieval.index))
+    return found
 
 
 def _check_room(folder: Path, step: Step, before: Fitted) -> None:

@@ -55,6 +55,10 @@ class RunFolder:
     def step(self, key: str) -> Path:
         return self.path / "steps" / key
 
+    @property
+    def indexes(self) -> Path:
+        return self.path / "indexes"
+
     def probe(self, key: str) -> Path:
         return self.path / "probes" / f"{key}.json"
 

@@ -23,6 +23,7 @@ LIBRARIES = (
     "sentence-transformers",
     "bm25s",
     "jinja2",
+    "markitdown",
     "sacrebleu",
     "rouge-score",
 )
@@ -52,6 +53,7 @@ def training_key(task: Task) -> str:
         options={name: dict(options) for name, options in task.metric_options.items()},
         decoding=asdict(task.decoding),
         phrasings=task.phrasings,
+        **({} if task.documents is None else {"documents": task.documents.digest}),
     )
 
 

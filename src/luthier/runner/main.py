@@ -90,7 +90,7 @@ def run(
     with folder.locked():
         folder.settle_leftovers()
         started = datetime.now(UTC)
-        prepared = prepare(study, Path(root), allow_code=allow_code)
+        prepared = prepare(study, Path(root), allow_code=allow_code, indexes=folder.indexes.resolve())
         harness = load_harness(study.forgetting.lm_eval, study.forgetting.lm_eval_limit, Path(root))
         folder.comparison.unlink(missing_ok=True)  # it belongs to the study as it was
         write_json(folder.resolved_study, study_as_json(study))
@@ -122,6 +122,7 @@ def _workshop(prepared: Prepared, folder: RunFolder, progress: Progress) -> Work
         environment=prepared.environment,
         progress=progress,
         prune=prepared.study.prune,
+        library=prepared.library,
     )
 
 

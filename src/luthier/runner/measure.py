@@ -21,7 +21,7 @@ from luthier.runner.fitted import Fitted
 from luthier.runner.folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from luthier.runner.harness import HarnessTasks, harness_probes
 from luthier.runner.keys import examples_key, key_of, source_key, versions
-from luthier.types import Completion, Cost, Example, Score, Task
+from luthier.types import Completion, Cost, Example, Passage, Score, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -218,8 +218,8 @@ def scores_and_answers(folder: Path, bench: Bench) -> tuple[dict[str, dict[str, 
 def cost_of(name: str, fitted: Fitted, bench: Bench, rows: Sequence[Mapping[str, Any]]) -> Cost:
     """What the approach took, from the files."""
     measured = read_json(bench.folder.approach(name) / "measured.json")
-    own = [row["prompt_tokens"] for row in rows if row["task"] in bench.targets]
-    prompt_tokens = sum(own) / len(own)
+    own = [row for row in rows if row["task"] in bench.targets]
+    prompt_tokens = sum(row["prompt_tokens"] for row in own) / len(own)
     speed = throughput(measured["requests"], measured["seconds"])
     alone = latency(measured["latencies"])
     return Cost(
@@ -237,6 +237,7 @@ def cost_of(name: str, fitted: Fitted, bench: Bench, rows: Sequence[Mapping[str,
         latency_p95_s=alone.latency_p95_s,
         throughput_per_s=speed.throughput_per_s,
         seconds_per_request=speed.seconds_per_request,
+        passage_tokens=sum(row["passage_tokens"] for row in own) / len(own),
     )
 
 
@@ -291,6 +292,11 @@ def _scores_key(bench: Bench) -> str:
     )
 
 
+def _is_right(example: Example, passage: Passage) -> bool | None:
+    """Whether a passage holds the answer; None where the example does not say."""
+    return None if example.relevance is None else example.relevance.holds(passage)
+
+
 def _row(answer: Completion, example: Example) -> dict[str, Any]:
     """A row of `predictions.jsonl`, its scores still to come."""
     return {
@@ -307,6 +313,10 @@ def _row(answer: Completion, example: Example) -> dict[str, Any]:
         "completion_tokens": answer.completion_tokens,
         "dropped_shots": answer.dropped_shots,
         "stopped": answer.stopped,
+        "passages": [{"id": own.id, "place": own.place, "right": _is_right(example, own)} for own in answer.passages],
+        "passage_tokens": answer.passage_tokens,
+        "dropped_passages": answer.dropped_passages,
+        "cited": list(answer.cited),
         "label_logprobs": None if answer.label_logprobs is None else dict(answer.label_logprobs),
         "reference_logprob": None,
     }

@@ -11,10 +11,9 @@ from pydantic import ValidationError
 from luthier.data.settings import TaskSettings
 from luthier.errors import RunError
 from luthier.infer.engine import Engine
-from luthier.model.embed import embed_texts
-from luthier.model.find import find_embedder
 from luthier.record import load_predictor
 from luthier.runner.folder import RunFolder, read_json
+from luthier.runner.machinery import engine, library
 from luthier.study import Study
 from luthier.types import Predictor
 
@@ -87,12 +86,8 @@ def open_run(path: Path | str, approach: str | None = None, task: str | None = N
     _check_models(predictor, folder, study)
     asked = predictor.serving(task, study.tasks[task].decoding(study.seed), study.target_name)
     root = Path(about["root"])
-    engine = Engine(
-        about["device"],
-        about["precision"],
-        lambda name, texts: embed_texts(texts, find_embedder(name, root), about["device"]),
-    )
-    return OpenRun(folder, study, name, task, asked, bool(predictor.routes), about, engine)
+    own = engine(root, about["device"], about["precision"], library(root, about["device"], None))
+    return OpenRun(folder, study, name, task, asked, bool(predictor.routes), about, own)
 
 
 def _only_target(study: Study, folder: RunFolder) -> str:

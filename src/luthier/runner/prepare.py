@@ -16,10 +16,12 @@ from luthier.evaluate.user_metric import is_user_metric
 from luthier.model.device import resolve_device, resolve_precision
 from luthier.model.find import find_embedder, find_model, model_key
 from luthier.prompt.wording import check_template
+from luthier.runner.documents import with_documents
 from luthier.runner.fitted import Fitted
 from luthier.runner.keys import key_of, source_key, training_key, versions
+from luthier.runner.machinery import engine, library
 from luthier.settings import closed
-from luthier.steps import FewShotStep, PretrainStep
+from luthier.steps import PretrainStep
 from luthier.steps.base import Step
 from luthier.steps.lesson import Lesson
 from luthier.steps.training import TrainingStep
@@ -28,6 +30,7 @@ from luthier.types import ModelRef, Predictor, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
+    from luthier.retrieve.library import Library
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Prepared:
     metric_code: Mapping[str, str]
     model_keys: Mapping[str, str]
     engine: Engine
+    library: Library
 
     @property
     def targets(self) -> tuple[Task, ...]:
@@ -99,14 +103,19 @@ class Prepared:
         }
 
 
-def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
+def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path | None = None) -> Prepared:
     """Read and check the data of a study, check its steps against them, and find its models.
 
     Args:
         root: Folder against which the study's paths resolve.
         allow_code: Whether Python files that the study names may run.
+        indexes: Folder of the indices that the run makes; None to look ahead, where documents are searched by words.
     """
+    device = resolve_device(study.device)  # type: ignore[arg-type]
+    precision = resolve_precision(study.precision, device)  # type: ignore[arg-type]
+    documents = library(root, device, indexes, words_only=indexes is None)
     tasks = {name: load_task(name, task, root, allow_code, study.seed) for name, task in study.tasks.items()}
+    tasks = {name: with_documents(task, study.tasks[name], root, documents) for name, task in tasks.items()}
     problems = [
         f"approaches.{name}: {problem}"
         for name, approach in study.approaches.items()
@@ -131,8 +140,6 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
     metrics = {
         name: tuple(load_metric(metric, root, allow_code) for metric in task.metrics) for name, task in tasks.items()
     }
-    device = resolve_device(study.device)  # type: ignore[arg-type]
-    precision = resolve_precision(study.precision, device)  # type: ignore[arg-type]
     names = {study.model, *(a.model for a in study.approaches.values() if a.model is not None)}
     models = {name: find_model(name, root) for name in sorted(names)}
     code = {
@@ -142,10 +149,10 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
         if is_user_metric(metric)
     }
     embedders = {
-        find_embedder(step.embedder, root)
+        find_embedder(name, root)
         for approach in study.approaches.values()
         for step in approach.steps
-        if isinstance(step, FewShotStep) and step.embeds
+        for name in step.embedders
     }
     keys = {str(folder): model_key(str(folder)) for folder in (*models.values(), *embedders)}
     return Prepared(
@@ -159,7 +166,8 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False) -> Prepared:
         precision=precision,
         metric_code=code,
         model_keys=keys,
-        engine=_engine(root, device, precision),
+        engine=engine(root, device, precision, documents),
+        library=documents,
     )
 
 
@@ -211,10 +219,3 @@ def _problems_of_several_targets(study: Study, tasks: Mapping[str, Task]) -> lis
             "same, or name one task as the target."
         )
     return problems
-
-
-def _engine(root: Path, device: str, precision: str) -> Engine:
-    from luthier.infer.engine import Engine
-    from luthier.model.embed import embed_texts
-
-    return Engine(device, precision, lambda name, texts: embed_texts(texts, find_embedder(name, root), device))

@@ -106,7 +106,7 @@ def training_examples(
         lesson = prepared.lesson(training)
         if isinstance(training, SftStep):
             taught = training.taught(lesson, study.seed)[:n]
-            sequences = training.rendered(predictor, taught, prepared.study.target_name, prepared.engine)
+            sequences = training.rendered(predictor, taught, prepared.study.target_name, prepared.engine, study.seed)
             places = [str(example.place) for _, example in taught]
         else:
             sequences = training.sequences(predictor, lesson, prepared.engine, study.seed)[:n]
@@ -144,7 +144,7 @@ def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_c
     taught = training.taught(prepared.lesson(training), study.seed)
     batch = epoch_steps(len(taught), int(training.batch_size), study.seed, 0)  # type: ignore[arg-type]
     examples = sorted((taught[i] for i in batch), key=lambda pair: pair[0].name)
-    sequences = training.rendered(predictor, examples, prepared.study.target_name, prepared.engine)
+    sequences = training.rendered(predictor, examples, prepared.study.target_name, prepared.engine, study.seed)
     place_of = {example.id: str(example.place) for _, example in examples}
     parts = micro_batches(sequences, max(WANTED_TOKENS[prepared.device], *(len(s.ids) for s in sequences)))
     return ShownTree(
@@ -183,6 +183,7 @@ def prompting_of(prepared: Prepared, name: str) -> Predictor:
             seed=prepared.study.seed,
             progress=Silent(),
             log=lambda row: None,
+            library=prepared.library,
         )
         predictor = first.fit(predictor, context).predictor
     return predictor

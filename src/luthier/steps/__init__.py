@@ -11,11 +11,23 @@ from luthier.steps.interpolate import InterpolateStep
 from luthier.steps.merge import MergeStep
 from luthier.steps.pretrain import PretrainStep
 from luthier.steps.prompt import PromptStep
+from luthier.steps.rag import RagStep
+from luthier.steps.reranker import RerankerStep
+from luthier.steps.retriever import RetrieverStep
 from luthier.steps.route import RouteStep
 from luthier.steps.sft import SftStep
 
 AnyStep = Annotated[
-    PromptStep | FewShotStep | SftStep | PretrainStep | InterpolateStep | MergeStep | RouteStep,
+    PromptStep
+    | FewShotStep
+    | RagStep
+    | RetrieverStep
+    | RerankerStep
+    | SftStep
+    | PretrainStep
+    | InterpolateStep
+    | MergeStep
+    | RouteStep,
     Field(discriminator="step"),
 ]
 
@@ -26,6 +38,9 @@ __all__ = [
     "MergeStep",
     "PretrainStep",
     "PromptStep",
+    "RagStep",
+    "RerankerStep",
+    "RetrieverStep",
     "RouteStep",
     "SftStep",
 ]

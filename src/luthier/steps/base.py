@@ -13,6 +13,9 @@ from luthier.types import ModelRef, Predictor, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
+    from luthier.retrieve.index import Index
+    from luthier.retrieve.library import Library
+    from luthier.retrieve.passages import ChunkSettings
     from luthier.steps.lesson import Lesson
 
 
@@ -28,6 +31,7 @@ class StepContext:
         seed: Decides everything that is drawn.
         log: Takes a row of metrics.
         others: What the approaches that it `uses` and its `parts` came to, by their names.
+        library: The documents of tasks, and the indices that are made of them.
         give_up: Whether a training is given up after an evaluation: its number from 1, the best score so far.
     """
 
@@ -39,12 +43,19 @@ class StepContext:
     progress: Progress
     log: Callable[[Mapping[str, float]], None]
     others: Mapping[str, Predictor] = field(default_factory=dict)
+    library: Library | None = None
     give_up: Callable[[int, tuple[float, ...]], bool] = lambda number, best: False
 
     @property
     def task(self) -> Task:
         """The only task that it learns from."""
         return self.lesson.task
+
+    def index(self, task: Task, embedder: str, chunks: ChunkSettings) -> Index:
+        """The index of a task's documents, made where it is not there yet."""
+        assert self.library is not None, "where a task has documents there is a library"
+        assert task.documents is not None, "whether a task has documents is checked before"
+        return self.library.index(task.documents.folder, embedder, chunks, self.progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +84,14 @@ class StepOutcome:
 class Step(Settings):
     """A step's settings; `fit` does its work.
 
-    Steps say by class variables whether they change weights, whether they do it by examples, and whether what they give
-    serves a single task.
+    Steps say by class variables whether they change the model's weights, whether they do it by examples, whether what
+    they give serves a single task, and whether they read its documents.
     """
 
     trains: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     for_one_task: ClassVar[bool] = False
+    reads_documents: ClassVar[bool] = False
 
     @property
     def learns_from(self) -> tuple[str, ...]:
@@ -94,6 +106,11 @@ class Step(Settings):
     @property
     def rehearses(self) -> tuple[str, ...]:
         """Names of tasks whose training prompts it uses, without learning from their answers."""
+        return ()
+
+    @property
+    def embedders(self) -> tuple[str, ...]:
+        """Names of the sentence embedders and cross-encoders that it begins with."""
         return ()
 
     @property

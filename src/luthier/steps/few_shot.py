@@ -33,9 +33,10 @@ class FewShotStep(Step):
     """For `by: embedding`: a folder, a built-in name (minilm-l6), or the Hugging Face id of a sentence embedder."""
 
     @property
-    def embeds(self) -> bool:
-        """Whether shots may be chosen by embedding."""
-        return "embedding" in (self.by.choose if isinstance(self.by, Choose) else (self.by,))
+    def embedders(self) -> tuple[str, ...]:
+        """The one that shots may be chosen by."""
+        embeds = "embedding" in (self.by.choose if isinstance(self.by, Choose) else (self.by,))
+        return (self.embedder,) if embeds else ()
 
     def check(self, task: Task) -> list[str]:
         """`spread` needs labels, and the pool must be large enough."""

@@ -13,14 +13,16 @@ from luthier.prompt.shots import spread_order
 from luthier.prompt.wording import phrased
 from luthier.settings import Count, Open, Positive, Share, closed
 from luthier.steps.adapters import AnyAdapter, Lora
-from luthier.steps.base import StepContext
+from luthier.steps.base import Step, StepContext
 from luthier.steps.keep import AnyKeep, Keep
 from luthier.steps.learning_curve import CurvePoint, curve_result, measure_curve
 from luthier.steps.lesson import Lesson
 from luthier.steps.mixture import Mixture, drawn, tasks_named
+from luthier.steps.raft import Raft
+from luthier.steps.rag import RagStep
 from luthier.steps.replay import Replay, Written
 from luthier.steps.training import TrainingStep
-from luthier.types import Example, Predictor, Task
+from luthier.types import Example, Grounding, Predictor, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -75,6 +77,9 @@ class SftStep(TrainingStep):
     predictions, such as `0.1`, or a mapping of settings. Default: nothing does."""
     replay: Replay | None = None
     """Examples that the model writes before this step and learns along, against forgetting. Default: none."""
+    passages: Raft | None = None
+    """Behind `rag`: how passages stand in the prompts that are learned from. Default: as search finds them; a mapping
+    of settings (`{}` for all defaults) puts the right passage among distractors, as RAFT does."""
     compile: bool = False
     """Compile the model's layers (torch.compile) in place of the engine's own fused functions: the first steps take a
     minute or more, whether later ones get faster depends on the machine. Needs a C++ compiler."""
@@ -108,6 +113,19 @@ class SftStep(TrainingStep):
         """Virtual tokens are no weights of the model."""
         virtual = any(step.trained.virtual_tokens for step in closed(self) if isinstance(step, SftStep))
         return "trains virtual tokens, which are no weights of the model" if virtual else ""
+
+    def check_graph(
+        self, before: Sequence[Step], others: Mapping[str, Sequence[Step]], tasks: Sequence[str], target: str
+    ) -> list[str]:
+        """Passages come from a step `rag`, and what stands for their absence from its settings."""
+        if self.passages is None:
+            return []
+        searching = [step for step in before if isinstance(step, RagStep)]
+        if not searching:
+            return ["passages: there are none to train with; put a step rag before this one"]
+        if self.passages.otherwise == "absent" and searching[-1].absent == "":
+            return ["passages.otherwise: absent, but the step rag before this one has no answer for that (its absent)"]
+        return []
 
     def check(self, task: Task) -> list[str]:
         problems = super().check(task)
@@ -145,11 +163,11 @@ class SftStep(TrainingStep):
         Args:
             written: What the model wrote to be replayed; before that is known, examples of about its size stand in.
         """
-        found = self.rendered(predictor, self.taught(lesson, seed), lesson.target, engine)
+        found = self.rendered(predictor, self.taught(lesson, seed), lesson.target, engine, seed)
         if self.replay is None:
             return found
         replayed = self.replay.stand_ins(lesson, seed) if written is None else written.taught
-        more = self.rendered(predictor, replayed, lesson.target, engine)
+        more = self.rendered(predictor, replayed, lesson.target, engine, seed)
         return found + (more if written is None else written.without_false_ends(more))
 
     def learned_facts(self, sequences: Sequence[TrainingSequence], lesson: Lesson, seed: int) -> Mapping[str, Any]:
@@ -157,6 +175,7 @@ class SftStep(TrainingStep):
             "examples": len(sequences),
             "examples_of_tasks": Counter(task.name for task, _ in self.taught(lesson, seed)),
             "dropped_shots": sum(s.dropped_shots for s in sequences),
+            "dropped_passages": sum(s.dropped_passages for s in sequences),
         }
 
     def taught(self, lesson: Lesson, seed: int) -> list[tuple[Task, Example]]:
@@ -172,12 +191,13 @@ class SftStep(TrainingStep):
         ]
 
     def rendered(
-        self, predictor: Predictor, taught: Sequence[tuple[Task, Example]], target: str, engine: Engine
+        self, predictor: Predictor, taught: Sequence[tuple[Task, Example]], target: str, engine: Engine, seed: int
     ) -> list[TrainingSequence]:
         """Examples with their answers, as the predictor asks their tasks, in their order.
 
         Args:
             target: The task that the predictor's wording and shots are made for.
+            seed: Decides the passages of `passages`.
         """
         renderer = self.training_renderer(predictor.model, engine)
         found = []
@@ -185,8 +205,15 @@ class SftStep(TrainingStep):
             pairs = list(group)
             asked = predictor.asked(pairs[0][0], target)
             shots = engine.select_shots(asked, [example.prompt for _, example in pairs])
+            examples = [example for _, example in pairs]
+            grounds: Sequence[Grounding | None]
+            if self.passages is None or asked.retrieval is None:
+                grounds = engine.ground(asked, [example.prompt for example in examples])
+            else:
+                examples, grounds = self.passages.grounded(asked, examples, engine, seed)
+            cite = asked.retrieval is not None and asked.retrieval.cite
             found += [
-                renderer.training(example, asked.wording, own, loss_on=self.loss_on)
-                for (_, example), own in zip(pairs, shots, strict=True)
+                renderer.training(example, asked.wording, own, loss_on=self.loss_on, grounding=ground, cite=cite)
+                for example, own, ground in zip(examples, shots, grounds, strict=True)
             ]
         return found

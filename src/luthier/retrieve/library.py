@@ -1,0 +1,213 @@
+"""The documents of a run: read once, indexed once for each embedder and way of cutting, searched for prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from luthier.errors import DataError
+from luthier.progress import Progress
+from luthier.prompt.wording import rendered
+from luthier.retrieve.documents import Document, Reading, read_folder
+from luthier.retrieve.index import EMBEDDED_FROM, Embedder, Hit, Index, StoreKind, create, open_index
+from luthier.retrieve.passages import ChunkSettings
+from luthier.types import Passage, Prompt, Retrieval
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# About as many characters make a token of English, for a guess at the number of passages.
+_CHARACTERS = 4
+
+
+class Reranker(Protocol):
+    """Tells how well passages answer a query, reading both together."""
+
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """One number for each pair of a query and a passage, higher is better. (N,)"""
+        ...
+
+
+class Library:
+    """Documents and what is made of them.
+
+    Args:
+        folder: Holds the indices that it makes; None for one that is deleted when the library is.
+        embedder_of: Gives the embedder of a name.
+        reranker_of: Gives the reranker of a name.
+        folder_of: Gives the folder of an embedder or a reranker of a name, for what trains them.
+        words_only: Nothing is embedded and all is searched by words: for looking ahead at what a run would do.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        embedder_of: Callable[[str], Embedder],
+        reranker_of: Callable[[str], Reranker],
+        folder_of: Callable[[str], Path] = Path,
+        *,
+        words_only: bool = False,
+    ) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="luthier-") if folder is None else None
+        self.folder = Path(self._temporary.name) if folder is None and self._temporary else folder
+        self._words_only = words_only
+        self.folder_of = folder_of
+        self._embedder_of, self._reranker_of = embedder_of, reranker_of
+        self._readings: dict[str, Reading] = {}
+        self._embedders: dict[str, Embedder] = {}
+        self._indexes: dict[tuple[str, str], Index] = {}
+
+    def embedder(self, name: str) -> Embedder:
+        if name not in self._embedders:
+            own = self._embedder_of(name)
+            self._embedders[name] = _NotEmbedding(own) if self._words_only else own
+        return self._embedders[name]
+
+    def reading(self, documents: str, progress: Progress | None = None) -> Reading:
+        """What a folder of documents gave.
+
+        Raises:
+            DataError: There is no such folder, or nothing in it can be read.
+        """
+        if documents not in self._readings:
+            reading = read_folder(Path(documents), progress)
+            if not reading.documents:
+                why = "; ".join(f"{own.name}: {own.reason}" for own in reading.skipped[:3]) or "it is empty"
+                raise DataError(f"{documents}: no document could be read ({why}).")
+            self._readings[documents] = reading
+        return self._readings[documents]
+
+    def leave_out(self, documents: str, passages: Sequence[Passage]) -> None:
+        """Blank the text of passages in a folder's documents, as they were read; places of all others stay."""
+        spans: dict[str, list[Passage]] = defaultdict(list)
+        for passage in passages:
+            spans[passage.document].append(passage)
+        reading = self.reading(documents)
+        kept = tuple(_blanked(document, spans[document.name]) for document in reading.documents)
+        self._readings[documents] = replace(reading, documents=kept)
+
+    def index(self, documents: str, embedder: str, chunks: ChunkSettings, progress: Progress | None = None) -> Index:
+        """The index of a folder of documents, from the run's folder where it is there already.
+
+        What an interrupted process began is gone on with.
+        """
+        assert self.folder is not None
+        reading, own = self.reading(documents, progress), self.embedder(embedder)
+        folder = self.folder / _key(reading.documents, own, chunks)
+        index = self._indexes.get((str(folder), embedder))
+        if index is None:
+            if (folder / "index.json").is_file():
+                index = self.opened(str(folder), embedder)
+            else:
+                index = create(folder, own, chunks, store_for(reading.documents, chunks))
+            index.add(reading.documents, progress)
+            self._indexes[str(folder), embedder] = index
+        return index
+
+    def opened(self, folder: str, embedder: str) -> Index:
+        """An index that is there.
+
+        Raises:
+            RetrievalError: There is none, it is damaged, or the embedder is another than it was made with.
+        """
+        if (folder, embedder) not in self._indexes:
+            self._indexes[folder, embedder] = open_index(Path(folder), lambda _: self.embedder(embedder))
+        return self._indexes[folder, embedder]
+
+    def find(self, retrieval: Retrieval, prompts: Sequence[Prompt]) -> list[tuple[Passage, ...]]:
+        """For each prompt its passages, best first."""
+        return [tuple(hit.passage for hit in hits) for hits in self.rank(retrieval, prompts, retrieval.k)]
+
+    def passages(self, retrieval: Retrieval) -> Iterable[Passage]:
+        """All passages of an index."""
+        return self.opened(retrieval.index, retrieval.embedder).passages.values()
+
+    def rank(self, retrieval: Retrieval, prompts: Sequence[Prompt], k: int) -> list[list[Hit]]:
+        """For each prompt the `k` best passages, best first.
+
+        Raises:
+            StudyError: The query names a field that a prompt does not have.
+        """
+        index = self.opened(retrieval.index, retrieval.embedder)
+        queries = [query_of(retrieval.query, prompt) for prompt in prompts]
+        if retrieval.reranker is None or self._words_only:
+            return index.search_all(queries, k, "lexical" if self._words_only else retrieval.kind)
+        found = index.search_all(queries, max(k, retrieval.depth), retrieval.kind)
+        return reranked(self._reranker_of(retrieval.reranker), queries, found, k)
+
+
+def _blanked(document: Document, passages: Sequence[Passage]) -> Document:
+    text = document.text
+    for passage in passages:
+        text = text[: passage.start] + " " * (passage.end - passage.start) + text[passage.end :]
+    return replace(document, text=text)
+
+
+class _NotEmbedding:
+    """An embedder that counts tokens and leaves every vector empty."""
+
+    def __init__(self, own: Embedder) -> None:
+        self._own = own
+
+    @property
+    def name(self) -> str:
+        return self._own.name
+
+    @property
+    def key(self) -> str:
+        return "none"
+
+    @property
+    def dimension(self) -> int:
+        return 1
+
+    @property
+    def window(self) -> int:
+        return self._own.window
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        import numpy as np
+
+        return np.zeros((len(texts), 1), np.float32)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        return self._own.count(texts)
+
+
+def query_of(template: str | None, prompt: Prompt) -> str:
+    """What is searched for: the template over the prompt's fields, or its last turn."""
+    return prompt.messages[-1].content if template is None else rendered(template, prompt).strip()
+
+
+def reranked(reranker: Reranker, queries: Sequence[str], found: Sequence[Sequence[Hit]], k: int) -> list[list[Hit]]:
+    """The `k` best of the passages found for each query, by the reranker; of equals the one that was found before."""
+    pairs = [
+        (query, hit.passage.searched(headings=True)) for query, hits in zip(queries, found, strict=True) for hit in hits
+    ]
+    scores = iter(reranker.scores(pairs) if pairs else ())
+    scored = [[Hit(hit.passage, float(next(scores))) for hit in hits] for hits in found]
+    return [sorted(hits, key=lambda hit: -hit.score)[:k] for hits in scored]
+
+
+def documents_key(documents: Sequence[Document]) -> str:
+    """The hash of all that answers from documents depend on."""
+    rows = [[document.name, document.digest] for document in documents]
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def store_for(documents: Sequence[Document], chunks: ChunkSettings) -> StoreKind:
+    """The kind of store for so many documents: exact in memory, or LanceDB from about 10,000 passages on."""
+    characters = sum(len(document.text) for document in documents)
+    passages = max(len(documents), characters // (_CHARACTERS * (chunks.tokens - chunks.overlap)))
+    return "lancedb" if passages >= EMBEDDED_FROM else "exact"
+
+
+def _key(documents: Sequence[Document], embedder: Embedder, chunks: ChunkSettings) -> str:
+    parts = [documents_key(documents), embedder.key, json.dumps(chunks.model_dump(mode="json"), sort_keys=True)]
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,62 @@
+"""How passages stand in the prompts that a generator learns from (RAFT; Zhang et al. 2024)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from luthier.prompt.passages import holds_answer
+from luthier.settings import Settings
+from luthier.types import Example, Grounding, Passage, Predictor
+
+if TYPE_CHECKING:
+    from luthier.infer.engine import Engine
+
+# So far down the ranking distractors are looked for.
+_DEPTH = 20
+
+
+class Raft(Settings):
+    """The right passage among distractors, in a share of the prompts; distractors alone in the others."""
+
+    right: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Share of the prompts that show the right passage (the paper's P; it found 60 to 100% best, by data set)."""
+    distractors: Annotated[int, Field(ge=0)] = 2
+    """Wrong passages beside it: those that the predictor's own search ranks highest."""
+    otherwise: Literal["answer", "absent"] = "answer"
+    """What is learned where the right passage is not shown: the answer all the same, as in the paper, or to say that it
+    is not in the documents."""
+
+    def grounded(
+        self, predictor: Predictor, examples: Sequence[Example], engine: Engine, seed: int
+    ) -> tuple[list[Example], list[Grounding]]:
+        """The examples with the answers to be learned, and the passages to be shown with each."""
+        retrieval = predictor.retrieval
+        assert retrieval is not None, "whether there is retrieval is checked before"
+        deep = replace(predictor, retrieval=replace(retrieval, k=max(_DEPTH, retrieval.k)))
+        ranked = [own.passages for own in engine.ground(deep, [e.prompt for e in examples]) if own is not None]
+        every = tuple(engine.passages_of(retrieval))
+        taught, grounds = [], []
+        for example, found in zip(examples, ranked, strict=True):
+            draw = random.Random(f"{seed}/{example.id}")
+            rights = right_ones(example, found, every)
+            wrong = [passage for passage in found if not holds_answer(example, passage)][: self.distractors]
+            shown = [*rights[:1], *wrong] if rights and draw.random() < self.right else wrong
+            if retrieval.order != "document":
+                draw.shuffle(shown)  # the right one stands anywhere
+            absent = self.otherwise == "absent" and not any(holds_answer(example, passage) for passage in shown)
+            taught.append(replace(example, completion=retrieval.absent) if absent else example)
+            grounds.append(Grounding(retrieval, tuple(shown)))
+        return taught, grounds
+
+
+def right_ones(example: Example, ranked: Sequence[Passage], every: Sequence[Passage]) -> list[Passage]:
+    """The passages that hold an example's answer, the best ranked first; beyond the ranked ones where it names them."""
+    found = [passage for passage in ranked if holds_answer(example, passage)]
+    if found or example.relevance is None:
+        return found
+    return [passage for passage in every if example.relevance.holds(passage)]

@@ -1,0 +1,99 @@
+"""`rag`: passages of the task's documents in front of the question (Lewis et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.errors import DataError, StudyError
+from luthier.prompt.passages import ABSENT, INSTRUCTION
+from luthier.prompt.wording import check_template
+from luthier.retrieve.passages import ChunkSettings
+from luthier.settings import Choose, Count, Open
+from luthier.steps.base import Step, StepContext, StepOutcome
+from luthier.types import Predictor, Retrieval, Task
+
+SearchKind = Literal["dense", "lexical", "hybrid"]
+
+
+class RagStep(Step):
+    """Search the task's documents for each question, and show what is found before it."""
+
+    for_one_task: ClassVar[bool] = True
+    reads_documents: ClassVar[bool] = True
+
+    step: Literal["rag"] = "rag"
+    k: Open[Count] = 3
+    """Passages a prompt, at most."""
+    kind: Open[SearchKind] = "hybrid"
+    """`dense`: by embeddings. `lexical`: by words (BM25). `hybrid`: both rankings fused by reciprocal ranks (Cormack et
+    al. 2009)."""
+    chunks: Open[ChunkSettings] = ChunkSettings()
+    """How documents are cut into passages."""
+    embedder: str = "minilm-l6"
+    """A folder, a built-in name (minilm-l6), or the Hugging Face id of a sentence embedder. Behind a step `retriever`,
+    the one that it trained is used."""
+    query: str | None = None
+    """Jinja template of what is searched for, over the prompt's columns and `prompt`, its last turn. Default: the last
+    turn; where the task's prompt holds more than the question, name the question here."""
+    reranker: str | None = None
+    """A folder or Hugging Face id of a cross-encoder that orders what was found. Behind a step `reranker`, the one that
+    it trained is used. Default: none."""
+    depth: Annotated[int, Field(ge=2)] = 20
+    """With a reranker: passages that it is given."""
+    tokens: Count = 1000
+    """Tokens of the model that passages may take together; the worst are left out, and counted."""
+    order: Open[Literal["document", "best-first", "best-last"]] = "document"
+    """How passages follow each other. `document`: as they stand in the documents, so that prompts with the same
+    passages share their beginning, which is computed once."""
+    instruction: Open[str] = INSTRUCTION
+    """What the model is told before the passages."""
+    absent: Open[str] = ABSENT
+    """The answer that the model is told to give where the passages do not hold it; empty: it is not told."""
+    cite: Open[bool] = True
+    """Whether the model is told to name the passage behind its answer by its number. Numbers are taken out of the
+    answer before it is scored."""
+    guarded: bool = True
+    """Fence passages off as quoted material, and break what could close the fence or pass for a control token. Without
+    this, a document can give the model orders more easily."""
+
+    @property
+    def embedders(self) -> tuple[str, ...]:
+        return (self.embedder, *([] if self.reranker is None else [self.reranker]))
+
+    def check(self, task: Task) -> list[str]:
+        """It needs documents, and a query over columns that there are."""
+        problems = documents_are_named(self.step, task)
+        if self.query is not None:
+            try:
+                check_template(self.query, tuple(task.train[0].prompt.fields))
+            except StudyError as error:
+                problems.append(f"query: {str(error).replace('the wording', 'the template')}")
+        return problems
+
+    def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
+        """The predictor with the index and how it is searched; the index is made where it is not there yet."""
+        embedder = predictor.retriever or self.embedder
+        assert isinstance(self.chunks, ChunkSettings)
+        index = context.index(context.task, embedder, self.chunks)
+        if not index.passages:
+            raise DataError(f"task {context.task.name}: the documents give no passage to search.")
+        given = {
+            name: getattr(self, name)
+            for name in ("k", "kind", "query", "depth", "tokens", "order", "instruction", "absent", "cite", "guarded")
+        }
+        assert not any(isinstance(value, Choose) for value in given.values())
+        retrieval = Retrieval(
+            index=str(index.folder), embedder=embedder, reranker=predictor.reranker or self.reranker, **given
+        )
+        facts = {"documents": len(index.documents), "passages": len(index.passages), "store": index.kind}
+        return StepOutcome(replace(predictor, retrieval=retrieval), facts=facts)
+
+
+def documents_are_named(step: str, task: Task) -> list[str]:
+    """A problem where a step needs documents and its task names none."""
+    if task.documents is not None:
+        return []
+    return [f"{step} needs documents; give task '{task.name}' a folder of them with documents."]

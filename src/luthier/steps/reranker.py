@@ -1,0 +1,75 @@
+"""`reranker`: a cross-encoder fine-tuned to tell the passages that answer a question from those that only look so."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from luthier.settings import Count
+from luthier.steps.base import StepContext, StepOutcome
+from luthier.steps.rag import SearchKind
+from luthier.steps.search_tuning import SearchTuningStep, mean_ndcg, tuning_facts, validation_result
+from luthier.types import Predictor
+
+
+class RerankerStep(SearchTuningStep):
+    """Train the cross-encoder that orders what `rag` finds; none is used where validation is not better with it."""
+
+    step: Literal["reranker"] = "reranker"
+    embedder: str = "minilm-l6"
+    """The sentence embedder of the search whose results it orders; behind a step `retriever`, the one that it trained
+    is used."""
+    model: str | None = None
+    """A folder or Hugging Face id of the cross-encoder to begin with. Default: the body of the embedder with a new
+    head, which has everything to learn."""
+    kind: SearchKind = "hybrid"
+    """The search whose results it orders."""
+    depth: Annotated[int, Field(ge=2, le=40)] = 20
+    """Passages that it orders."""
+    batch_size: Count = 32
+    """Pairs of a question and a passage an optimizer step."""
+
+    @property
+    def embedders(self) -> tuple[str, ...]:
+        return (self.embedder, *([] if self.model is None else [self.model]))
+
+    def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
+        """The predictor with the trained cross-encoder, if nDCG@10 on validation is better with it than without."""
+        from luthier.model.rerank import pair_scores
+        from luthier.retrieve.library import query_of
+        from luthier.retrieve.tuning import total_steps, tune_reranker
+
+        started = time.perf_counter()
+        assert context.library is not None
+        embedder, task = predictor.retriever or self.embedder, context.task
+        index = context.index(task, embedder, self.chunks)
+        mined = self.mined(task, index, self.kind, context.seed)
+        mining_s = time.perf_counter() - started
+        right, ranking = self.judged(task, index, self.kind)
+        found = {own: ids[: self.depth] for own, ids in ranking.items()}
+        asked = {example.id: query_of(self.query, example.prompt) for example in task.validation}
+        texts = {own: passage.searched(headings=True) for own, passage in index.passages.items()}
+
+        def validate(model: Any) -> float:
+            scores = iter(pair_scores(model, [(asked[own], texts[i]) for own, ids in found.items() for i in ids]))
+            scored = {own: {i: float(next(scores)) for i in ids} for own, ids in found.items()}
+            ranked = {own: sorted(ids, key=ids.__getitem__, reverse=True) for own, ids in scored.items()}
+            return mean_ndcg(right, ranked)
+
+        settings, output = self.settings(self.batch_size, context), context.folder / "reranker"
+        begin = context.library.folder_of(self.model or embedder)
+        examples = sum(1 + len(pair.negatives) for pair in mined.pairs)
+        context.engine.release()
+        with context.progress.track("training the reranker", total_steps(examples, settings)) as advance:
+            tuned = tune_reranker(begin, mined.pairs, settings, output, validate, mean_ndcg(right, found), advance)
+        return StepOutcome(
+            replace(predictor, reranker=str(output) if tuned.kept else predictor.reranker),
+            train_s=time.perf_counter() - started,
+            loop_s=tuned.seconds,
+            trained_tokens=tuned.tokens,
+            results={"reranker": validation_result(tuned)},
+            facts=tuning_facts(mined, tuned, mining_s),
+        )

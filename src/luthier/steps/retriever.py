@@ -1,0 +1,73 @@
+"""`retriever`: the sentence embedder fine-tuned on the task's questions and the passages that answer them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from luthier.settings import Count
+from luthier.steps.base import StepContext, StepOutcome
+from luthier.steps.search_tuning import (
+    SearchTuningStep,
+    mean_ndcg,
+    tuning_facts,
+    validation_pool,
+    validation_result,
+)
+from luthier.types import Predictor
+
+
+class RetrieverStep(SearchTuningStep):
+    """Train the embedder that `rag` searches with; the one before is kept where validation is not better."""
+
+    step: Literal["retriever"] = "retriever"
+    embedder: str = "minilm-l6"
+    """A folder, a built-in name (minilm-l6), or the Hugging Face id of the sentence embedder to begin with."""
+    batch_size: Count = 64
+    """Questions told apart from each other's passages at once. Large batches help; they are computed in parts, so that
+    memory does not grow with them."""
+
+    @property
+    def embedders(self) -> tuple[str, ...]:
+        return (self.embedder,)
+
+    def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
+        """The predictor with the trained embedder, if nDCG@10 on validation is better with it."""
+        from luthier.retrieve.library import query_of
+        from luthier.retrieve.tuning import total_steps, tune_embedder
+
+        started = time.perf_counter()
+        assert context.library is not None
+        begin, task = predictor.retriever or self.embedder, context.task
+        index = context.index(task, begin, self.chunks)
+        mined = self.mined(task, index, "dense", context.seed)
+        mining_s = time.perf_counter() - started
+        right, _ = self.judged(task, index, "dense")
+        pool = validation_pool(index, right)
+        texts = [index.passages[own].searched(headings=self.chunks.headings) for own in pool]
+        asked = {example.id: query_of(self.query, example.prompt) for example in task.validation if example.id in right}
+
+        def validate(model: Any) -> float:
+            passages, queries = (
+                np.asarray(model.encode(own, normalize_embeddings=True, show_progress_bar=False), np.float32)
+                for own in (texts, list(asked.values()))
+            )
+            orders = (-(queries @ passages.T)).argsort(axis=1, kind="stable")
+            ranking = {own: [pool[i] for i in order[:10]] for own, order in zip(asked, orders, strict=True)}
+            return mean_ndcg(right, ranking)
+
+        settings, output = self.settings(self.batch_size, context), context.folder / "retriever"
+        context.engine.release()
+        with context.progress.track("training the retriever", total_steps(len(mined.pairs), settings)) as advance:
+            tuned = tune_embedder(context.library.folder_of(begin), mined.pairs, settings, output, validate, advance)
+        return StepOutcome(
+            replace(predictor, retriever=str(output) if tuned.kept else predictor.retriever),
+            train_s=time.perf_counter() - started,
+            loop_s=tuned.seconds,
+            trained_tokens=tuned.tokens,
+            results={"retriever": validation_result(tuned)},
+            facts=tuning_facts(mined, tuned, mining_s),
+        )

@@ -1,0 +1,150 @@
+"""What training search has in common, of the embedder and of the reranker: pairs, validation, results."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from luthier.errors import StudyError, TrainingError
+from luthier.prompt.wording import check_template
+from luthier.retrieve.passages import ChunkSettings
+from luthier.settings import Count, Positive, Share
+from luthier.steps.base import Step, StepContext
+from luthier.steps.rag import documents_are_named
+from luthier.types import Task
+
+if TYPE_CHECKING:
+    from luthier.retrieve.index import Index, Kind
+    from luthier.retrieve.pairs import Mined
+    from luthier.retrieve.tuning import Tuned, TuningSettings
+
+# Documents of the index that validation ranks at most, the right ones among them.
+MOST_RANKED = 5000
+
+
+class SearchTuningStep(Step):
+    """Trains what finds passages, on questions of the training split and the passages that answer them."""
+
+    for_one_task: ClassVar[bool] = True
+    reads_documents: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+        step: str
+
+    query: str | None = None
+    """Jinja template of what is searched for, as in `rag`."""
+    chunks: ChunkSettings = ChunkSettings()
+    """How documents are cut into the passages that are learned from."""
+    negatives: Annotated[int, Field(ge=1, le=20)] = 2
+    """Wrong passages beside each right one, drawn from those that search ranks highest (hard negatives)."""
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """A passage whose similarity to the question is above this share of the right one's is no negative: it may be right
+    as well (Moreira et al. 2024, "NV-Retriever")."""
+    epochs: Count = 2
+    """Passes over the pairs; the weights after the best of them are kept, if it is better than none."""
+    learning_rate: Positive = 5e-5
+    """Peak learning rate."""
+    warmup: Share = 0.1
+    """Share of the steps over which the learning rate rises."""
+
+    def check_graph(
+        self, before: Sequence[Step], others: Mapping[str, Sequence[Step]], tasks: Sequence[str], target: str
+    ) -> list[str]:
+        """It must come before what searches with it."""
+        if any(step.model_dump()["step"] == "rag" for step in before):
+            return [f"step: {self.step} stands behind rag, which searches without it; put it before"]
+        return []
+
+    def check(self, task: Task) -> list[str]:
+        problems = documents_are_named(self.step, task)
+        if self.query is not None:
+            try:
+                check_template(self.query, tuple(task.train[0].prompt.fields))
+            except StudyError as error:
+                problems.append(f"query: {str(error).replace('the wording', 'the template')}")
+        return problems
+
+    def settings(self, batch_size: int, context: StepContext) -> TuningSettings:
+        from luthier.retrieve.tuning import TuningSettings
+
+        return TuningSettings(
+            self.epochs, batch_size, self.learning_rate, self.warmup, context.seed, context.engine.device
+        )
+
+    def mined(self, task: Task, index: Index, kind: Kind, seed: int) -> Mined:
+        """Pairs of the training examples.
+
+        Raises:
+            TrainingError: No example has a right passage.
+        """
+        from luthier.retrieve.pairs import mine
+
+        found = mine(
+            task.train, index, query=self.query, negatives=self.negatives, margin=self.margin, kind=kind, seed=seed
+        )
+        if not found.pairs:
+            raise TrainingError(_nothing_found(self.step, f"{found.without} training"))
+        return found
+
+    def judged(self, task: Task, index: Index, kind: Kind) -> tuple[dict[str, set[str]], dict[str, list[str]]]:
+        """The right passages of the validation examples, and what search gives.
+
+        Raises:
+            TrainingError: No example has a right passage.
+        """
+        from luthier.retrieve.pairs import judged
+
+        right, ranking = judged(task.validation, index, self.query, kind)
+        if not right:
+            raise TrainingError(_nothing_found(self.step, f"{len(task.validation)} validation"))
+        return right, ranking
+
+
+def _nothing_found(step: str, examples: str) -> str:
+    return (
+        f"{step}: to none of the {examples} examples a passage was found that holds the answer. Say in the task which "
+        "documents do (relevant), or by which words (evidence)."
+    )
+
+
+def validation_result(tuned: Tuned) -> Mapping[str, Any]:
+    """The score before training and after each epoch, as a table to be drawn."""
+    names = ["before", *(f"epoch {number}" for number in range(1, len(tuned.scores)))]
+    return {
+        "kind": "table",
+        "title": "Right passages on validation (nDCG@10)",
+        "columns": ["weights", "nDCG@10", ""],
+        "rows": [
+            [name, round(score, 4), "kept" if number == tuned.kept else ""]
+            for number, (name, score) in enumerate(zip(names, tuned.scores, strict=True))
+        ],
+    }
+
+
+def tuning_facts(mined: Mined, tuned: Tuned, seconds: float) -> dict[str, Any]:
+    """What is worth keeping in `step.json`."""
+    return {
+        "pairs": len(mined.pairs),
+        "without_right_passage": mined.without,
+        "negatives_left_out": mined.filtered,
+        "scores": tuned.scores,
+        "kept_epoch": tuned.kept,
+        "mining_s": seconds,
+    }
+
+
+def validation_pool(index: Index, right: Mapping[str, Collection[str]]) -> list[str]:
+    """Ids of the passages that validation ranks: all, or the right ones and others up to a number."""
+    wanted = {own for ids in right.values() for own in ids}
+    others = [own for own in index.passages if own not in wanted]
+    return [*sorted(wanted), *others[: max(0, MOST_RANKED - len(wanted))]]
+
+
+def mean_ndcg(right: Mapping[str, Collection[str]], ranking: Mapping[str, Sequence[str]]) -> float:
+    """Mean nDCG@10 over the questions."""
+    from luthier.evaluate.ranking import ranking_values
+
+    values = ranking_values(right, ranking, 10)["ndcg@10"]
+    return sum(values.values()) / len(values)
