@@ -223,6 +223,7 @@ def every_cost(folder: RunFolder, looks: Looks) -> Values:
             units.size(cost["peak_bytes"]),
             units.size(cost["stored_bytes"]),
             f"{units.count(cost['prompt_tokens'])} ({units.percent(cost['window_share'])})",
+            units.count(cost["passage_tokens"]) if cost["passage_tokens"] else "none",
             units.seconds(cost["latency_p50_s"]),
             units.seconds(cost["latency_p95_s"]),
             units.plain(cost["throughput_per_s"]),
@@ -232,7 +233,13 @@ def every_cost(folder: RunFolder, looks: Looks) -> Values:
     requests = units.count(folder.comparison["requests"])
     columns = [
         *("training", "of it, search", "tokens trained on", "tokens/s", "trained parameters", "peak memory", "stored"),
-        *("prompt tokens (of window)", "latency, median", "latency, 95th percentile", "requests/s"),
+        *(
+            "prompt tokens (of window)",
+            "of them, passages",
+            "latency, median",
+            "latency, 95th percentile",
+            "requests/s",
+        ),
         f"total for {requests} requests",
     ]
     return {"columns": columns, "rows": rows}

@@ -17,6 +17,7 @@ from luthier.report.confusion import confusion, draw_confusion
 from luthier.report.curve import Curve, curves
 from luthier.report.examples import BUDGET_BYTES, browser
 from luthier.report.folder import Result, RunFolder, read_run
+from luthier.report.grounding import grounding, halves, revision
 from luthier.report.pictures import responsive
 from luthier.report.results import draw, histogram
 from luthier.report.seeds import seed_rows
@@ -91,6 +92,9 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         stages=stage_pictures(folder, known),
         by_task=task_by_task(folder, known),
         seeds=seed_rows(folder.comparison, known),
+        halves=halves(folder, known),
+        grounding=grounding(folder, known),
+        revision=revision(folder, known),
         pairs=comparing.pairs(folder, known),
         break_even=comparing.break_even(folder, known),
         compared_curves=_compared_curves(folder.results, known),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -22,6 +23,8 @@ from luthier.types import Passage, Prompt, Retrieval
 if TYPE_CHECKING:
     import numpy as np
 
+# Texts that embedding is timed on.
+_TIMED = 24
 # About as many characters make a token of English, for a guess at the number of passages.
 _CHARACTERS = 4
 
@@ -123,6 +126,15 @@ class Library:
     def find(self, retrieval: Retrieval, prompts: Sequence[Prompt]) -> list[tuple[Passage, ...]]:
         """For each prompt its passages, best first."""
         return [tuple(hit.passage for hit in hits) for hits in self.rank(retrieval, prompts, retrieval.k)]
+
+    def seconds_a_text(self, embedder: str, texts: Sequence[str]) -> float:
+        """Seconds that embedding one of the texts takes, from a few of them."""
+        own = self._embedder_of(embedder)
+        own.embed(texts[:1])  # the first call loads the model
+        sample = texts[:: max(1, len(texts) // _TIMED)][:_TIMED]
+        started = time.perf_counter()
+        own.embed(sample)
+        return (time.perf_counter() - started) / len(sample)
 
     def passages(self, retrieval: Retrieval) -> Iterable[Passage]:
         """All passages of an index."""

@@ -66,13 +66,14 @@ def tune_embedder(
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
-    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
-    from sentence_transformers.training_args import BatchSamplers
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 
     model = SentenceTransformer(str(folder), device=settings.device)
     count = min(len(pair.negatives) for pair in pairs)
     columns = {"anchor": [pair.query for pair in pairs], "positive": [pair.positive for pair in pairs]}
     columns |= {f"negative_{n + 1}": [pair.negatives[n] for pair in pairs] for n in range(count)}
+    model.model_card_data.widget = [{"text": ""}]  # or examples of the data would be worked out for it
     loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=_AT_ONCE)
     tuned = Tuned(tokens=settings.epochs * _tokens(model.tokenizer, columns, model.max_seq_length))
     with tempfile.TemporaryDirectory() as work:
@@ -113,6 +114,7 @@ def tune_reranker(
 
     torch.manual_seed(settings.seed)  # the new head
     model = CrossEncoder(str(folder), num_labels=1, device=settings.device, max_length=_LONGEST_PAIR)
+    model.model_card_data.widget = [{"text": ""}]  # or examples of the data would be worked out for it
     rows = [(p.query, p.positive, 1.0) for p in pairs] + [(p.query, own, 0.0) for p in pairs for own in p.negatives]
     columns: dict[str, list[Any]] = {
         "query": [row[0] for row in rows],
@@ -176,6 +178,9 @@ def _watch(model: Any, output: Path, validate: Callable[[Any], float], tuned: Tu
 
 
 def _timed(trainer: Any, tuned: Tuned) -> None:
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
     trainer.train()
     tuned.seconds = time.perf_counter() - started

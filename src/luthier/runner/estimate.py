@@ -26,6 +26,7 @@ from luthier.steps.adapters import Lora
 from luthier.steps.base import Step
 from luthier.steps.lesson import Lesson, TextLesson
 from luthier.steps.replay import Replay
+from luthier.steps.search_tuning import SearchTuningStep
 from luthier.steps.training import TrainingStep
 from luthier.study import Approach, Study
 from luthier.tree.build import build_tree
@@ -244,6 +245,7 @@ def _forecast_approach(
         return seconds
 
     seconds = sum(all_answering[own.name].together(len(own.test)) for own in prepared.tasks.values())
+    seconds += _on_documents(approach, prepared, common, prompting, all_answering)
     seconds += study.latency_requests * mean(own.alone() for own in judged)
     seconds += sum(planned.seconds for planned in merges)
     again = 0.0  # what one more seed takes, at one value of each setting
@@ -265,6 +267,28 @@ def _forecast_approach(
         seconds += 2 * _TEXT_TOKENS * (speed.token_s + speed.head_s)
         seconds += 2 * sum(own.comparing(min(EXAMPLES, len(own.task.test))) for own in all_answering.values())
     return ApproachForecast(name, mean(own.prompt_tokens for own in judged), seconds)
+
+
+def _on_documents(
+    approach: Approach,
+    prepared: Prepared,
+    common: int,
+    prompting: Predictor,
+    answering: Mapping[str, _Answering],
+) -> float:
+    """Seconds for embedding documents, for training what searches them, and for telling which half is weak."""
+    task = prepared.targets[0]
+    if prompting.retrieval is None or task.documents is None:
+        return 0.0
+    texts = [passage.searched(headings=True) for passage in prepared.library.passages(prompting.retrieval)]
+    text_s = prepared.library.seconds_a_text(prompting.retrieval.embedder, texts)
+    seconds = text_s * len(texts)
+    for number, step in enumerate(approach.steps):
+        if isinstance(step, SearchTuningStep) and number >= common:
+            seconds += step.seconds(text_s, len(texts), len(task.train), len(task.validation))
+    if prepared.study.diagnose:
+        seconds += 3 * answering[task.name].together(len(task.validation))
+    return seconds
 
 
 def _done_before(name: str, study: Study) -> int:

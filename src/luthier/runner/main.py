@@ -24,11 +24,13 @@ from luthier.runner.divergence import measure_divergence
 from luthier.runner.fitted import Fitted
 from luthier.runner.fold import fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
+from luthier.runner.grounding import diagnose, grounding_of
 from luthier.runner.harness import HarnessTasks, load_harness
 from luthier.runner.keys import examples_key, key_of, versions
 from luthier.runner.measure import Bench, ask_harness, is_answered, measure, probe, result_of
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.repeats import Repeats, fold_repeats, measure_repeats, unanswered_repeats
+from luthier.runner.revision import measure_revision
 from luthier.runner.stages import has_stages, stage_matrices
 from luthier.study import Study, study_as_json
 from luthier.types import Predictor
@@ -193,6 +195,7 @@ def _compare(
         for name, own in fitted.items()
         if has_stages(own, bench)
     }
+    comparison |= _grounding(prepared, fitted, bench)
     if study.forgetting.probe:
         bases = {name: prepared.base(study.approaches[name].model) for name in fitted}
         # After all answers: what is kept meanwhile would count to their peak of memory.
@@ -207,6 +210,23 @@ def _compare(
             {"name": name, "steps": list(own.steps), "choices": list(own.choices), "cost": costs[name]},
         )
     return comparison
+
+
+def _grounding(prepared: Prepared, fitted: Mapping[str, Fitted], bench: Bench) -> dict[str, Any]:
+    """What retrieval does in the approaches that retrieve, by their names."""
+    grounded, diagnosed, seed, task = {}, {}, prepared.study.seed, prepared.targets[0]
+    for name, own in fitted.items():
+        if (found := grounding_of(name, own, bench, prepared.library, seed)) is not None:
+            grounded[name] = found
+        metric = prepared.metrics[task.name][0]
+        if (
+            prepared.study.diagnose
+            and (halves := diagnose(name, own, task, metric, bench, prepared.library, seed)) is not None
+        ):
+            diagnosed[name] = halves
+    revision = prepared.revision
+    changed = None if revision is None else measure_revision(revision, fitted, task, bench, prepared.library)
+    return {"grounding": grounded, "diagnosis": diagnosed, "revision": changed}
 
 
 def _forgotten(

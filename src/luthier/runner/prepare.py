@@ -20,6 +20,7 @@ from luthier.runner.documents import with_documents
 from luthier.runner.fitted import Fitted
 from luthier.runner.keys import key_of, source_key, training_key, versions
 from luthier.runner.machinery import engine, library
+from luthier.runner.revision import Revision, load_revision
 from luthier.settings import closed
 from luthier.steps import PretrainStep
 from luthier.steps.base import Step
@@ -38,6 +39,7 @@ class Prepared:
     """A study with its data read and its models found, nothing fitted yet.
 
     Attributes:
+        revision: What changes in the target's documents when all is done, and is asked then.
         texts: Raw text that steps learn from, by where it comes from.
         metric_code: The text of the user's own metrics, which scores depend on, by name.
         model_keys: Hashes of the models and embedders that approaches start from, by folder.
@@ -55,6 +57,7 @@ class Prepared:
     model_keys: Mapping[str, str]
     engine: Engine
     library: Library
+    revision: Revision | None
 
     @property
     def targets(self) -> tuple[Task, ...]:
@@ -116,6 +119,7 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
     documents = library(root, device, indexes, words_only=indexes is None)
     tasks = {name: load_task(name, task, root, allow_code, study.seed) for name, task in study.tasks.items()}
     tasks = {name: with_documents(task, study.tasks[name], root, documents) for name, task in tasks.items()}
+    judged = tasks[study.targets[0]]
     problems = [
         f"approaches.{name}: {problem}"
         for name, approach in study.approaches.items()
@@ -168,6 +172,7 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
         model_keys=keys,
         engine=engine(root, device, precision, documents),
         library=documents,
+        revision=load_revision(study.revision, judged, study.tasks[judged.name], root, documents),
     )
 
 

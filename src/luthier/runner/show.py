@@ -15,6 +15,7 @@ from luthier.runner.prepare import Prepared, prepare
 from luthier.settings import closed
 from luthier.steps import PretrainStep, SftStep
 from luthier.steps.base import Step, StepContext
+from luthier.steps.search_tuning import SearchTuningStep
 from luthier.steps.training import TrainingStep
 from luthier.study import Study
 from luthier.types import Predictor
@@ -173,7 +174,7 @@ def prompting_of(prepared: Prepared, name: str) -> Predictor:
     for step in approach.steps:
         first = next(closed(step))
         assert isinstance(first, Step)
-        if first.trains:
+        if first.trains or isinstance(first, SearchTuningStep):
             continue
         context = StepContext(
             lesson=prepared.lesson(first),

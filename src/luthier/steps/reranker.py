@@ -14,6 +14,8 @@ from luthier.steps.rag import SearchKind
 from luthier.steps.search_tuning import SearchTuningStep, mean_ndcg, tuning_facts, validation_result
 from luthier.types import Predictor
 
+_PASSES = 3
+
 
 class RerankerStep(SearchTuningStep):
     """Train the cross-encoder that orders what `rag` finds; none is used where validation is not better with it."""
@@ -35,6 +37,12 @@ class RerankerStep(SearchTuningStep):
     @property
     def embedders(self) -> tuple[str, ...]:
         return (self.embedder, *([] if self.model is None else [self.model]))
+
+    def seconds(self, text_s: float, passages: int, train: int, validation: int) -> float:
+        # Gradients take twice as long as what comes before them.
+        learned = self.epochs * train * (1 + self.negatives) * _PASSES * text_s
+        ranked = self.epochs * validation * self.depth * text_s
+        return learned + ranked + passages * text_s
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """The predictor with the trained cross-encoder, if nDCG@10 on validation is better with it than without."""

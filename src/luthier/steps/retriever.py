@@ -11,6 +11,7 @@ import numpy as np
 from luthier.settings import Count
 from luthier.steps.base import StepContext, StepOutcome
 from luthier.steps.search_tuning import (
+    MOST_RANKED,
     SearchTuningStep,
     mean_ndcg,
     tuning_facts,
@@ -18,6 +19,8 @@ from luthier.steps.search_tuning import (
     validation_result,
 )
 from luthier.types import Predictor
+
+_PASSES = 4
 
 
 class RetrieverStep(SearchTuningStep):
@@ -33,6 +36,12 @@ class RetrieverStep(SearchTuningStep):
     @property
     def embedders(self) -> tuple[str, ...]:
         return (self.embedder,)
+
+    def seconds(self, text_s: float, passages: int, train: int, validation: int) -> float:
+        # A question is short. A text goes through twice before its gradients, which take as long as both.
+        learned = self.epochs * train * (1 + self.negatives) * _PASSES * text_s
+        ranked = (self.epochs + 1) * min(passages, MOST_RANKED) * text_s
+        return learned + ranked + passages * text_s
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """The predictor with the trained embedder, if nDCG@10 on validation is better with it."""

@@ -73,6 +73,15 @@ class SearchTuningStep(Step):
             self.epochs, batch_size, self.learning_rate, self.warmup, context.seed, context.engine.device
         )
 
+    def seconds(self, text_s: float, passages: int, train: int, validation: int) -> float:
+        """About how long `fit` takes.
+
+        Args:
+            text_s: Seconds that embedding a passage takes.
+            passages: How many there are; `train` and `validation` count the examples.
+        """
+        raise NotImplementedError
+
     def mined(self, task: Task, index: Index, kind: Kind, seed: int) -> Mined:
         """Pairs of the training examples.
 

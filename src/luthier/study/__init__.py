@@ -1,5 +1,13 @@
 """The study: what is to be compared, typed, from a file or from Python."""
 
-from luthier.study.schema import Approach, ForgettingSettings, Study, build_study, load_study, study_as_json
+from luthier.study.schema import (
+    Approach,
+    ForgettingSettings,
+    RevisionSettings,
+    Study,
+    build_study,
+    load_study,
+    study_as_json,
+)
 
-__all__ = ["Approach", "ForgettingSettings", "Study", "build_study", "load_study", "study_as_json"]
+__all__ = ["Approach", "ForgettingSettings", "RevisionSettings", "Study", "build_study", "load_study", "study_as_json"]

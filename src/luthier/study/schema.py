@@ -96,6 +96,28 @@ class ForgettingSettings(Settings):
         return self
 
 
+class RevisionSettings(Settings):
+    """Documents that change when all is trained, and questions on what has changed: which approaches answer by the new
+    version without being trained again?"""
+
+    documents: str | None = None
+    """Folder of the new versions, of those documents alone that change, under the names that they have."""
+    removed: tuple[str, ...] = ()
+    """Names of documents that are taken out."""
+    questions: str
+    """File of the questions, with the columns that the task's prompt names."""
+    now: str = "answer"
+    """Its column of what the documents say then; empty for what they do not say any more."""
+    before: str = "before"
+    """Its column of what they said before."""
+
+    @model_validator(mode="after")
+    def _something_changes(self) -> RevisionSettings:
+        if self.documents is None and not self.removed:
+            raise ValueError("nothing changes; give documents, removed, or both")
+        return self
+
+
 def _metrics_exist(task: TaskSettings) -> TaskSettings:
     try:
         check_metric_names(task.all_metrics())
@@ -140,6 +162,11 @@ class Study(Settings):
     prune: bool = True
     """Of the values of a setting left open, give one up whose training half way or later does worse on validation than
     the median of those before it, of which there must be three (Golovin et al. 2017, "Google Vizier")."""
+    diagnose: bool = True
+    """For approaches that retrieve: answer the validation questions also without passages, with the right passage alone
+    and with it among wrong ones, to see whether search or the answering holds the score back."""
+    revision: RevisionSettings | None = None
+    """Documents of the target that change when all is trained, and what is asked then. Default: nothing."""
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda|mps)$")
     """auto, cpu, cuda or mps."""
     precision: str = Field(default="auto", pattern="^(auto|bfloat16|float32)$")

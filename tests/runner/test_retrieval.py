@@ -1,0 +1,172 @@
+"""Studies that retrieve, from documents to the report, with the shipped sentence embedder and a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.errors import DataError, StudyError
+from luthier.report.html import write_report
+from luthier.runner import run
+from luthier.runner.estimate import forecast
+from luthier.runner.folder import read_json, read_jsonl
+from luthier.runner.open import open_run
+from luthier.runner.predict import predict_rows
+from luthier.runner.show import training_examples
+from luthier.study import Study, build_study
+
+TOWNS = ("Aven", "Borel", "Cadiz", "Delmo", "Esker", "Fjord", "Gally", "Hexam", "Inver", "Jarno")
+ROWS = {"mayor": ("Who is the mayor of {}?", "The mayor of {} is {}."), "river": ("Which river runs through {}?", "The river {1} runs through {0}.")}  # fmt: skip
+NAMES = ("Ann Lee", "Bob Stone", "Cy Young", "Dee Moss", "Eli Ford", "Fay Reed", "Gus Hill", "Hal Wood", "Ida Park", "Jo Marsh")  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    rows = []
+    for number, town in enumerate(TOWNS):
+        mayor, river = NAMES[number], f"{NAMES[-number - 1].split()[1]} Water"
+        mayor_line, river_line = ROWS["mayor"][1].format(town, mayor), ROWS["river"][1].format(town, river)
+        (documents / f"{town}.md").write_text(f"# {town}\n\n{mayor_line} {river_line}\n", encoding="utf-8")
+        rows.append([ROWS["mayor"][0].format(town), mayor, f"{town}.md", mayor_line])
+        rows.append([ROWS["river"][0].format(town), river, f"{town}.md", river_line])
+    random.Random(0).shuffle(rows)
+    for name, own in (("train", rows[:12]), ("test", rows[12:])):
+        write(tmp_path / f"{name}.csv", ["question", "answer", "document", "evidence"], own)
+    revised = tmp_path / "revised"
+    revised.mkdir()
+    (revised / "Aven.md").write_text("# Aven\n\nThe mayor of Aven is Max Dunn. No river runs here.", encoding="utf-8")
+    asked = [["Who is the mayor of Aven?", "Max Dunn", "Ann Lee"], ["Who is the mayor of Borel?", "", "Bob Stone"]]
+    write(tmp_path / "asked.csv", ["question", "answer", "before"], asked)
+    return tmp_path
+
+
+def write(file: Path, columns: list[str], rows: list[list[str]]) -> None:
+    with open(file, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([columns, *rows])
+
+
+def study(model: Path, approaches: dict[str, Any], **changes: Any) -> Study:
+    task = {
+        "data": {"train": "train.csv", "test": "test.csv"},
+        "split": {"validation": 4},
+        "documents": "documents",
+        "relevant": "document",
+        "evidence": "evidence",
+        "prompt": "{{ question }}",
+        "completion": "{{ answer }}",
+        "max_new_tokens": 4,
+        **changes.pop("task", {}),
+    }
+    settings = {"device": "cpu", "precision": "float32", "latency_requests": 1, "forgetting": {"probe": False}}
+    return build_study(model=str(model), task=task, approaches=approaches, **{**settings, **changes})
+
+
+RETRIEVER = {"step": "retriever", "epochs": 1, "batch_size": 4, "negatives": 1}
+SFT = {"step": "sft", "epochs": 1, "evaluations": 1, "passages": {"distractors": 1}}
+REVISION = {"documents": "revised", "removed": ["Borel.md"], "questions": "asked.csv"}
+APPROACHES: dict[str, Any] = {
+    "closed-book": [],
+    "rag": [{"step": "rag", "k": {"choose": [1, 2]}}],
+    "all": [RETRIEVER, {"step": "reranker", "epochs": 1, "negatives": 1, "depth": 4}, {"step": "rag", "k": 2}, SFT],
+}
+
+
+def test_a_study_that_retrieves(root: Path, tiny_model_folder: Path) -> None:
+    own = study(tiny_model_folder, APPROACHES, revision=REVISION)
+    folder = root / "run"
+    found = run(own, folder, root=root).comparison
+    assert set(found["grounding"]) == set(found["diagnosis"]) == {"rag", "all"}
+    ranking = {row["measure"]: row for row in found["grounding"]["rag"]["ranking"]}
+    assert ranking["ndcg@10"]["n"] == 8
+    assert ranking["ndcg@10"]["mean"] > 0.6  # a town's name tells its document
+    assert set(found["revision"]) == set(APPROACHES)
+    assert found["revision"]["rag"]["revised"]["n"] == found["revision"]["rag"]["removed"]["n"] == 1
+    conditions = {row["name"]: row for row in found["diagnosis"]["all"]["conditions"]}
+    assert {row["n"] for row in conditions.values()} == {4}
+    costs = {row["name"]: row["cost"] for row in found["approaches"]}
+    assert costs["closed-book"]["passage_tokens"] == 0
+    assert costs["rag"]["passage_tokens"] > 10
+    assert costs["all"]["train_s"] > 0
+    rows = read_jsonl(folder / "approaches" / "all" / "predictions.jsonl")
+    assert all(len(row["passages"]) == 2 and row["passages"][0]["right"] in (True, False) for row in rows)
+    asked = read_json(folder / "approaches" / "rag" / "revision.json")["answers"]
+    assert [row["now"] for row in asked] == ["Max Dunn", ""]
+    page = write_report(folder).read_text(encoding="utf-8")
+    for said in ("Search or answering?", "After the documents have changed", "How well passages are found"):
+        assert said in page
+
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.json*") if file.parent.name in TOWNS}
+    again = run(own, folder, root=root).comparison
+    assert again["grounding"] == found["grounding"]
+    assert again["diagnosis"] == found["diagnosis"]
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+    moved = root / "moved"
+    shutil.move(folder, moved)
+    (answer,) = predict_rows(open_run(moved, "rag"), [{"question": "Who is the mayor of Hexam?"}])
+    assert "Hexam.md" in {passage.document for passage in answer.passages}
+
+
+def test_a_changed_document_changes_what_depends_on_it(root: Path, tiny_model_folder: Path) -> None:
+    own = study(tiny_model_folder, {"rag": APPROACHES["rag"]}, diagnose=False)
+    run(own, root / "run", root=root)
+    steps = {file.name for file in (root / "run" / "steps").iterdir()}
+    (root / "documents" / "Aven.md").write_text("# Aven\n\nThe mayor of Aven is Zed Zorn.", encoding="utf-8")
+    run(own, root / "run", root=root)
+    new = {file.name for file in (root / "run" / "steps").iterdir()} - steps
+    assert len(new) == 2
+    assert all(json.loads((root / "run" / "steps" / own / "step.json").read_text())["drawn"] is not None for own in new)
+
+
+def test_looking_ahead_trains_nothing_and_needs_no_run(root: Path, tiny_model_folder: Path) -> None:
+    own = study(tiny_model_folder, APPROACHES, revision=REVISION)
+    ahead = {one.name: one for one in forecast(own, root).approaches}
+    assert ahead["rag"].prompt_tokens > ahead["closed-book"].prompt_tokens + 10
+    assert ahead["all"].seconds > 0
+    shown = training_examples(own, root, 2, "all")
+    assert all("<passage number" in "".join(text for text, _, _ in one.pieces) for one in shown)
+    assert not (root / "run").exists()
+
+
+def test_a_faq_with_the_test_s_questions_is_reported_or_left_out(root: Path, tiny_model_folder: Path) -> None:
+    with open(root / "test.csv", newline="", encoding="utf-8") as handle:
+        row = next(csv.DictReader(handle))
+    faq = f"Q: {row['question']} A: {row['answer']}"
+    (root / "documents" / "faq.md").write_text(faq, encoding="utf-8")
+    kept = run(study(tiny_model_folder, {"rag": [{"step": "rag"}]}, diagnose=False), root / "kept", root=root)
+    report = read_json(root / "kept" / "data.json")["task"]["documents"]["leaks"]
+    assert (report["count"], report["done"], report["found"][0]["passage"]) == (1, "kept", "faq.md#1")
+    assert any("with its answer: 1 of" in warning for warning in read_json(root / "kept" / "run.json")["warnings"])
+    own = study(tiny_model_folder, {"rag": [{"step": "rag"}]}, diagnose=False, task={"document_leaks": "drop"})
+    dropped = run(own, root / "dropped", root=root)
+    sizes = [result.comparison["grounding"]["rag"]["passages"] for result in (kept, dropped)]
+    assert sizes[0] == sizes[1] + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"task": {"documents": "nowhere"}}, DataError, "does not exist"),
+        ({"revision": {"removed": ["Nowhere.md"], "questions": "asked.csv"}}, StudyError, "Nowhere.md is none of"),
+        ({"revision": {"removed": ["Aven.md"], "questions": "train.csv"}}, DataError, "no column 'before'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(
+    root: Path, tiny_model_folder: Path, change: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        run(study(tiny_model_folder, {"rag": [{"step": "rag"}]}, **change), root / "run", root=root)
+
+
+def test_a_row_that_names_no_document_is_pointed_at(root: Path, tiny_model_folder: Path) -> None:
+    write(root / "test.csv", ["question", "answer", "document", "evidence"], [["Who?", "Ann", "Nowhere.md", "x"]] * 1)
+    with pytest.raises(DataError, match=r"test\.csv:2: relevant names the document 'Nowhere\.md'"):
+        run(study(tiny_model_folder, {"rag": [{"step": "rag"}]}), root / "run", root=root)
