@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import random
 import shutil
 from pathlib import Path
@@ -22,8 +21,10 @@ from luthier.runner.show import training_examples
 from luthier.study import Study, build_study
 
 TOWNS = ("Aven", "Borel", "Cadiz", "Delmo", "Esker", "Fjord", "Gally", "Hexam", "Inver", "Jarno")
-ROWS = {"mayor": ("Who is the mayor of {}?", "The mayor of {} is {}."), "river": ("Which river runs through {}?", "The river {1} runs through {0}.")}  # fmt: skip
-NAMES = ("Ann Lee", "Bob Stone", "Cy Young", "Dee Moss", "Eli Ford", "Fay Reed", "Gus Hill", "Hal Wood", "Ida Park", "Jo Marsh")  # fmt: skip
+MAYOR = ("Who is the mayor of {0}?", "The mayor of {0} is {1}.")
+RIVER = ("Which river runs through {0}?", "The river {1} runs through {0}.")
+FIRST = ("Ann", "Bob", "Cy", "Dee", "Eli", "Fay", "Gus", "Hal", "Ida", "Jo")
+LAST = ("Lee", "Stone", "Young", "Moss", "Ford", "Reed", "Hill", "Wood", "Park", "Marsh")
 
 
 @pytest.fixture
@@ -32,11 +33,11 @@ def root(tmp_path: Path) -> Path:
     documents.mkdir()
     rows = []
     for number, town in enumerate(TOWNS):
-        mayor, river = NAMES[number], f"{NAMES[-number - 1].split()[1]} Water"
-        mayor_line, river_line = ROWS["mayor"][1].format(town, mayor), ROWS["river"][1].format(town, river)
+        mayor, river = f"{FIRST[number]} {LAST[number]}", f"{LAST[-number - 1]} Water"
+        mayor_line, river_line = MAYOR[1].format(town, mayor), RIVER[1].format(town, river)
         (documents / f"{town}.md").write_text(f"# {town}\n\n{mayor_line} {river_line}\n", encoding="utf-8")
-        rows.append([ROWS["mayor"][0].format(town), mayor, f"{town}.md", mayor_line])
-        rows.append([ROWS["river"][0].format(town), river, f"{town}.md", river_line])
+        rows.append([MAYOR[0].format(town), mayor, f"{town}.md", mayor_line])
+        rows.append([RIVER[0].format(town), river, f"{town}.md", river_line])
     random.Random(0).shuffle(rows)
     for name, own in (("train", rows[:12]), ("test", rows[12:])):
         write(tmp_path / f"{name}.csv", ["question", "answer", "document", "evidence"], own)
@@ -103,7 +104,9 @@ def test_a_study_that_retrieves(root: Path, tiny_model_folder: Path) -> None:
     for said in ("Search or answering?", "After the documents have changed", "How well passages are found"):
         assert said in page
 
-    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.json*") if file.parent.name in TOWNS}
+    kept = [*folder.glob("steps/*/step.json"), *folder.glob("approaches/*/predictions.jsonl")]
+    before = {file: file.stat().st_mtime_ns for file in kept}
+    assert len(before) >= 8
     again = run(own, folder, root=root).comparison
     assert again["grounding"] == found["grounding"]
     assert again["diagnosis"] == found["diagnosis"]
@@ -123,7 +126,6 @@ def test_a_changed_document_changes_what_depends_on_it(root: Path, tiny_model_fo
     run(own, root / "run", root=root)
     new = {file.name for file in (root / "run" / "steps").iterdir()} - steps
     assert len(new) == 2
-    assert all(json.loads((root / "run" / "steps" / own / "step.json").read_text())["drawn"] is not None for own in new)
 
 
 def test_looking_ahead_trains_nothing_and_needs_no_run(root: Path, tiny_model_folder: Path) -> None:
