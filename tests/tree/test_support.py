@@ -28,6 +28,13 @@ from separate import (
 )
 
 
+@pytest.mark.parametrize("trained", ["model.layers.1", "model.embed_tokens", "model.norm"])
+def test_a_model_of_which_a_part_is_trained_in_float32_is_served(make_tiny: Callable[..., Any], trained: str):
+    model = make_tiny().to(torch.bfloat16)
+    model.get_submodule(trained).float()
+    assert refusal(model) == ""
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma3", "gemma2", "starcoder2", "cohere", "gpt2"])
 def test_families_that_a_tree_serves(make_tiny: Callable[..., Any], family: str):
     model = make_tiny(family).train()

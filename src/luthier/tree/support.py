@@ -42,7 +42,7 @@ def refusal(model: Any) -> str:
     if model is not base and any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
         return "its adapter puts virtual tokens before every sequence"
     if base not in _refusals:
-        with torch.autocast(base.device.type, enabled=False):
+        with _computing(base):
             _refusals[base] = refusal_by_configuration(base) or _by_trying(base)
     if _refusals[base] and isinstance(virtual_tokens_of(base), Prefix):
         raise ModelError(
@@ -50,6 +50,19 @@ def refusal(model: Any) -> str:
             "use prompt-tuning or lora."
         )
     return _refusals[base]
+
+
+def _computing(base: Any) -> torch.autocast:
+    """The precision that a model is tried in: its own, or of weights in two precisions the lower, as in training."""
+    lowest, mixed = _precision(base)
+    mixed = mixed and lowest.itemsize == 2
+    return torch.autocast(base.device.type, dtype=lowest if mixed else None, enabled=mixed)
+
+
+def _precision(base: Any) -> tuple[torch.dtype, bool]:
+    """The lowest precision of its weights, and whether there is a higher one beside it."""
+    kinds = {parameter.dtype for parameter in base.parameters() if parameter.dtype.is_floating_point}
+    return min(kinds, key=lambda dtype: dtype.itemsize), len(kinds) > 1
 
 
 def refusal_by_configuration(base: Any) -> str:
@@ -96,8 +109,9 @@ def _by_trying(base: Any) -> str:
     if sliding != {layer for layer, window in attention.windows.items() if window is not None} and sliding:
         return "its sliding windows do not reach the attention function"
     worst = float((found - wanted).abs().max())
-    if worst <= _TOLERANCE.get(base.dtype, 1e-3) or (
-        base.dtype.itemsize == 2 and _error(found, wanted) <= _OF_WRONG * _error(_all_visible(base, tree), wanted)
+    precision, _ = _precision(base)
+    if worst <= _TOLERANCE.get(precision, 1e-3) or (
+        precision.itemsize == 2 and _error(found, wanted) <= _OF_WRONG * _error(_all_visible(base, tree), wanted)
     ):
         return ""
     return f"on a tree its log-probabilities differ by {worst:.2g} nats from those of the sequences alone"
