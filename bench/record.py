@@ -68,6 +68,8 @@ def figures(results: Results) -> str:
     for name, title in (
         ("step_profile", "Where the time of a step goes"),
         ("forecast", "Forecast and measured"),
+        ("retrieval_quality", "How well passages are found"),
+        ("document_instructions", "Documents that carry instructions"),
         ("retrieval_latency", "An index of passages"),
     ):
         if (own := results.get(name)) is not None:

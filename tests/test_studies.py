@@ -26,7 +26,7 @@ def small(file: Path, *sets: str) -> Study:
     raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     tasks = {f"tasks.{name}": task for name, task in raw["tasks"].items()} if "tasks" in raw else {"task": raw["task"]}
     limits = [f"{place}.limit.{split}={count}" for place in tasks for split, count in _sizes(raw).items()]
-    if "tasks" in raw or file.stem == "adaptive":  # a step or two of each training
+    if "tasks" in raw or file.stem in ("adaptive", "retrieval"):  # a step or two of each training
         short = {"sft": ("epochs=0.5", "evaluations=1")}
         short["pretrain"] = ("epochs=0.01", "evaluations=1", "held_out=0.005", "block_tokens=64")
         short["interpolate"] = ("points=[0.5, 1.0]",)
@@ -43,6 +43,9 @@ def small(file: Path, *sets: str) -> Study:
         of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
         limits += [f"approaches.{name}.0.{setting}" for name in raw["approaches"] for setting in of_each]
         limits += ["approaches.last-layers.0.adapter.count=1", "seeds=2", "finalists=1"]
+    if file.stem == "retrieval":
+        limits += [f"approaches.{name}.0.epochs=1" for name in ("retriever-rag", "retriever-rag-sft")]
+        limits += [f"approaches.{name}.0.negatives=1" for name in ("retriever-rag", "retriever-rag-sft")]
     if file.stem == "transfer":
         limits.append("approaches.upper-layers.0.adapter.count=1")
     curved = [(a, n) for a, steps in raw["approaches"].items() for n, s in enumerate(steps) if "learning_curve" in s]

@@ -26,12 +26,13 @@ class ApproachResult:
     """What one approach scored and cost.
 
     Attributes:
-        trains: Whether it changed weights.
+        trains: Whether something was trained for it.
         scores: Task → metric → scores, in the same order of examples for every approach.
         deciding: Task → the metric that decides.
         answers: Task → answers in the order of the scores; only tasks with a metric that is not the mean of its
             values (macro_f1, bleu, chrf, perplexity) need them.
-        forgotten: What `compare_probes` gave, empty where no weight changed.
+        forgotten: What `compare_probes` gave, empty where no weight of the model changed.
+        changes_model: Whether weights of the model that answers changed, and not only of what searches for it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ApproachResult:
     cost: Cost
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     forgotten: Sequence[Mapping[str, object]] = ()
+    changes_model: bool = True
 
 
 def compare(
@@ -310,12 +312,16 @@ def _by_task(
     return [{"a": a, "b": b, **task_differences(own[a], own[b], metrics, seed, alpha)} for a, b in combinations(own, 2)]
 
 
+def _is_unprobed(approach: ApproachResult) -> bool:
+    return approach.trains and approach.changes_model and not approach.forgotten
+
+
 def _notes(
     by_name: Mapping[str, ApproachResult], standings: Sequence[Standing], metrics: Mapping[str, Metric]
 ) -> list[str]:
     """What is missing: models that were not probed, and unscored answers with the most frequent reason."""
     lines = []
-    unprobed = [standing.name for standing in standings if standing.trains and not by_name[standing.name].forgotten]
+    unprobed = [standing.name for standing in standings if _is_unprobed(by_name[standing.name])]
     if len(unprobed) == 1:
         lines.append(f"{unprobed[0]} changed weights and was not probed, so what it forgot is not known.")
     elif unprobed:

@@ -76,17 +76,17 @@ def diagnosis(
 
 def _advice(search: Mapping[str, float], gain: Mapping[str, float], left: float | None) -> tuple[str, str]:
     """What holds the score back, and one sentence on what to do."""
-    found = f"{search['value']:.3f} ({search['low']:.3f} to {search['high']:.3f})"
+    found = f"by {search['value']:.3f} ({search['low']:.3f} to {search['high']:.3f})"
     if search["low"] > 0 and (left is None or search["value"] >= left):
         return "retriever", (
-            f"Search holds the score back: with the right passage among the others it would be {found} better. Train "
+            f"Search holds the score back: with the right passage among the others it would be better {found}. Train "
             "the retriever, add a reranker, or try another k or chunk size."
         )
-    beyond = "" if left is None else f", and {left:.3f} are missing even then"
+    beyond = "" if left is None else f", and {left:.3f} are still missing then"
     if search["low"] > 0:
         return "generator", (
-            f"Both halves hold the score back, whoever answers more: with the right passage among the others it would "
-            f"be {found} better{beyond}. Train the generator on retrieved prompts (sft behind rag) first, then the "
+            "Both halves hold the score back, the answering more: with the right passage among the others it would be "
+            f"better {found}{beyond}. Train the generator on retrieved prompts (sft behind rag) first, then the "
             "retriever."
         )
     if gain["high"] <= 0:
@@ -94,7 +94,9 @@ def _advice(search: Mapping[str, float], gain: Mapping[str, float], left: float 
             "Passages do not help: without any the score is no lower. Look at the questions and the documents, or at "
             "the wording of the prompt."
         )
+    change = f"{search['value']:+.3f} ({search['low']:+.3f} to {search['high']:+.3f})".replace("-", "−")
     return "generator", (
-        f"Whoever answers holds the score back: a perfect search is not shown to add anything ({found}){beyond}. Train "
-        "the generator on retrieved prompts (sft behind rag), or use a larger model."
+        f"The answering holds the score back, not the search: with the right passage among the others the score "
+        f"changes by {change}{beyond}. Train the generator on retrieved prompts (sft behind rag), or use a larger "
+        "model."
     )

@@ -38,12 +38,14 @@ class Tuned:
         scores: What validation gave before the training and after each epoch.
         kept: The number of the epoch whose weights are kept, from 1; 0 where none was better than before.
         tokens: Texts' tokens that went through the training.
+        parameters: Of the model, all of which are trained.
     """
 
     scores: list[float] = field(default_factory=list)
     kept: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    parameters: int = 0
 
 
 def tune_embedder(
@@ -181,6 +183,7 @@ def _timed(trainer: Any, tuned: Tuned) -> None:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
+    tuned.parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     started = time.perf_counter()
     trainer.train()
     tuned.seconds = time.perf_counter() - started

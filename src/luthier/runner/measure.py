@@ -184,6 +184,7 @@ def result_of(name: str, fitted: Fitted, bench: Bench, forgotten: Sequence[Mappi
     return ApproachResult(
         name=name,
         trains=fitted.trained_tokens > 0,
+        changes_model=bool(fitted.stages),
         scores=scores,
         deciding={task_name: metrics[0].name for task_name, metrics in bench.metrics.items()},
         cost=cost_of(name, fitted, bench, read_jsonl(folder / "predictions.jsonl")),

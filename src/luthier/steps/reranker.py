@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.settings import Count
 from luthier.steps.base import StepContext, StepOutcome
 from luthier.steps.rag import SearchKind
-from luthier.steps.search_tuning import SearchTuningStep, mean_ndcg, tuning_facts, validation_result
+from luthier.steps.search_tuning import SearchTuningStep, mean_ndcg, share_of, tuning_facts, validation_result
 from luthier.types import Predictor
 
 _PASSES = 3
@@ -78,6 +78,8 @@ class RerankerStep(SearchTuningStep):
             train_s=time.perf_counter() - started,
             loop_s=tuned.seconds,
             trained_tokens=tuned.tokens,
-            results={"reranker": validation_result(tuned)},
+            trainable_parameters=tuned.parameters,
+            trainable_share=share_of(tuned.parameters, predictor),
+            results={"reranker": validation_result("Reranker", tuned)},
             facts=tuning_facts(mined, tuned, mining_s),
         )

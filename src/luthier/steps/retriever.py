@@ -14,6 +14,7 @@ from luthier.steps.search_tuning import (
     MOST_RANKED,
     SearchTuningStep,
     mean_ndcg,
+    share_of,
     tuning_facts,
     validation_pool,
     validation_result,
@@ -77,6 +78,8 @@ class RetrieverStep(SearchTuningStep):
             train_s=time.perf_counter() - started,
             loop_s=tuned.seconds,
             trained_tokens=tuned.tokens,
-            results={"retriever": validation_result(tuned)},
+            trainable_parameters=tuned.parameters,
+            trainable_share=share_of(tuned.parameters, predictor),
+            results={"retriever": validation_result("Retriever", tuned)},
             facts=tuning_facts(mined, tuned, mining_s),
         )

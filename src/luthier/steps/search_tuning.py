@@ -13,7 +13,7 @@ from luthier.retrieve.passages import ChunkSettings
 from luthier.settings import Count, Positive, Share
 from luthier.steps.base import Step, StepContext
 from luthier.steps.rag import documents_are_named
-from luthier.types import Task
+from luthier.types import Predictor, Task
 
 if TYPE_CHECKING:
     from luthier.retrieve.index import Index, Kind
@@ -118,18 +118,25 @@ def _nothing_found(step: str, examples: str) -> str:
     )
 
 
-def validation_result(tuned: Tuned) -> Mapping[str, Any]:
+def validation_result(what: str, tuned: Tuned) -> Mapping[str, Any]:
     """The score before training and after each epoch, as a table to be drawn."""
     names = ["before", *(f"epoch {number}" for number in range(1, len(tuned.scores)))]
     return {
         "kind": "table",
-        "title": "Right passages on validation (nDCG@10)",
+        "title": f"{what}: right passages on validation",
         "columns": ["weights", "nDCG@10", ""],
         "rows": [
             [name, round(score, 4), "kept" if number == tuned.kept else ""]
             for number, (name, score) in enumerate(zip(names, tuned.scores, strict=True))
         ],
     }
+
+
+def share_of(parameters: int, predictor: Predictor) -> float:
+    """The share of a number of parameters in those of the model and what searches for it."""
+    from luthier.model.load import count_parameters, empty_model
+
+    return parameters / (parameters + count_parameters(empty_model(predictor.model)))
 
 
 def tuning_facts(mined: Mined, tuned: Tuned, seconds: float) -> dict[str, Any]:
