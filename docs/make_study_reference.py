@@ -38,6 +38,10 @@ PLACES = {
     "Approach": "Each of `approaches`",
     "PromptStep": "`step: prompt`",
     "FewShotStep": "`step: few-shot`",
+    "RagStep": "`step: rag`",
+    "RetrieverStep": "`step: retriever`",
+    "RerankerStep": "`step: reranker`",
+    "ChunkSettings": "`chunks` of `step: rag`, `retriever` and `reranker`",
     "SftStep": "`step: sft`",
     "PretrainStep": "`step: pretrain`",
     "TextSource": "`text` of `step: pretrain`",
@@ -47,6 +51,7 @@ PLACES = {
     "Mixture": "`data` of a step, for several tasks",
     "Keep": "`keep` of a step",
     "Replay": "`replay` of a step",
+    "Raft": "`passages` of `step: sft`",
     "Lora": "`adapter: lora` (also `rslora`, `dora`, `pissa`, `loraplus`, `qlora`)",
     "Ia3": "`adapter: ia3`",
     "PromptTuning": "`adapter: prompt-tuning`",
@@ -57,6 +62,7 @@ PLACES = {
     "Peft": "`adapter: peft`",
     "Full": "`adapter: none`",
     "ForgettingSettings": "`forgetting`",
+    "RevisionSettings": "`revision`",
 }
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
 
