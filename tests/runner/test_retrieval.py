@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 
 from luthier.errors import DataError, StudyError
+from luthier.model.embed import SentenceEmbedder
+from luthier.progress import Silent
+from luthier.report.card import model_card
 from luthier.report.html import write_report
+from luthier.retrieve.index import open_index
 from luthier.runner import run
 from luthier.runner.estimate import forecast
+from luthier.runner.export import export
 from luthier.runner.folder import read_json, read_jsonl
 from luthier.runner.open import open_run
 from luthier.runner.predict import predict_rows
@@ -116,6 +121,20 @@ def test_a_study_that_retrieves(root: Path, tiny_model_folder: Path) -> None:
     shutil.move(folder, moved)
     (answer,) = predict_rows(open_run(moved, "rag"), [{"question": "Who is the mayor of Hexam?"}])
     assert "Hexam.md" in {passage.document for passage in answer.passages}
+
+    opened = open_run(moved, "all")
+    done = export(opened, root / "out", merge=False, card=lambda kind: kind, check=4, progress=Silent())
+    assert done.score == pytest.approx(done.score_in_run)
+    said = read_json(root / "out" / "luthier.json")["retrieval"]
+    index = open_index(
+        root / "out" / said["index"], lambda name: SentenceEmbedder.named(str(_embedder(root, said)), root, "cpu")
+    )
+    assert len(index.documents) == len(TOWNS)
+    assert "retrieval" in model_card(moved, "all", "adapter")
+
+
+def _embedder(root: Path, said: dict[str, Any]) -> str:
+    return str(root / "out" / said["embedder"]) if said["embedder"].startswith("retrieval/") else said["embedder"]
 
 
 def test_a_changed_document_changes_what_depends_on_it(root: Path, tiny_model_folder: Path) -> None:

@@ -238,6 +238,12 @@ def _prompt_notes(predictor: Record) -> Iterator[str]:
             f"The figures hold with {units.plural(shots['count'], 'worked example')} in front of the question "
             f"(chosen by {_line(shots['by'])}), as user and assistant turns; they are in `predictor.json`."
         )
+    if retrieval := predictor.get("retrieval"):
+        yield (
+            f"The figures hold with up to {units.plural(retrieval['k'], 'passage')} of the task's documents before the "
+            f"question, found by {_line(retrieval['kind'])} search. The index is in `retrieval/`; `luthier.json` says "
+            "how it is searched and how passages are shown. Without them the model answers from its weights alone."
+        )
     answer = (predictor.get("decoding") or {}).get("answer", "generate")
     if answer != "generate":
         yield (

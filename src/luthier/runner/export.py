@@ -15,6 +15,7 @@ from luthier.model.load import load_model, load_tokenizer
 from luthier.model.part import is_part
 from luthier.model.virtual import count_virtual_tokens
 from luthier.progress import Progress
+from luthier.prompt.passages import without_citations
 from luthier.record import predictor_to_json
 from luthier.runner.folder import read_jsonl, write_json, write_text
 from luthier.runner.open import OpenRun
@@ -64,7 +65,7 @@ def export(
     try:
         ref, kind = _write(run, work, merge)
         write_text(work / "README.md", card(kind))
-        write_json(work / "luthier.json", _prompting(run))
+        write_json(work / "luthier.json", _prompting(run, work))
         done = _score_again(run, ref, kind, to, check, progress)
         if to.exists():
             to.rmdir()
@@ -113,10 +114,20 @@ def _name_of_base(run: OpenRun) -> str:
     return named if from_hub else str(base)
 
 
-def _prompting(run: OpenRun) -> dict[str, Any]:
-    """How the model is to be asked: wording, shots, decoding and labels, which are no part of its weights."""
+def _prompting(run: OpenRun, folder: Path) -> dict[str, Any]:
+    """How the model is to be asked: wording, shots, passages, decoding and labels, which are no part of its weights.
+
+    The index and what was trained to search it are copied into the folder; their names are relative to it.
+    """
     row = predictor_to_json(run.predictor, run.folder.path)
     del row["model"], row["routes"], row["task_shots"]
+    if run.predictor.retrieval is not None:
+        for name in ("index", "embedder", "reranker"):
+            own = getattr(run.predictor.retrieval, name)
+            if own is not None and Path(own).is_relative_to(run.folder.path.resolve()):
+                shutil.copytree(own, folder / "retrieval" / name)
+                row["retrieval"][name] = f"retrieval/{name}"
+        row["retriever"] = row["reranker"] = None  # said by the retrieval
     return {"approach": run.name, "labels": list(run.labels), **row}
 
 
@@ -132,12 +143,14 @@ def _score_again(run: OpenRun, ref: ModelRef, kind: str, to: Path, check: int, p
         Prompt(row["id"], row["task"], tuple(Message(**m) for m in row["messages"]), {}, fingerprint=row["id"])
         for row in rows
     ]
-    texts = []
+    texts, retrieval = [], run.predictor.retrieval
+    cites = retrieval is not None and retrieval.cite
     for what, model in (("the run's model", run.predictor.model), ("the exported model", ref)):
-        # The messages carry wording and shots already.
+        # The messages carry wording, shots and passages already.
         predictor = Predictor(model, run.predictor.decoding)
         with progress.track(f"answering with {what}", len(prompts)) as advance:
-            texts.append([a.text for a in run.engine.answer(predictor, prompts, run.labels, advance=advance)])
+            answers = run.engine.answer(predictor, prompts, run.labels, advance=advance)
+        texts.append([without_citations(own.text)[0] if cites else own.text for own in answers])
     differing = sum(a != b for a, b in zip(*texts, strict=True))
     if differing:
         raise RunError(
