@@ -20,6 +20,7 @@ Values = Mapping[str, Any]
 
 _OF_RUN = ("name", "finished", "seconds", "targets", "model", "device", "precision", "seed", "machine", "versions")
 _OF_COMPARISON = ("target", "targets", "metric", "n", "split", "approaches", "pairs", "by_task", "matrix", "seeds")
+_OF_RETRIEVAL = ("grounding", "diagnosis", "revision")
 _MOST_COLUMNS = 5  # of tasks; with more they stand in rows
 _MOST_TASKS = 2  # a study with more targets shows them in a table of their own, task by row
 
@@ -33,6 +34,7 @@ def kept_of(run: Path) -> dict[str, Any]:
     return {
         **{key: about[key] for key in _OF_RUN},
         **{key: comparison.get(key) for key in (*_OF_COMPARISON, "recommended", "verdict")},
+        **{key: comparison[key] for key in _OF_RETRIEVAL if comparison.get(key)},
         "tasks": sizes,
         "choices": {name: _taken(run, name) for name in (row["name"] for row in comparison["approaches"])},
         "curves": list(_results(run, comparison)),
@@ -91,6 +93,7 @@ def _section(study: Values) -> Iterator[str]:
         yield _by_task(study)
     if study["seeds"]:
         yield _seeds(study)
+    yield from _retrieval(study)
     for approach, matrices in study["matrix"].items():
         for matrix in matrices:
             yield _stages(approach, matrix)
@@ -187,6 +190,39 @@ def _seeds(study: Values) -> str:
 
 def _first_seeds(seeds: Values) -> Sequence[Values]:
     return seeds["approaches"][0]["seeds"]  # type: ignore[no-any-return]
+
+
+def _retrieval(study: Values) -> Iterator[str]:
+    """What approaches with documents find, stand on, lack, and say when documents have changed."""
+    if found := study.get("grounding"):
+        for key, title in (("ranking", "Passages found"), ("support", "What answers stand on")):
+            measures = list(dict.fromkeys(row["measure"] for own in found.values() for row in own[key]))
+            rows = []
+            for name, own in found.items():
+                by_measure = {row["measure"]: row for row in own[key]}
+                cells = [_with_interval(by_measure[m], True) if m in by_measure else "–" for m in measures]
+                rows.append([name, *cells])
+            tokens = {row["name"]: row["cost"]["passage_tokens"] for row in study["approaches"]}
+            if key == "ranking":
+                measures.append("passage tokens a prompt")
+                rows = [[*row, f"{tokens[row[0]]:.0f}"] for row in rows]
+            yield f"{title}, on the {study['split']} examples:\n\n" + _table(["", *measures], rows)
+    if found := study.get("diagnosis"):
+        share = _is_share(next(iter(found.values()))["metric"])
+        conditions = [row["name"] for row in next(iter(found.values()))["conditions"]]
+        n = next(iter(found.values()))["conditions"][0]["n"]
+        rows = [[name, *(_with_interval(row, share) for row in own["conditions"])] for name, own in found.items()]
+        yield f"Search or answering? On {n} validation examples:\n\n" + _table(["", *conditions], rows)
+        yield "\n".join(f"- {name}: {own['advice']}" for name, own in found.items())
+    if found := study.get("revision"):
+        first = next(iter(found.values()))
+        columns = [("revised", "new"), ("revised", "old"), ("removed", "old"), ("removed", "absent")]
+        heading = ["", "revised: new version", "revised: old version", "removed: old text", "removed: not there"]
+        rows = [[name, *(_with_interval(own[part][key], True) for part, key in columns)] for name, own in found.items()]
+        yield (
+            f"When all is trained, documents change ({first['revised']['n']} questions on revised ones, "
+            f"{first['removed']['n']} on a removed one):\n\n{_table(heading, rows)}"
+        )
 
 
 def _stages(approach: str, matrix: Values) -> str:

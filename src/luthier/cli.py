@@ -204,13 +204,14 @@ def predict(
     from luthier.console import RichProgress, console, errors
     from luthier.runner.folder import write_jsonl
     from luthier.runner.open import open_run
-    from luthier.runner.predict import predict_file
+    from luthier.runner.predict import predict_file, sources
 
     quiet()
     opened = open_run(run_dir, approach, task)
     with RichProgress(errors) as progress:  # the answers may go into a pipe
         rows: list[dict[str, Any]] = [
-            {**row, "prediction": answer.text} for row, answer in predict_file(opened, file, progress)
+            {**row, "prediction": answer.text, **({"sources": sources(answer)} if answer.passages else {})}
+            for row, answer in predict_file(opened, file, progress)
         ]
     if output is None:
         for row in rows:
@@ -228,7 +229,7 @@ def chat(run_dir: RunDir, approach: ApproachName = None, task: TaskName = None) 
     """
     from luthier.console import console
     from luthier.runner.open import open_run
-    from luthier.runner.predict import prompt_columns, reply
+    from luthier.runner.predict import prompt_columns, reply, sources
     from luthier.types import Message
 
     quiet()
@@ -244,6 +245,8 @@ def chat(run_dir: RunDir, approach: ApproachName = None, task: TaskName = None) 
             break
         answer = reply(opened, [*turns, Message("user", text)])
         console.print(answer.text, markup=False, highlight=False)
+        if answer.passages:
+            console.print("; ".join(sources(answer)), style="dim", markup=False, highlight=False)
         if not opened.labels and not prompt_columns(opened.task):  # else each question stands for itself
             turns += [Message("user", text), Message("assistant", answer.text)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from luthier.runner.estimate import forecast
 from luthier.runner.export import export
 from luthier.runner.folder import read_json, read_jsonl
 from luthier.runner.open import open_run
-from luthier.runner.predict import predict_rows
+from luthier.runner.predict import predict_rows, sources
 from luthier.runner.show import training_examples
 from luthier.study import Study, build_study
 
@@ -120,7 +121,8 @@ def test_a_study_that_retrieves(root: Path, tiny_model_folder: Path) -> None:
     moved = root / "moved"
     shutil.move(folder, moved)
     (answer,) = predict_rows(open_run(moved, "rag"), [{"question": "Who is the mayor of Hexam?"}])
-    assert "Hexam.md" in {passage.document for passage in answer.passages}
+    assert "Hexam.md, Hexam" in sources(answer)
+    assert sources(replace(answer, cited=(1, 9))) == [answer.passages[0].place]
 
     opened = open_run(moved, "all")
     done = export(opened, root / "out", merge=False, card=lambda kind: kind, check=4, progress=Silent())

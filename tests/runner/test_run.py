@@ -24,6 +24,7 @@ COSTS = {
     "trainable_share",
     "stored_bytes",
     "prompt_tokens",
+    "passage_tokens",
     "window_share",
     "latency_p50_s",
     "latency_p95_s",

@@ -223,7 +223,7 @@ def every_cost(folder: RunFolder, looks: Looks) -> Values:
             units.size(cost["peak_bytes"]),
             units.size(cost["stored_bytes"]),
             f"{units.count(cost['prompt_tokens'])} ({units.percent(cost['window_share'])})",
-            units.count(cost["passage_tokens"]) if cost["passage_tokens"] else "none",
+            units.count(cost["passage_tokens"]) if cost.get("passage_tokens") else "none",
             units.seconds(cost["latency_p50_s"]),
             units.seconds(cost["latency_p95_s"]),
             units.plain(cost["throughput_per_s"]),

@@ -97,6 +97,12 @@ def _notes(comparison: Mapping[str, Any], kept: list[_Column]) -> Iterator[str]:
             f"{own['name']} {unit.value(own['least'])} to {unit.value(own['most'])}" for own in seeds["approaches"]
         )
         yield f"  over {len(seeds['approaches'][0]['seeds'])} seeds: {shown}."
+    for name, own in (comparison.get("grounding") or {}).items():
+        found = next((row for row in own["ranking"] if row["measure"].startswith("found@")), None)
+        if found is not None:
+            yield f"  {name}: a right passage among the {own['k']} shown in {100 * found['mean']:.0f}% of {found['n']}."
+    for name, own in (comparison.get("diagnosis") or {}).items():
+        yield f"  {name}: {own['advice']}"
     moved = {row["name"]: row["divergence"][0] for row in comparison["approaches"] if row.get("divergence")}
     if moved:
         on = next(iter(moved.values()))["on"].replace("_", " ")

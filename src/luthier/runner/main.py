@@ -282,7 +282,7 @@ def _about(
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
     warnings += seen_elsewhere(prepared.tasks, study.learned_tasks)
     warnings += text_warnings(prepared.texts.values(), prepared.tasks)
-    warnings += _dropped_shots(prepared, folder)
+    warnings += _dropped(prepared, folder)
     warnings += _not_on_trees(prepared, folder)
     if validation_only:
         warnings.append(
@@ -326,19 +326,20 @@ def _not_on_trees(prepared: Prepared, folder: RunFolder) -> list[str]:
     ]
 
 
-def _dropped_shots(prepared: Prepared, folder: RunFolder) -> list[str]:
-    """A warning for each approach whose shots did not all fit in the window, in answering or in training."""
+def _dropped(prepared: Prepared, folder: RunFolder) -> list[str]:
+    """A warning for each approach whose shots or passages did not all fit, in answering or in training."""
     warnings = []
     for name in prepared.study.approaches:
         rows = read_jsonl(folder.approach(name) / "predictions.jsonl")
-        dropped = [row["dropped_shots"] for row in rows if row["dropped_shots"]]
         steps = read_json(folder.approach(name) / "approach.json")["steps"]
         all_steps = [own for step in steps for own in (step, *step.get("parts", ()))]
         facts = [read_json(folder.step(own["hash"]) / "step.json")["facts"] for own in all_steps]
-        trained = sum(own.get("dropped_shots", 0) for own in facts)
-        if dropped or trained:
-            warnings.append(
-                f"{name}: shots that did not fit in the model's window were left out: {sum(dropped)} in {len(dropped)} "
-                f"of {len(rows)} prompts, {trained} in training"
-            )
+        for what, room in (("shots", "in the model's window"), ("passages", "in their tokens or the model's window")):
+            dropped = [row[f"dropped_{what}"] for row in rows if row.get(f"dropped_{what}")]
+            trained = sum(own.get(f"dropped_{what}", 0) for own in facts)
+            if dropped or trained:
+                warnings.append(
+                    f"{name}: {what} that did not fit {room} were left out: {sum(dropped)} in {len(dropped)} of "
+                    f"{len(rows)} prompts, {trained} in training"
+                )
     return warnings

@@ -39,6 +39,12 @@ def predict_file(run: OpenRun, file: Path, progress: Progress) -> Iterator[tuple
     yield from zip((row.values for row in read.rows), _answered(run, prompts, progress), strict=True)
 
 
+def sources(answer: Completion) -> list[str]:
+    """Where the passages stand that an answer names; all that it was shown where it names none of them."""
+    cited = [answer.passages[number - 1] for number in answer.cited if 1 <= number <= len(answer.passages)]
+    return list(dict.fromkeys(passage.place for passage in cited or answer.passages))
+
+
 def reply(run: OpenRun, conversation: Sequence[Message]) -> Completion:
     """The approach's answer to a conversation; its last turn fills the task's prompt where that has one column."""
     task = run.task
