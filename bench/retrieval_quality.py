@@ -21,6 +21,7 @@ import outcome
 NAME = "retrieval_quality"
 EMBEDDER = "minilm-l6"
 SEED, K, DEPTH = 0, 5, 20
+MOST_TRAINING = 150  # questions, so that it takes an hour and not four
 SETS = ("xquad_en", "chunking_eval", "covid_question_similarity")
 
 
@@ -67,7 +68,7 @@ def measure(*, quick: bool, data: Path) -> dict[str, Any]:
         "notes": [
             *notes,
             f"Embedder {EMBEDDER}; hybrid is reciprocal-rank fusion (k = 60). Trained: multiple-negatives ranking with "
-            "2 hard negatives, 2 epochs at most, the best on validation kept, the untrained one where none is better. "
+            f"2 hard negatives, at most {MOST_TRAINING} questions and 3 epochs, the best on validation kept, the untrained one where none is better. "
             f"The reranker is the embedder's body with a new head, trained on the same questions; orders the {DEPTH} "
             "best of the trained hybrid search. Differences are paired over the questions (bootstrap BCa).",
         ],
@@ -91,8 +92,8 @@ def _searches(collection: Collection, *, quick: bool) -> tuple[dict[str, dict[st
     from luthier.retrieve.tuning import TuningSettings, tune_embedder, tune_reranker
 
     torch.manual_seed(SEED)
-    train = collection.train[:60] if quick else collection.train
-    epochs = 1 if quick else 2
+    train = collection.train[: 60 if quick else MOST_TRAINING]
+    epochs = 1 if quick else 3
     with tempfile.TemporaryDirectory(prefix="luthier-bench-") as name:
         work = Path(name)
         base = SentenceEmbedder(EMBEDDER, find_embedder(EMBEDDER, Path()), "cpu")
@@ -103,7 +104,7 @@ def _searches(collection: Collection, *, quick: bool) -> tuple[dict[str, dict[st
 
         mined = mine(train, index, query=None, negatives=2, margin=0.95, seed=SEED)
         right, _ = judged(collection.validation, index, None, "dense")
-        settings = TuningSettings(epochs, 64, 5e-5, 0.1, SEED, "cpu")
+        settings = TuningSettings(epochs, 32, 5e-5, 0.1, SEED, "cpu")
         tuned = tune_embedder(
             find_embedder(EMBEDDER, Path()),
             mined.pairs,

@@ -30,9 +30,9 @@ class RetrieverStep(SearchTuningStep):
     step: Literal["retriever"] = "retriever"
     embedder: str = "minilm-l6"
     """A folder, a built-in name (minilm-l6), or the Hugging Face id of the sentence embedder to begin with."""
-    batch_size: Count = 64
-    """Questions told apart from each other's passages at once. Large batches help; they are computed in parts, so that
-    memory does not grow with them."""
+    batch_size: Count = 32
+    """Questions told apart from each other's passages at once. Larger batches tell more apart, and take fewer
+    steps; they are computed in parts, so that memory does not grow with them."""
 
     @property
     def embedders(self) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ class SearchTuningStep(Step):
     margin: Annotated[float, Field(gt=0, le=1)] = 0.95
     """A passage whose similarity to the question is above this share of the right one's is no negative: it may be right
     as well (Moreira et al. 2024, "NV-Retriever")."""
-    epochs: Count = 2
+    epochs: Count = 3
     """Passes over the pairs; the weights after the best of them are kept, if it is better than none."""
     learning_rate: Positive = 5e-5
     """Peak learning rate."""
