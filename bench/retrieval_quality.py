@@ -70,8 +70,8 @@ def measure(*, quick: bool, data: Path) -> dict[str, Any]:
             f"Embedder {EMBEDDER}; hybrid is reciprocal-rank fusion (k = 60). Trained: multiple-negatives ranking with "
             f"2 hard negatives, at most {MOST_TRAINING} questions and 3 epochs, the best on validation kept, the "
             "untrained one where none is better. The reranker is the embedder's body with a new head, trained on the "
-            f"same questions, and orders the {DEPTH} best of the trained hybrid search. Differences are paired over the "
-            "questions (bootstrap BCa).",
+            f"same questions, and orders the {DEPTH} best of the trained hybrid search. Differences are paired over "
+            "the questions (bootstrap BCa).",
         ],
         **outcome.frame(quick),
     }
