@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,12 @@ import pytest
 from words import WordEmbedder
 
 from luthier.errors import DataError
+from luthier.prompt.passages import with_passages
 from luthier.retrieve.index import Hit
 from luthier.retrieve.library import Library, reranked
 from luthier.retrieve.pairs import judged, mine
 from luthier.retrieve.passages import ChunkSettings
-from luthier.types import Example, Message, Passage, Place, Prompt, Relevance, Retrieval
+from luthier.types import Example, Grounding, Message, Passage, Place, Prompt, Relevance, Retrieval
 
 CHUNKS = ChunkSettings(tokens=20, overlap=0, headings=False)
 FACTS = {
@@ -153,3 +156,22 @@ def test_a_passage_too_near_to_the_question_is_no_negative(documents: Path, tmp_
     assert strict.filtered >= 1
     assert not any("songs" in text for text in strict.pairs[0].negatives)
     assert any("songs" in text for text in loose.pairs[0].negatives)
+
+
+def test_real_pdf_and_html_are_cited_by_page_and_heading(data_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "real"
+    folder.mkdir()
+    shutil.copy(data_folder / "ntsb_pdf" / "20071229X02007.pdf", folder / "report.pdf")
+    shutil.copy(data_folder / "alice_html" / "11-h.htm", folder / "alice.html")
+    own = library(None, words_only=True)
+    index = own.index(str(folder), "words", ChunkSettings(tokens=150, overlap=20))
+    retrieval = Retrieval(str(index.folder), "words", k=1, query="{{ q }}", order="best-first", cite=True)
+    asked = [
+        prompt("pilot airplane landing accident"),
+        prompt("who stole the tarts at the trial of the Knave of Hearts"),
+    ]
+    report, book = (found[0] for found in own.find(retrieval, asked))
+    assert re.fullmatch(r"report\.pdf, page \d+(, .*)?", report.place)
+    assert re.fullmatch(r"alice\.html, .*(TARTS|EVIDENCE|Evidence|Tarts).*", book.place)
+    shown = with_passages(asked[1].messages, Grounding(retrieval, (book,)))[-1].content
+    assert f'<passage number="1" source="{book.place}">' in shown
