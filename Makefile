@@ -55,6 +55,8 @@ bench: bench-setup
 	$(BIN)/python bench/step_profile.py $(BENCH_FLAGS)
 	$(BIN)/python bench/forecast.py $(BENCH_FLAGS)
 	$(BIN)/python bench/retrieval_latency.py $(BENCH_FLAGS)
+	$(BIN)/python bench/document_instructions.py $(BENCH_FLAGS)
+	test -z "$$LUTHIER_DATA" || $(BIN)/python bench/retrieval_quality.py $(BENCH_FLAGS)
 	$(BIN)/python bench/record.py
 
 clean:

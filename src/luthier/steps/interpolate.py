@@ -125,6 +125,7 @@ def _pictures(curve: Sequence[_Point], taken: _Point, metric: str) -> dict[str, 
     gained = {"name": f"validation {name}", "x": places, "y": [point.metrics[metric] for point in curve]}
     forgot = {"name": "general text", "x": places, "y": [point.general for point in curve]}
     both = {"name": name, "x": [point.general for point in curve], "y": [point.metrics[metric] for point in curve]}
+    shown = {name: metric, "loss": "loss"}  # once where the loss decides
     way = "way from the model before training (0) to the trained one (1)"
     return {
         "gain-against-forgetting": {
@@ -151,9 +152,10 @@ def _pictures(curve: Sequence[_Point], taken: _Point, metric: str) -> dict[str, 
         "points": {
             "kind": "table",
             "title": "Points between the start and the trained model",
-            "columns": ["at", f"validation {name}", "validation loss", "loss on general text", ""],
+            "columns": ["at", *(f"validation {own}" for own in shown), "loss on general text", ""],
             "rows": [
-                [p.at, p.metrics[metric], p.metrics["loss"], p.general, "taken" if p is taken else ""] for p in curve
+                [p.at, *(p.metrics[own] for own in shown.values()), p.general, "taken" if p is taken else ""]
+                for p in curve
             ],
         },
     }
