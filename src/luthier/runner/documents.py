@@ -47,8 +47,8 @@ def with_documents(task: Task, settings: TaskSettings, root: Path, library: Libr
     if leaks:
         done = "left out of the index" if settings.document_leaks == "drop" else "kept (see document_leaks)"
         warnings.append(
-            f"documents: passages that hold a question of validation or test with its answer: {len(leaks)} of "
-            f"{len(passages)}, such as {leaks[0].passage.place}; {done}"
+            "documents: passages that hold a question of validation or test, or nearly its words, with its answer: "
+            f"{len(leaks)} of {len(passages)}, such as {leaks[0].passage.place}; {done}"
         )
     if lost := _without_evidence(task, documents):
         warnings.append(
