@@ -82,7 +82,7 @@ class Relevance:
     evidence: tuple[str, ...] = ()
 
     def holds(self, passage: Passage) -> bool:
-        """Whether a passage is a right one: of one of the documents, and holding at least half of an evidence."""
+        """Whether a passage is a right one: of one of the documents, and holding an evidence, of a longer one half."""
         if self.documents and passage.document not in self.documents:
             return False
         if not self.evidence:
@@ -91,12 +91,18 @@ class Relevance:
         return any(_half_stands_in(own.split(), text) for own in self.evidence)
 
 
+# A half, or a passage, of fewer words may stand somewhere by chance.
+_LEAST_WORDS = 5
+
+
 def _half_stands_in(words: list[str], text: list[str]) -> bool:
-    """Whether the first or the second half of some words, or all of a text that they go around, stands in it."""
+    """Whether the first or the second half of some words, or all of a text that they go around, stands in it; of few
+    words all of them."""
     middle = (len(words) + 1) // 2
+    parts = [words[:middle], words[middle:]] if len(words) >= 2 * _LEAST_WORDS else [words]
     within = f" {' '.join(text)} "
-    halves = (half for half in (words[:middle], words[middle:]) if half)
-    return any(f" {' '.join(half)} " in within for half in halves) or within in f" {' '.join(words)} "
+    around = len(text) >= _LEAST_WORDS and within in f" {' '.join(words)} "
+    return around or any(f" {' '.join(part)} " in within for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)

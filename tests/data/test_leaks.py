@@ -37,3 +37,8 @@ def test_a_near_copy_of_an_example_is_a_leak() -> None:
 
 def test_short_questions_are_not_found_by_chance() -> None:
     assert not find_leaks([example("Who won?", "Ann")], [passage("Who won? It was Ann.")])
+
+
+def test_a_question_in_the_heading_is_seen() -> None:
+    own = Passage("a#1", "a", "FAQ", ("How long may I keep a borrowed book?",), None, 0, 12, "Three weeks.", "d")
+    assert [leak.how for leak in find_leaks([ASKED], [own])] == ["question"]

@@ -55,6 +55,10 @@ def test_an_answer_that_abstains_is_judged_by_nothing_else() -> None:
     assert support_values(shown) == {"abstained": 1.0}
 
 
+def test_a_word_that_holds_the_absent_one_is_an_answer() -> None:
+    assert support_values(Shown("Canada", [], [], [], absent="N/A"))["abstained"] == 0.0
+
+
 def diagnosed(**values: list[float]) -> dict[str, object]:
     scores = {name: [Score(str(n), "token_f1", value) for n, value in enumerate(values[name.split()[0]])]
               for name in ("closed book", "retrieved", "oracle")}  # fmt: skip
@@ -97,4 +101,7 @@ def test_rates_after_a_revision() -> None:
     assert found["revised"]["old"]["mean"] == pytest.approx(1 / 3)
     assert found["removed"]["absent"]["mean"] == 0.5
     assert found["removed"]["old"]["mean"] == 0.5
+    longer = [RevisedAnswer("Monday and Tuesday", "Monday and Tuesday", "Monday", False)]
+    assert revision_rates(longer)["revised"]["new"]["mean"] == 1.0
+    assert revision_rates(longer)["revised"]["old"]["mean"] == 0.0
     assert revision_rates(answers[:1])["removed"] == {"n": 0, "old": None, "absent": None}

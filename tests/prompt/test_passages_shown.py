@@ -103,6 +103,10 @@ def test_prompts_with_the_same_passages_share_everything_before_the_question(tok
         ("Paris [2]", "Paris", (2,)),
         ("Paris [2], [3].", "Paris.", (2, 3)),
         ("In [1] Paris [1]", "In Paris", (1,)),
+        ("Paris [1, 2]", "Paris", (1, 2)),
+        ("Paris [1] [3", "Paris", (1, 3)),
+        ("data[0]", "data[0]", ()),
+        ("[3]", "[3]", ()),
         ("Paris", "Paris", ()),
         ("x[i] of [12345]", "x[i] of [12345]", ()),
     ],
@@ -127,4 +131,8 @@ def test_what_a_right_passage_is() -> None:
     assert not Relevance(("b.md",)).holds(whole)
     evidence = Relevance((), ("the bridge was built by Ann Lee, and it still stands. It is closed now and has been.",))
     assert evidence.holds(whole)  # the first half of it
+    short = Relevance((), ("in the Nile",))
+    assert not short.holds(passage(3, "Bread is baked in the oven."))
+    assert short.holds(passage(4, "They swim in the Nile today."))
+    assert not Relevance((), ("Paris is the capital of France since long",)).holds(passage(5, "Paris"))
     assert not evidence.holds(passage(2, "It is closed."))

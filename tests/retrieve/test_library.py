@@ -113,6 +113,16 @@ def test_a_reranker_orders_what_was_found(documents: Path, tmp_path: Path) -> No
     assert reranked(Backwards(), ["q"], [[]], 3) == [[]]  # type: ignore[arg-type]
 
 
+def test_a_longer_ranking_orders_no_more_than_answering_does(documents: Path, tmp_path: Path) -> None:
+    own = library(tmp_path / "indexes")
+    index = own.index(str(documents), "words", CHUNKS)
+    retrieval = Retrieval(str(index.folder), "words", k=1, query="{{ q }}", reranker="long", depth=2)
+    asked = [prompt("where does the whale live")]
+    (shown,), (ranked,) = own.find(retrieval, asked), own.rank(retrieval, asked, 5)
+    assert ranked[0].passage == shown[0]
+    assert len(ranked) == 5
+
+
 def test_equal_scores_keep_the_order_of_the_search() -> None:
     hits = [Hit(Passage(f"a#{n}", "a", "A", (), None, 0, 1, "x", "d"), 1.0 / n) for n in (1, 2, 3)]
     (ordered,) = reranked(Backwards(), ["q"], [hits], 3)  # type: ignore[arg-type]

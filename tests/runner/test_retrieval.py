@@ -189,6 +189,20 @@ def test_what_is_wrong_is_said_before_anything_runs(
         run(study(tiny_model_folder, {"rag": [{"step": "rag"}]}, **change), root / "run", root=root)
 
 
+def test_a_row_that_says_nothing_of_documents_is_judged_by_its_answer(root: Path, tiny_model_folder: Path) -> None:
+    columns = ["question", "answer", "document", "evidence"]
+    rows = [
+        ["Who is the mayor of Aven?", "Ann Lee", "", ""],
+        ["Who is the mayor of Borel?", "Bob Stone", "Borel.md", ""],
+    ]
+    write(root / "test.csv", columns, rows)
+    own = study(tiny_model_folder, {"rag": [{"step": "rag"}]}, diagnose=False)
+    found = run(own, root / "run", root=root).comparison["grounding"]["rag"]["ranking"]
+    assert {row["n"] for row in found} == {1}
+    predictions = read_jsonl(root / "run" / "approaches" / "rag" / "predictions.jsonl")
+    assert [row["passages"][0]["right"] is None for row in predictions] == [True, False]
+
+
 def test_a_row_that_names_no_document_is_pointed_at(root: Path, tiny_model_folder: Path) -> None:
     write(root / "test.csv", ["question", "answer", "document", "evidence"], [["Who?", "Ann", "Nowhere.md", "x"]] * 1)
     with pytest.raises(DataError, match=r"test\.csv:2: relevant names the document 'Nowhere\.md'"):

@@ -101,7 +101,8 @@ def _example(row: Row, exchange: Exchange, shown: Sequence[str], task: str, sett
     relevance = None
     if settings.relevant is not None or settings.evidence is not None:
         documents, evidence = (_values(row, name, getattr(settings, name)) for name in ("relevant", "evidence"))
-        relevance = Relevance(tuple(dict.fromkeys(documents)), tuple(dict.fromkeys(evidence)))
+        if documents or evidence:  # a row may leave it open
+            relevance = Relevance(tuple(dict.fromkeys(documents)), tuple(dict.fromkeys(evidence)))
     prompt = Prompt(
         id=digest(task, *(part for m in messages for part in (m.role, m.content)), exchange.completion)[:12],
         task=task,
@@ -235,8 +236,16 @@ def merge_references(examples: Iterable[Example]) -> tuple[Example, ...]:
     for example in examples:
         first = merged.setdefault(example.prompt.fingerprint, example)
         references = dict.fromkeys((*first.references, *example.references))
-        merged[example.prompt.fingerprint] = replace(first, references=tuple(references))
+        relevance = _together(first.relevance, example.relevance)
+        merged[example.prompt.fingerprint] = replace(first, references=tuple(references), relevance=relevance)
     return tuple(merged.values())
+
+
+def _together(one: Relevance | None, other: Relevance | None) -> Relevance | None:
+    if one is None or other is None:
+        return one or other
+    documents = dict.fromkeys((*one.documents, *other.documents))
+    return Relevance(tuple(documents), tuple(dict.fromkeys((*one.evidence, *other.evidence))))
 
 
 def check_bad(bad: Sequence[BadRow]) -> None:

@@ -43,7 +43,7 @@ def find_leaks(examples: Sequence[Example], passages: Iterable[Passage]) -> list
             by_run[run].append(number)
     found = []
     for passage in passages:
-        own = words(passage.text)
+        own = words(passage.searched(headings=True))
         there = _runs(own)
         # Only examples that share a run of words with the passage can be given away by it.
         for number in sorted({number for run in there for number in by_run.get(run, ())}):

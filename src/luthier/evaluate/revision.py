@@ -36,8 +36,8 @@ def revision_rates(answers: Sequence[RevisedAnswer]) -> dict[str, Any]:
     return {
         "revised": {
             "n": len(revised),
-            "new": _share(revised, lambda a: _says(a.text, a.new) and not _says(a.text, a.old)),
-            "old": _share(revised, lambda a: _says(a.text, a.old) and not _says(a.text, a.new)),
+            "new": _share(revised, lambda a: _says_only(a.text, a.new, a.old)),
+            "old": _share(revised, lambda a: _says_only(a.text, a.old, a.new)),
         },
         "removed": {
             "n": len(removed),
@@ -52,6 +52,11 @@ def _share(answers: Sequence[RevisedAnswer], is_so: Callable[[RevisedAnswer], bo
         return None
     found = wilson_interval(sum(map(is_so, answers)), len(answers))
     return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def _says_only(text: str, wanted: str, other: str) -> bool:
+    """Whether a text says one thing and not another that is no part of it."""
+    return _says(text, wanted) and (_says(wanted, other) or not _says(text, other))
 
 
 def _says(text: str, wanted: str) -> bool:

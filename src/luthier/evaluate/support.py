@@ -30,7 +30,7 @@ class Shown:
     @property
     def abstained(self) -> bool:
         """Whether it says that the documents do not hold the answer."""
-        return bool(self.absent) and normalised(self.absent) in normalised(self.text)
+        return bool(self.absent) and _stands_in(normalised(self.absent).split(), normalised(self.text))
 
 
 def support_values(shown: Shown) -> dict[str, float]:

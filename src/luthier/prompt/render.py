@@ -127,7 +127,8 @@ class Renderer:
     def _control_tokens(self) -> tuple[str, ...]:
         """Texts that the tokenizer takes for control tokens."""
         added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
-        special = {*self.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+        marks = {str(token) for token in added if token.special or str(token)[:1] in "<["}
+        special = {*self.tokenizer.all_special_tokens, *marks}
         return tuple(sorted(special, key=len, reverse=True))
 
     def completion(self, messages: tuple[Message, ...], completion: str) -> tuple[int, ...]:

@@ -150,8 +150,10 @@ class Library:
         queries = [query_of(retrieval.query, prompt) for prompt in prompts]
         if retrieval.reranker is None or self._words_only:
             return index.search_all(queries, k, "lexical" if self._words_only else retrieval.kind)
-        found = index.search_all(queries, max(k, retrieval.depth), retrieval.kind)
-        return reranked(self._reranker_of(retrieval.reranker), queries, found, k)
+        ordered = max(retrieval.k, retrieval.depth)  # as many in answering and in measuring
+        found = index.search_all(queries, max(k, ordered), retrieval.kind)
+        first = reranked(self._reranker_of(retrieval.reranker), queries, [own[:ordered] for own in found], ordered)
+        return [[*best, *own[ordered:]][:k] for best, own in zip(first, found, strict=True)]
 
 
 def _blanked(document: Document, passages: Sequence[Passage]) -> Document:

@@ -114,6 +114,7 @@ def mine(
         if len(taken) < negatives:  # any others, so that every question has as many
             others = [one for one in texts if one not in ids and one not in taken and one not in wrong]
             taken += draw.sample(others, min(negatives - len(taken), len(others)))
+            taken += [one for one in wrong[::-1] if one not in taken][: negatives - len(taken)]  # the furthest
         pairs.append(Pair(queries[number], texts[right[0].id], tuple(texts[one] for one in taken)))
     return Mined(tuple(pairs), sum(not right for right in rights), filtered)
 

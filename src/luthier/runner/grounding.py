@@ -62,7 +62,8 @@ def _ranking(examples: Sequence[Example], retrieval: Retrieval, library: Library
     hits = library.rank(retrieval, [example.prompt for example in examples], max(_DEPTH, retrieval.k))
     ranking = {e.id: [hit.passage.id for hit in own] for e, own in zip(examples, hits, strict=True)}
     right = {e.id: {passage.id for passage in right_passages(e, index, ())} for e in examples}
-    return ranking_values({own: ids for own, ids in right.items() if ids}, ranking, retrieval.k)
+    judged = {own: ids for own, ids in right.items() if ids}
+    return ranking_values(judged, ranking, retrieval.k) if judged else {}
 
 
 def _support(row: Mapping[str, Any], passages: Mapping[str, Passage], retrieval: Retrieval) -> dict[str, float]:

@@ -128,6 +128,7 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
         for problem in step.check(tasks[task])
     ]
     problems += _problems_of_phrasings(tasks)
+    problems += _problems_of_shared_documents(study, tasks)
     problems += _problems_of_lm_eval(study)
     problems += _problems_of_several_targets(study, tasks)
     if problems:
@@ -186,6 +187,19 @@ def _problems_of_phrasings(tasks: Mapping[str, Task]) -> list[str]:
             except StudyError as error:
                 problems.append(f"tasks.{name}.phrasings: {error}")
     return problems
+
+
+def _problems_of_shared_documents(study: Study, tasks: Mapping[str, Task]) -> list[str]:
+    """Tasks that leave passages out of documents that another task reads as well."""
+    folders = [task.documents.folder for task in tasks.values() if task.documents is not None]
+    return [
+        f"tasks.{name}.document_leaks: another task has the same documents, and drop would change them for both; give "
+        "each a folder of its own, or keep."
+        for name, task in tasks.items()
+        if task.documents is not None
+        and study.tasks[name].document_leaks == "drop"
+        and folders.count(task.documents.folder) > 1
+    ]
 
 
 def _problems_of_lm_eval(study: Study) -> list[str]:

@@ -71,7 +71,13 @@ def load_revision(
         raise StudyError(f"revision.removed: {', '.join(missing)} is none of the {len(names)} documents.")
     revised: tuple[Document, ...] = ()
     if settings.documents is not None:
-        revised = read_folder((root / Path(settings.documents).expanduser()).resolve()).documents
+        reading = read_folder((root / Path(settings.documents).expanduser()).resolve())
+        if reading.skipped:
+            first = reading.skipped[0]
+            raise DataError(
+                f"{settings.documents}: {first.name} cannot be read ({first.reason}). Mend it or remove it."
+            )
+        revised = reading.documents
         if new := [document.name for document in revised if document.name not in names]:
             raise DataError(
                 f"{settings.documents}: {new[0]} is none of the task's documents, so it revises nothing. Give it the "

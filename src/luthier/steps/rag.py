@@ -54,7 +54,7 @@ class RagStep(Step):
     """The answer that the model is told to give where the passages do not hold it; empty: it is not told."""
     cite: Open[bool] = True
     """Whether the model is told to name the passage behind its answer by its number. Numbers are taken out of the
-    answer before it is scored."""
+    answer before it is scored. Where answers are chosen among labels, neither this nor `absent` is told."""
     guarded: bool = True
     """Fence passages off as quoted material, and break what could close the fence or pass for a control token. Without
     this, a document can give the model orders more easily."""
@@ -85,6 +85,8 @@ class RagStep(Step):
             for name in ("k", "kind", "query", "depth", "tokens", "order", "instruction", "absent", "cite", "guarded")
         }
         assert not any(isinstance(value, Choose) for value in given.values())
+        if predictor.decoding.answer != "generate":  # a label is chosen, and nothing is written beside it
+            given |= {"cite": False, "absent": ""}
         retrieval = Retrieval(
             index=str(index.folder), embedder=embedder, reranker=predictor.reranker or self.reranker, **given
         )

@@ -74,7 +74,7 @@ class RetrieverStep(SearchTuningStep):
         with context.progress.track("training the retriever", total_steps(len(mined.pairs), settings)) as advance:
             tuned = tune_embedder(context.library.folder_of(begin), mined.pairs, settings, output, validate, advance)
         return StepOutcome(
-            replace(predictor, retriever=str(output) if tuned.kept else predictor.retriever),
+            replace(predictor, retriever=str(output) if tuned.kept else begin),
             train_s=time.perf_counter() - started,
             loop_s=tuned.seconds,
             trained_tokens=tuned.tokens,

@@ -129,6 +129,10 @@ class SftStep(TrainingStep):
 
     def check(self, task: Task) -> list[str]:
         problems = super().check(task)
+        if self.passages is not None and self.passages.otherwise == "absent" and task.decoding.answer != "generate":
+            problems.append(
+                f"passages.otherwise: absent is for written answers, and '{task.name}' has them chosen among labels."
+            )
         most = max((*self.learning_curve, self.examples or 0))
         if most > len(task.train):
             problems.append(f"{most} training examples are asked for; task '{task.name}' has {len(task.train)}.")
