@@ -196,7 +196,7 @@ def test_a_row_that_says_nothing_of_documents_is_judged_by_its_answer(root: Path
         ["Who is the mayor of Borel?", "Bob Stone", "Borel.md", ""],
     ]
     write(root / "test.csv", columns, rows)
-    own = study(tiny_model_folder, {"rag": [{"step": "rag"}]}, diagnose=False)
+    own = study(tiny_model_folder, {"rag": [{"step": "rag"}]}, diagnose=False, task={"duplicates": "drop-from-train"})
     found = run(own, root / "run", root=root).comparison["grounding"]["rag"]["ranking"]
     assert {row["n"] for row in found} == {1}
     predictions = read_jsonl(root / "run" / "approaches" / "rag" / "predictions.jsonl")
