@@ -43,7 +43,8 @@ def small(file: Path, *sets: str) -> Study:
         of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
         limits += [f"approaches.{name}.0.{setting}" for name in raw["approaches"] for setting in of_each]
         limits += ["approaches.last-layers.0.adapter.count=1", "seeds=2", "finalists=1"]
-    if file.stem == "retrieval":
+    if file.stem == "retrieval":  # what it does beside training is tested in runner/test_retrieval.py
+        limits += ["diagnose=false", "revision=null"]
         limits += [f"approaches.{name}.0.epochs=1" for name in ("retriever-rag", "retriever-rag-sft")]
         limits += [f"approaches.{name}.0.negatives=1" for name in ("retriever-rag", "retriever-rag-sft")]
     if file.stem == "transfer":
