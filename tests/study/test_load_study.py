@@ -179,7 +179,8 @@ def test_an_unknown_key_names_its_line_and_the_nearest(fault: Fault, old: str, n
         (
             "step: sft",
             "step: stf",
-            "study.yaml:11: approaches.few-shot+lora.1: unknown step 'stf'; the steps are 'prompt', 'few-shot', 'sft', "
+            "study.yaml:11: approaches.few-shot+lora.1: unknown step 'stf'; the steps are 'prompt', 'few-shot', 'rag', "
+            "'retriever', 'reranker', 'sft', "
             "'pretrain', 'interpolate', 'merge', 'route'.",
         ),
         (
