@@ -84,14 +84,13 @@ class StepOutcome:
 class Step(Settings):
     """A step's settings; `fit` does its work.
 
-    Steps say by class variables whether they change the model's weights, whether they do it by examples, whether what
-    they give serves a single task, and whether they read its documents.
+    Steps say by class variables whether they change the model's weights, whether they do it by examples, and whether
+    what they give serves a single task.
     """
 
     trains: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     for_one_task: ClassVar[bool] = False
-    reads_documents: ClassVar[bool] = False
 
     @property
     def learns_from(self) -> tuple[str, ...]:

@@ -22,7 +22,6 @@ class RagStep(Step):
     """Search the task's documents for each question, and show what is found before it."""
 
     for_one_task: ClassVar[bool] = True
-    reads_documents: ClassVar[bool] = True
 
     step: Literal["rag"] = "rag"
     k: Open[Count] = 3
@@ -65,13 +64,7 @@ class RagStep(Step):
 
     def check(self, task: Task) -> list[str]:
         """It needs documents, and a query over columns that there are."""
-        problems = documents_are_named(self.step, task)
-        if self.query is not None:
-            try:
-                check_template(self.query, tuple(task.train[0].prompt.fields))
-            except StudyError as error:
-                problems.append(f"query: {str(error).replace('the wording', 'the template')}")
-        return problems
+        return search_problems(self.step, self.query, task)
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """The predictor with the index and how it is searched; the index is made where it is not there yet."""
@@ -94,8 +87,14 @@ class RagStep(Step):
         return StepOutcome(replace(predictor, retrieval=retrieval), facts=facts)
 
 
-def documents_are_named(step: str, task: Task) -> list[str]:
-    """A problem where a step needs documents and its task names none."""
-    if task.documents is not None:
-        return []
-    return [f"{step} needs documents; give task '{task.name}' a folder of them with documents."]
+def search_problems(step: str, query: str | None, task: Task) -> list[str]:
+    """What is wrong where a step searches a task's documents: there are none, or its query names no column."""
+    problems = []
+    if task.documents is None:
+        problems.append(f"{step} needs documents; give task '{task.name}' a folder of them with documents.")
+    if query is not None:
+        try:
+            check_template(query, tuple(task.train[0].prompt.fields))
+        except StudyError as error:
+            problems.append(f"query: {str(error).replace('the wording', 'the template')}")
+    return problems

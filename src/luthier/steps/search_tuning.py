@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from luthier.errors import StudyError, TrainingError
-from luthier.prompt.wording import check_template
+from luthier.errors import TrainingError
 from luthier.retrieve.passages import ChunkSettings
 from luthier.settings import Count, Positive, Share
 from luthier.steps.base import Step, StepContext
-from luthier.steps.rag import documents_are_named
+from luthier.steps.rag import RagStep, search_problems
 from luthier.types import Predictor, Task
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ class SearchTuningStep(Step):
     """Trains what finds passages, on questions of the training split and the passages that answer them."""
 
     for_one_task: ClassVar[bool] = True
-    reads_documents: ClassVar[bool] = True
 
     if TYPE_CHECKING:
         step: str
@@ -53,18 +51,12 @@ class SearchTuningStep(Step):
         self, before: Sequence[Step], others: Mapping[str, Sequence[Step]], tasks: Sequence[str], target: str
     ) -> list[str]:
         """It must come before what searches with it."""
-        if any(step.model_dump()["step"] == "rag" for step in before):
+        if any(isinstance(step, RagStep) for step in before):
             return [f"step: {self.step} stands behind rag, which searches without it; put it before"]
         return []
 
     def check(self, task: Task) -> list[str]:
-        problems = documents_are_named(self.step, task)
-        if self.query is not None:
-            try:
-                check_template(self.query, tuple(task.train[0].prompt.fields))
-            except StudyError as error:
-                problems.append(f"query: {str(error).replace('the wording', 'the template')}")
-        return problems
+        return search_problems(self.step, self.query, task)
 
     def settings(self, batch_size: int, context: StepContext) -> TuningSettings:
         from luthier.retrieve.tuning import TuningSettings
