@@ -386,7 +386,7 @@ class Cost:
     """What an approach took, measured.
 
     Attributes:
-        train_s: Seconds of training and of searching for settings, validation included.
+        train_s: Seconds of training, of searching for settings, validation included, and of indexing documents.
         search_s: The part of `train_s` spent on choices that were not taken.
         tokens_seen: Tokens that went through training, padding left out.
         tokens_per_s: `tokens_seen` a second of training proper.

@@ -348,7 +348,7 @@ def test_an_untrained_approach_is_drawn_hollow_although_its_settings_were_search
     text = write_report(run).read_text(encoding="utf-8")
     assert re.search(r'class="mark c\d hollow"><title>few-shot: [^<]* for ', text)
     assert not re.search(r'class="mark c\d hollow"><title>lora: [^<]* for ', text)
-    assert "1 min 37 s<small>search alone</small>" in text
+    assert "1 min 37 s<small>nothing trained</small>" in text
 
 
 def test_labels_may_break_after_their_underscores(tmp_path: Path) -> None:

@@ -64,9 +64,11 @@ def test_an_index_is_made_once_for_a_run(documents: Path, tmp_path: Path) -> Non
     CountingEmbedder.texts = 0
     first = library(tmp_path / "indexes").index(str(documents), "words", CHUNKS)
     assert CountingEmbedder.texts == len(FACTS)
-    again = library(tmp_path / "indexes").index(str(documents), "words", CHUNKS)
+    later = library(tmp_path / "indexes")
+    again = later.index(str(documents), "words", CHUNKS)
     assert again.folder == first.folder
     assert CountingEmbedder.texts == len(FACTS)
+    assert later.build_s(again) > 0  # what it took then
     other = library(tmp_path / "indexes").index(str(documents), "words", ChunkSettings(tokens=8, overlap=0))
     assert other.folder != first.folder
 

@@ -101,7 +101,12 @@ def test_a_study_that_retrieves(root: Path, tiny_model_folder: Path) -> None:
     costs = {row["name"]: row["cost"] for row in found["approaches"]}
     assert costs["closed-book"]["passage_tokens"] == 0
     assert costs["rag"]["passage_tokens"] > 10
-    assert costs["all"]["train_s"] > 0
+    made = {file.stem: read_json(file)["build_s"] for file in folder.glob("indexes/*.json")}
+    step = read_json(folder / "approaches" / "rag" / "approach.json")["steps"][-1]["hash"]
+    (own_index,) = read_json(folder / "steps" / step / "step.json")["indexes"]
+    rag = costs["rag"]  # whichever approach came first and made it
+    assert rag["train_s"] - rag["search_s"] == pytest.approx(made[own_index])
+    assert costs["all"]["train_s"] > made[own_index] > 0
     rows = read_jsonl(folder / "approaches" / "all" / "predictions.jsonl")
     assert all(len(row["passages"]) == 2 and row["passages"][0]["right"] in (True, False) for row in rows)
     asked = read_json(folder / "approaches" / "rag" / "revision.json")["answers"]

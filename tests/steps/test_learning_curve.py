@@ -102,7 +102,7 @@ def test_the_curve_of_a_random_start_begins_without_pre_training(
         return float(score[0])
 
     monkeypatch.setattr(type(context.lesson), "metric_of", noted)
-    measure_curve(step, base, context)
+    measure_curve(step, {4: step.smaller[0]}, base, context)
     assert seen[0] == pytest.approx(wanted["loss"])
 
 

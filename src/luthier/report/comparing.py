@@ -90,7 +90,7 @@ def ranking(folder: RunFolder, looks: Looks) -> Values:
                 "unscored": row.get("unscored") or 0,
                 "behind": _difference_cell(difference_to_best(folder.comparison, row["name"]), unit),
                 "train": units.seconds(cost["train_s"]) if cost["train_s"] else "none",
-                "only_search": bool(cost["train_s"]) and not cost["trainable_parameters"],
+                "untrained": bool(cost["train_s"]) and not cost["trainable_parameters"],
                 "request": units.seconds(cost["seconds_per_request"]),
                 "prompt": units.count(cost["prompt_tokens"]),
                 "stored": units.size(cost["stored_bytes"]),

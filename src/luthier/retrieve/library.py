@@ -16,6 +16,7 @@ from luthier.errors import DataError
 from luthier.progress import Progress
 from luthier.prompt.wording import rendered
 from luthier.retrieve.documents import Document, Reading, read_folder
+from luthier.retrieve.exact import written
 from luthier.retrieve.index import EMBEDDED_FROM, Embedder, Hit, Index, StoreKind, create, open_index
 from luthier.retrieve.passages import ChunkSettings
 from luthier.types import Passage, Prompt, Retrieval
@@ -109,9 +110,17 @@ class Library:
                 index = self.opened(str(folder), embedder)
             else:
                 index = create(folder, own, chunks, store_for(reading.documents, chunks))
-            index.add(reading.documents, progress)
+            started = time.perf_counter()
+            if index.add(reading.documents, progress).passages:
+                seconds = self.build_s(index) + time.perf_counter() - started
+                written(_timing(index), f"{json.dumps({'build_s': seconds})}\n".encode())
             self._indexes[str(folder), embedder] = index
         return index
+
+    def build_s(self, index: Index) -> float:
+        """Seconds of making an index of the library, embedding included: when it was made, which may be long ago."""
+        file = _timing(index)
+        return float(json.loads(file.read_text(encoding="utf-8"))["build_s"]) if file.is_file() else 0.0
 
     def opened(self, folder: str, embedder: str) -> Index:
         """An index that is there.
@@ -154,6 +163,10 @@ class Library:
         found = index.search_all(queries, max(k, ordered), retrieval.kind)
         first = reranked(self._reranker_of(retrieval.reranker), queries, [own[:ordered] for own in found], ordered)
         return [[*best, *own[ordered:]][:k] for best, own in zip(first, found, strict=True)]
+
+
+def _timing(index: Index) -> Path:
+    return index.folder.with_suffix(".json")
 
 
 def _blanked(document: Document, passages: Sequence[Passage]) -> Document:

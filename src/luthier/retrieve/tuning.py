@@ -148,7 +148,7 @@ def _arguments(work: str, settings: TuningSettings) -> dict[str, Any]:
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
-        "warmup_ratio": settings.warmup,
+        "warmup_steps": settings.warmup,
         "seed": settings.seed,
         "save_strategy": "no",
         "logging_strategy": "no",

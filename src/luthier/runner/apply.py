@@ -118,7 +118,7 @@ def apply_step(
     predictor = _on_base(predictor_from_json(row["predictor"], shop.folder.path), start.base, shop)
     learned = tuple(task.name for task in lesson.tasks) if step.learns else _learned(others.values())
     stage = Stage(settings["step"], learned, key, predictor.model, predictor.routes)
-    spent = _spent(row)
+    spent = {key: _spent(row), **{f"index/{made}": Spent(seconds) for made, seconds in row["indexes"].items()}}
     done = {
         "hash": key,
         "step": settings["step"],
@@ -133,8 +133,8 @@ def apply_step(
         before,
         predictor=predictor,
         key=key,
-        spent={at: own for fitted in made_of for at, own in fitted.spent.items()} | {key: spent},
-        taken=frozenset().union(*(fitted.taken for fitted in made_of)) | {key},
+        spent={at: own for fitted in made_of for at, own in fitted.spent.items()} | spent,
+        taken=frozenset().union(*(fitted.taken for fitted in made_of)) | set(spent),
         trainable_parameters=row["trainable_parameters"] or max(fitted.trainable_parameters for fitted in made_of),
         trainable_share=row["trainable_share"] or max(fitted.trainable_share for fitted in made_of),
         stages=(*before.stages, stage) if step.trains else before.stages,
@@ -242,6 +242,7 @@ def _fit(
             "seconds": time.perf_counter() - started,
             "train_s": outcome.train_s,
             "loop_s": outcome.loop_s,
+            "indexes": dict(outcome.indexes),
             "trained_tokens": outcome.trained_tokens,
             "trainable_parameters": outcome.trainable_parameters,
             "trainable_share": outcome.trainable_share,

@@ -15,7 +15,7 @@ class Spent:
     """What one step took, or one comparison on validation.
 
     Attributes:
-        train_s: Seconds of training, its validations included.
+        train_s: Seconds of training, its validations included, or of making an index.
         loop_s: Seconds of the training loop alone.
         trained_tokens: Tokens that went through training.
         stored_bytes: Bytes that it keeps on disk.
@@ -54,8 +54,8 @@ class Fitted:
         key: Hash of all that determines the predictor.
         spent: What each step took, by its key, those of other approaches that it is made of and settings that were
             not taken among them: a step that two ways have in common stands, and counts, once. What was reused counts
-            as when it was computed.
-        taken: Keys of the steps that led to the predictor.
+            as when it was computed. Indices that steps needed stand beside them, each once.
+        taken: Keys of the steps that led to the predictor, and of their indices.
         trainable_parameters: Of the largest training.
         stages: The models on the way, the last one included.
         applied: The steps themselves, every setting given.
@@ -74,7 +74,7 @@ class Fitted:
 
     @property
     def train_s(self) -> float:
-        """Seconds of training and searching."""
+        """Seconds of training, of searching for settings, and of indexing documents."""
         return sum(own.train_s for own in self.spent.values())
 
     @property

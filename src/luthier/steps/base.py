@@ -51,11 +51,12 @@ class StepContext:
         """The only task that it learns from."""
         return self.lesson.task
 
-    def index(self, task: Task, embedder: str, chunks: ChunkSettings) -> Index:
-        """The index of a task's documents, made where it is not there yet."""
+    def index(self, embedder: str, chunks: ChunkSettings) -> tuple[Index, Mapping[str, float]]:
+        """The index of the task's documents, made where it is not there yet; and its name → seconds of making it."""
         assert self.library is not None, "where a task has documents there is a library"
-        assert task.documents is not None, "whether a task has documents is checked before"
-        return self.library.index(task.documents.folder, embedder, chunks, self.progress)
+        assert self.task.documents is not None, "whether a task has documents is checked before"
+        index = self.library.index(self.task.documents.folder, embedder, chunks, self.progress)
+        return index, {index.folder.name: self.library.build_s(index)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class StepOutcome:
         train_s: Seconds of training, its validations included; 0 where nothing is trained.
         trained_tokens: Tokens that went through training.
         loop_s: Seconds of training without validations.
+        indexes: Name of an index that it needed → seconds of making it, whichever step did. They are not in `train_s`.
         results: Named results to be drawn, by kind (see docs/run-folder.md).
         facts: Further values worth keeping in `step.json`.
     """
@@ -77,6 +79,7 @@ class StepOutcome:
     trainable_parameters: int = 0
     trainable_share: float = 0.0
     peak_bytes: int = 0
+    indexes: Mapping[str, float] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from luthier.evaluate.statistics import wilson_interval
 from luthier.steps.base import StepContext
 from luthier.steps.lesson import Lesson
+from luthier.steps.training import TrainingStep
 from luthier.types import Predictor
-
-if TYPE_CHECKING:
-    from luthier.steps.sft import SftStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +32,19 @@ class CurvePoint:
     seconds: float
 
 
-def measure_curve(step: SftStep, predictor: Predictor, context: StepContext) -> list[CurvePoint]:
+def measure_curve(
+    step: TrainingStep, parts: Mapping[int, TrainingStep], predictor: Predictor, context: StepContext
+) -> list[CurvePoint]:
     """Train on each number of examples, from the same start; a point that is in the folder is not measured again.
 
-    The examples of a smaller number are among those of a larger one. No weights are kept.
+    No weights are kept.
+
+    Args:
+        step: The training whose curve it is.
+        parts: Number of examples → the same training on so many of them.
     """
     points = [_before(step, predictor, context)]
-    for part in step.smaller:
-        examples = part.examples or 0
+    for examples, part in parts.items():
         folder = context.folder / "curve" / str(examples)
         file = folder / "point.json"
         if not file.is_file():
@@ -57,7 +60,7 @@ def measure_curve(step: SftStep, predictor: Predictor, context: StepContext) -> 
     return points
 
 
-def _before(step: SftStep, predictor: Predictor, context: StepContext) -> CurvePoint:
+def _before(step: TrainingStep, predictor: Predictor, context: StepContext) -> CurvePoint:
     """The model that training begins with, which need not be the predictor's: its weights may be drawn anew."""
     file = context.folder / "curve" / "0" / "point.json"
     if not file.is_file():

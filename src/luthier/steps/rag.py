@@ -70,7 +70,7 @@ class RagStep(Step):
         """The predictor with the index and how it is searched; the index is made where it is not there yet."""
         embedder = predictor.retriever or self.embedder
         assert isinstance(self.chunks, ChunkSettings)
-        index = context.index(context.task, embedder, self.chunks)
+        index, made = context.index(embedder, self.chunks)
         if not index.passages:
             raise DataError(f"task {context.task.name}: the documents give no passage to search.")
         given = {
@@ -84,7 +84,7 @@ class RagStep(Step):
             index=str(index.folder), embedder=embedder, reranker=predictor.reranker or self.reranker, **given
         )
         facts = {"documents": len(index.documents), "passages": len(index.passages), "store": index.kind}
-        return StepOutcome(replace(predictor, retrieval=retrieval), facts=facts)
+        return StepOutcome(replace(predictor, retrieval=retrieval), indexes=made, facts=facts)
 
 
 def search_problems(step: str, query: str | None, task: Task) -> list[str]:

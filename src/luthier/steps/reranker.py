@@ -50,10 +50,10 @@ class RerankerStep(SearchTuningStep):
         from luthier.retrieve.library import query_of
         from luthier.retrieve.tuning import total_steps, tune_reranker
 
-        started = time.perf_counter()
         assert context.library is not None
         embedder, task = predictor.retriever or self.embedder, context.task
-        index = context.index(task, embedder, self.chunks)
+        index, made = context.index(embedder, self.chunks)
+        started = time.perf_counter()
         mined = self.mined(task, index, self.kind, context.seed)
         mining_s = time.perf_counter() - started
         right, ranking = self.judged(task, index, self.kind)
@@ -77,6 +77,7 @@ class RerankerStep(SearchTuningStep):
             replace(predictor, reranker=str(output) if tuned.kept else predictor.reranker),
             train_s=time.perf_counter() - started,
             loop_s=tuned.seconds,
+            indexes=made,
             trained_tokens=tuned.tokens,
             trainable_parameters=tuned.parameters,
             trainable_share=share_of(tuned.parameters, predictor),

@@ -49,10 +49,10 @@ class RetrieverStep(SearchTuningStep):
         from luthier.retrieve.library import query_of
         from luthier.retrieve.tuning import total_steps, tune_embedder
 
-        started = time.perf_counter()
         assert context.library is not None
         begin, task = predictor.retriever or self.embedder, context.task
-        index = context.index(task, begin, self.chunks)
+        index, made = context.index(begin, self.chunks)
+        started = time.perf_counter()
         mined = self.mined(task, index, "dense", context.seed)
         mining_s = time.perf_counter() - started
         right, _ = self.judged(task, index, "dense")
@@ -77,6 +77,7 @@ class RetrieverStep(SearchTuningStep):
             replace(predictor, retriever=str(output) if tuned.kept else begin),
             train_s=time.perf_counter() - started,
             loop_s=tuned.seconds,
+            indexes=made,
             trained_tokens=tuned.tokens,
             trainable_parameters=tuned.parameters,
             trainable_share=share_of(tuned.parameters, predictor),

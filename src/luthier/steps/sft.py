@@ -144,7 +144,7 @@ class SftStep(TrainingStep):
             return {}
         lesson = context.lesson
         used = len(self.taught(lesson, context.seed)) // len(lesson.tasks)
-        points = [point for point in measure_curve(self, predictor, context) if point.examples < used]
+        points = [own for own in measure_curve(self, self._parts, predictor, context) if own.examples < used]
         last = CurvePoint(used, lesson.metric_of(facts["best_score"]), facts["seconds"])
         return {"learning-curve": curve_result([*points, last], lesson)}
 
@@ -155,9 +155,13 @@ class SftStep(TrainingStep):
     @property
     def smaller(self) -> tuple[SftStep, ...]:
         """Those of the learning curve, smallest first."""
-        return tuple(
-            self.model_copy(update={"examples": count, "learning_curve": ()}) for count in sorted(self.learning_curve)
-        )
+        return tuple(self._parts.values())
+
+    @property
+    def _parts(self) -> dict[int, SftStep]:
+        """Number of examples, from few to many → the training on them; those of a smaller are among a larger's."""
+        counts = sorted(self.learning_curve)
+        return {count: self.model_copy(update={"examples": count, "learning_curve": ()}) for count in counts}
 
     def sequences(
         self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
