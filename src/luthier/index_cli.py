@@ -109,9 +109,13 @@ def search(
     from rich.text import Text
 
     from luthier.console import console, say
+    from luthier.errors import RetrievalError
 
     quiet()
-    hits = _opened(index, device).search(query, k, kind, only or None)
+    opened = _opened(index, device)
+    if unknown := [pattern for pattern in only or () if not opened.matching(pattern)]:
+        raise RetrievalError(f"{index} has no document {', '.join(unknown)}. `luthier index list {index}` shows them.")
+    hits = opened.search(query, k, kind, only or None)
     if not hits:
         say(console, "No passage was found.")
     for rank, hit in enumerate(hits, 1):

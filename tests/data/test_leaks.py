@@ -35,6 +35,24 @@ def test_a_near_copy_of_an_example_is_a_leak() -> None:
     assert leak.how == "copy"
 
 
+def test_a_near_copy_with_a_long_answer_need_not_hold_it_word_for_word() -> None:
+    answer = "the river that comes down from the glacier in the north carries nearly twice as much, being fed by snow"
+    long = example("Which of the two rivers that meet near the old town carries more water in the spring?", answer)
+    asked = "Which of the two rivers that meet near the old town carries more water in the spring? "
+    (leak,) = find_leaks([long], [passage(f"{asked} {answer.replace('nearly', 'about')}.")])
+    assert leak.how == "copy"
+    assert not find_leaks([long], [passage(f"{asked} Nobody knows, for nobody has measured it in the last years.")])
+
+
+def test_a_question_is_found_beside_a_longer_column() -> None:
+    question = "How long may I keep a borrowed book?"
+    context = "Our library lends books to everybody who lives in town and has a card of the library."
+    prompt = Prompt("1", "t", (Message("user", f"{context}\n{question}"),), {"c": context, "q": question}, "f")
+    own = Example(prompt, "three weeks", ("three weeks",), None, Place("x"))
+    (leak,) = find_leaks([own], [passage(f"{question} Three weeks.")])
+    assert leak.how == "question"
+
+
 def test_short_questions_are_not_found_by_chance() -> None:
     assert not find_leaks([example("Who won?", "Ann")], [passage("Who won? It was Ann.")])
 

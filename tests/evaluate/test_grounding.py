@@ -82,6 +82,20 @@ def test_answering_is_named_where_a_perfect_search_adds_nothing() -> None:
     assert found["left"] == pytest.approx(0.8)
 
 
+def test_nothing_is_named_where_nothing_is_left() -> None:
+    found = diagnosed(closed=[0.0] * 30, retrieved=[1.0] * 30, oracle=[1.0] * 30, among=[1.0] * 30)
+    assert found["verdict"] == "nothing"
+
+
+def test_neither_half_is_named_where_few_examples_leave_both_open() -> None:
+    some, more = [0.0, 1.0, 1.0, 1.0] * 2, [1.0, 1.0, 1.0, 0.0] * 2
+    more[0] = 1.0
+    found = diagnosed(closed=[0.0] * 8, retrieved=some, oracle=more, among=[*more[:7], 1.0])
+    assert found["search_gap"]["low"] <= 0 < found["search_gap"]["high"]  # type: ignore[index]
+    assert found["verdict"] == "undecided"
+    assert "on 8 examples" in str(found["advice"])
+
+
 def test_passages_are_named_where_they_do_not_help() -> None:
     found = diagnosed(closed=[0.5] * 30, retrieved=[0.1, 0.2] * 15, oracle=[0.1, 0.2] * 15, among=[0.1, 0.2] * 15)
     assert found["verdict"] == "passages"

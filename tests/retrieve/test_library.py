@@ -68,7 +68,7 @@ def test_an_index_is_made_once_for_a_run(documents: Path, tmp_path: Path) -> Non
     again = later.index(str(documents), "words", CHUNKS)
     assert again.folder == first.folder
     assert CountingEmbedder.texts == len(FACTS)
-    assert later.build_s(again) > 0  # what it took then
+    assert later.making(again).build_s > 0  # what it took then
     other = library(tmp_path / "indexes").index(str(documents), "words", ChunkSettings(tokens=8, overlap=0))
     assert other.folder != first.folder
 
@@ -92,7 +92,18 @@ def test_search_finds_by_the_query_template(documents: Path, tmp_path: Path) -> 
     retrieval = Retrieval(str(index.folder), "words", k=2, query="{{ q }}")
     (found,) = own.find(retrieval, [prompt("where does the eagle nest")])
     assert (len(found), found[0].document) == (2, "eagle.md")
-    assert len(list(own.passages(retrieval))) == len(FACTS)
+    assert set(own.by_document(retrieval)) == {f"{name}.md" for name in FACTS}
+
+
+def test_passages_that_the_embedder_cuts_are_counted_also_when_the_index_is_there_already(tmp_path: Path) -> None:
+    folder = tmp_path / "long"
+    folder.mkdir()
+    (folder / "long.md").write_text(f"# Long\n\n{'word ' * 90}", encoding="utf-8")
+    (folder / "short.md").write_text("# Short\n\nA word.", encoding="utf-8")
+    for _ in range(2):
+        own = library(tmp_path / "indexes")
+        index = own.index(str(folder), "words", ChunkSettings(tokens=200, overlap=0))
+        assert (own.making(index).too_long, len(index.passages)) == (1, 2)
 
 
 def test_looking_ahead_embeds_nothing(documents: Path) -> None:

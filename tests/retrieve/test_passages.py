@@ -42,13 +42,28 @@ def passages(text: str, *, pages: tuple[int, ...] = (), **settings: int | bool) 
 
 def test_a_passage_stays_under_its_headings_and_knows_its_place() -> None:
     found = passages(TEXT, tokens=60)
-    assert [own.headings for own in found] == [("Cards",), ("Cards", "Fees"), ("Contact",)]
+    assert [own.headings for own in found] == [("Cards",), ("Cards", "Fees"), ("Cards",), ("Contact",)]
     for own in found:
         assert TEXT[own.start : own.end] == own.text
-    assert [own.id for own in found] == ["doc.md#1", "doc.md#2", "doc.md#3"]
+    assert [own.id for own in found] == ["doc.md#1", "doc.md#2", "doc.md#3", "doc.md#4"]
     assert found[1].searched(headings=True).startswith("The title > Cards > Fees\n| Card | Fee |")
     assert found[1].searched(headings=False).startswith("| Card")
     assert found[1].place == "doc.md, Fees"
+
+
+def test_a_heading_with_nothing_under_it_is_text_under_the_one_above() -> None:
+    found = passages("# Fees\n\nThese are due in May.\n\n## Gold card: 30 EUR\n\n## Black card: 90 EUR\n", tokens=40)
+    assert [own.headings for own in found] == [("Fees",)]
+    assert found[0].text.endswith("## Gold card: 30 EUR\n\n## Black card: 90 EUR")
+    (alone,) = passages("# Nothing but a title")
+    assert (alone.headings, alone.text) == ((), "# Nothing but a title")
+
+
+def test_what_was_taken_out_parts_what_stands_around_it() -> None:
+    blank = "\n" * 40
+    found = passages(f"One before.\n{blank}\nOne behind. And more.", headings=False)
+    assert [own.text for own in found] == ["One before.", "One behind. And more."]
+    assert len(passages("One before.\n\nOne behind. And more.", headings=False)) == 1
 
 
 def test_sentences_stay_whole_where_they_have_room() -> None:
@@ -114,8 +129,10 @@ def test_all_text_stands_in_a_passage_and_none_is_too_long(seed: int) -> None:
     for own in found:
         assert COUNT([own.text])[0] <= tokens
         seen[own.start : own.end] = [True] * (own.end - own.start)
-    for line in re.finditer(r"[^\n]+", text):
-        if not line.group().startswith("#"):
+    lines = list(re.finditer(r"[^\n]+", text))
+    for line, after in itertools.zip_longest(lines, lines[1:]):
+        level, below = (len(own.group().split(" ")[0]) if own and own.group()[0] == "#" else 9 for own in (line, after))
+        if level == 9 or after is None or below <= level:  # no heading, or one with nothing under it
             assert all(seen[at] or text[at].isspace() for at in range(*line.span()))
     assert [own.start for own in found] == sorted({own.start for own in found})
 

@@ -69,6 +69,60 @@ def test_a_file_is_added_under_its_name_in_the_folder_and_a_table_row_by_row(doc
     assert update.changes.removed == ("faq.csv:3",)
 
 
+def test_what_was_added_from_elsewhere_stays_when_the_folder_is_taken_in_again(docs: Path, tmp_path: Path) -> None:
+    index = built(docs)
+    (tmp_path / "other.md").write_text("Elsewhere.", encoding="utf-8")
+    add_files(index, [tmp_path / "other.md"])
+    update = build(tmp_path / "index", docs, WordEmbedder(), CHUNKS)
+    assert update.changes.removed == ()
+    assert "other.md" in update.index.documents
+    (docs / "other.md").write_text("Here.", encoding="utf-8")
+    with pytest.raises(RetrievalError, match=r"has a file other\.md, and the index one that was added from"):
+        build(tmp_path / "index", docs, WordEmbedder(), CHUNKS)
+    index.remove(["other.md"])
+    assert "other.md" in built(docs).documents
+
+
+def test_a_file_does_not_take_the_place_of_another_of_its_name(docs: Path, tmp_path: Path) -> None:
+    index = built(docs)
+    one, two = tmp_path / "a", tmp_path / "b"
+    for folder in (one, two):
+        folder.mkdir()
+        (folder / "guide.md").write_text(f"Guide of {folder.name}.", encoding="utf-8")
+        (folder / "cards.md").write_text("No cards.", encoding="utf-8")
+    add_files(index, [one / "guide.md"])
+    for files in ([two / "guide.md"], [one / "cards.md"], [one / "cards.md", two / "cards.md"]):
+        with pytest.raises(DataError, match="Rename one of them; nothing was changed"):
+            add_files(index, files)
+    assert add_files(index, [one / "guide.md"]).changes.unchanged == ("guide.md",)
+
+
+def test_a_file_that_has_become_empty_is_not_found_any_more(docs: Path) -> None:
+    index = built(docs)
+    (docs / "cards.md").write_text("\n", encoding="utf-8")
+    (docs / "faq.csv").write_text("question,answer\n", encoding="utf-8")
+    update = add_files(index, [docs / "cards.md"])
+    assert update.changes.removed == ("cards.md",)
+    again = build(docs.parent / "index", docs, WordEmbedder(), CHUNKS)
+    assert again.changes.removed == ("faq.csv:2", "faq.csv:3")
+    assert {own.reason for own in again.skipped} == {"the file is empty.", "the table has no rows."}
+    assert set(again.index.documents) == {"deep/hours.md"}
+
+
+def test_a_build_that_was_killed_at_its_very_beginning_goes_on(docs: Path, tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "index.json.writing").write_text("{", encoding="utf-8")
+    assert len(built(docs).documents) == 4
+
+
+def test_a_file_whose_name_cannot_be_written_is_passed_over(docs: Path) -> None:
+    with open(bytes(docs) + b"/b\xe4d.md", "wb") as handle:
+        handle.write(b"Text.")
+    update = build(docs.parent / "index", docs, WordEmbedder(), CHUNKS)
+    assert [own.reason for own in update.skipped] == ["its name is no UTF-8; rename it"]
+    assert len(update.index.documents) == 4
+
+
 def test_what_cannot_be_added_or_built_is_said(docs: Path, tmp_path: Path) -> None:
     index = built(docs)
     for file, said in ((docs, "is a folder"), (docs / "gone.md", "does not exist")):
@@ -107,8 +161,9 @@ def test_the_commands_make_change_and_search_an_index(
     assert "Removed deep/hours.md with 1 passage." in command("remove index 'deep/*'")
     assert "We open" not in command("search index 'when do you open'")
     assert "3 documents, 3 passages; exact store" in command("list index")
-    with pytest.raises(RetrievalError, match=r"has no document nothing\.md"):
-        command("remove index nothing.md")
+    for text in ("remove index nothing.md", "search index hours --in nothing.md"):
+        with pytest.raises(RetrievalError, match=r"has no document nothing\.md"):
+            command(text)
 
 
 def test_a_mistake_is_said_without_a_traceback(tmp_path: Path) -> None:

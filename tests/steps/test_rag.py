@@ -16,8 +16,9 @@ from luthier.progress import Silent
 from luthier.record import predictor_from_json, predictor_to_json
 from luthier.retrieve.library import Library
 from luthier.retrieve.passages import ChunkSettings
+from luthier.retrieve.tuning import Tuned
 from luthier.settings import closed
-from luthier.steps import RagStep, RetrieverStep, SftStep
+from luthier.steps import RagStep, RerankerStep, RetrieverStep, SftStep
 from luthier.steps.base import StepContext
 from luthier.steps.lesson import Lesson
 from luthier.steps.raft import Raft
@@ -163,7 +164,8 @@ def test_raft_shows_the_right_passage_in_the_share_that_is_wanted(
     always = raft(task, base, rag_context, right=1.0, distractors=2)
     assert all(f"{answer}.md" in shown and len(shown.split()) == 3 for answer, shown in always)
     never = raft(task, base, rag_context, right=0.0, distractors=2, otherwise="absent")
-    assert all(answer == "not in the documents" for answer, _ in never)
+    # As many passages as with the right one, or their number would say what to answer.
+    assert all(answer == "not in the documents" and len(shown.split()) == 3 for answer, shown in never)
     half = raft(task, base, rag_context, right=0.5, distractors=1, otherwise="answer")
     share = sum(f"{answer}.md" in shown for answer, shown in half) / len(half)
     assert 0.2 < share < 0.8
@@ -183,6 +185,13 @@ def study(steps: list[dict[str, Any]], **task: Any) -> None:
     [
         ([{"step": "sft", "passages": {}}], "put a step rag before this one"),
         ([{"step": "rag", "absent": ""}, {"step": "sft", "passages": {"otherwise": "absent"}}], "has no answer for"),
+        (
+            [
+                {"step": "rag", "absent": {"choose": ["", "unknown"]}},
+                {"step": "sft", "passages": {"otherwise": "absent"}},
+            ],
+            "has no answer for",
+        ),
         ([{"step": "rag"}, {"step": "retriever"}], "put it before"),
         ([{"step": "rag", "k": 0}], "k"),
     ],
@@ -213,3 +222,20 @@ def test_chunks_are_the_index_s_own(base: Predictor, rag_context: StepContext) -
     whole = RagStep(embedder="letters")
     counts = [step.fit(base, rag_context).facts["passages"] for step in (small, whole)]
     assert counts[0] > counts[1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "used"),
+    [([1.1, 0.2], 0, "given/model"), ([1.1, 1.2], 1, "reranker"), ([0.0, 0.1], 0, None)],
+)
+def test_the_best_of_the_given_the_trained_and_no_reranker_is_used(
+    scores: list[float], kept: int, used: str | None, base: Predictor, rag_context: StepContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("luthier.retrieve.tuning.tune_reranker", lambda *_, **__: Tuned(scores, kept))
+    outcome = RerankerStep(embedder="letters", model="given/model").fit(base, rag_context)
+    found = outcome.predictor.reranker
+    assert (found and found.removeprefix(f"{rag_context.folder}/")) == used
+    rows = outcome.results["reranker"]["rows"]
+    assert [row[0] for row in rows] == ["none", "before", "epoch 1"]
+    assert [row[2] for row in rows].count("used") == 1

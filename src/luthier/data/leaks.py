@@ -14,9 +14,9 @@ from typing import Literal
 from luthier.data.normalise import words
 from luthier.types import Example, Passage
 
-# A question of fewer words may stand in a passage by chance.
-_LEAST_WORDS = 4
-# Shared runs of so many words, as a share of the example's, from which a passage is nearly a copy of it.
+# A question of fewer words may stand in a passage by chance; of fewer than `_LONG` words, most of them may.
+_LEAST_WORDS, _LONG = 4, 8
+# Shared runs of so many words, as a share of all that question and answer have, from which a passage is a copy of them.
 _RUN, _NEAR = 3, 0.8
 
 
@@ -25,8 +25,8 @@ class Leak:
     """A passage that gives an example away.
 
     Attributes:
-        how: `question`: it holds the question word for word, and the answer; `copy`: most of the example's words, in
-            runs of three.
+        how: `question`: it holds the question and the answer word for word; `copy`: most words of the question, in runs
+            of three, and the answer, of a longer one most words as well.
     """
 
     passage: Passage
@@ -36,11 +36,11 @@ class Leak:
 
 def find_leaks(examples: Sequence[Example], passages: Iterable[Passage]) -> list[Leak]:
     """Leaks by passage, each passage with the first example that it gives away."""
-    asked = [_question(example) for example in examples]
-    by_run: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for number, question in enumerate(asked):
-        for run in _runs(question):
-            by_run[run].append(number)
+    asked = [_asked(example) for example in examples]
+    by_run: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    for number, questions in enumerate(asked):
+        for run in set().union(*map(_runs, questions)):
+            by_run[run].add(number)
     found = []
     for passage in passages:
         own = words(passage.searched(headings=True))
@@ -54,24 +54,33 @@ def find_leaks(examples: Sequence[Example], passages: Iterable[Passage]) -> list
     return found
 
 
-def _question(example: Example) -> list[str]:
-    """What is asked: the longest of the row's columns that stand in the last turn, or the turn itself."""
+def _asked(example: Example) -> list[list[str]]:
+    """What may be the question: each of the row's columns that stand in the last turn, or the turn itself. Which column
+    holds the question, and which a text that it is about, is not known."""
     turn = example.prompt.messages[-1].content
     columns = [text for text in example.prompt.fields.values() if text.strip() and text.strip() in turn]
-    return words(max(columns, key=len, default=turn))
+    found = [words(text) for text in columns or [turn]]
+    return [own for own in found if len(own) >= _LEAST_WORDS]
 
 
 def _how(
-    example: Example, question: list[str], passage: list[str], runs: set[tuple[str, ...]]
+    example: Example, questions: Sequence[list[str]], passage: list[str], runs: set[tuple[str, ...]]
 ) -> Literal["question", "copy"] | None:
     text = f" {' '.join(passage)} "
-    answered = any(f" {' '.join(words(own))} " in text for own in example.references if words(own))
-    if len(question) >= _LEAST_WORDS and answered and f" {' '.join(question)} " in text:
-        return "question"
-    whole = _runs(question) | _runs(words(example.completion))
-    if len(question) >= 2 * _LEAST_WORDS and answered and len(whole & runs) >= _NEAR * len(whole):
+    answers = [words(own) for own in example.references]
+    if any(own and f" {' '.join(own)} " in text for own in answers):
+        if any(f" {' '.join(own)} " in text for own in questions):
+            return "question"
+        nearly = True
+    else:
+        nearly = any(len(own) >= _LONG and _share(_runs(own), runs) >= _NEAR for own in answers)
+    if nearly and any(len(own) >= _LONG and _share(_runs(own), runs) >= _NEAR for own in questions):
         return "copy"
     return None
+
+
+def _share(wanted: set[tuple[str, ...]], runs: set[tuple[str, ...]]) -> float:
+    return len(wanted & runs) / len(wanted)
 
 
 def _runs(text: list[str]) -> set[tuple[str, ...]]:

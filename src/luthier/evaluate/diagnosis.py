@@ -16,13 +16,10 @@ from luthier.evaluate.metrics import Metric
 from luthier.evaluate.statistics import Difference
 from luthier.types import Score
 
-CONDITIONS = {
-    "closed book": "no passages",
-    "retrieved": "the passages that are found",
-    "oracle": "the right passage alone",
-    "oracle among distractors": "the right passage among wrong ones that search ranks high",
-}
-"""Condition → what is shown, in words."""
+CONDITIONS = ("closed book", "retrieved", "oracle", "oracle among distractors")
+
+# Of the best possible score; what is left below it is nothing to work on.
+_NOTHING = 0.01
 
 
 def diagnosis(
@@ -37,7 +34,8 @@ def diagnosis(
     Returns:
         `conditions` (name, mean, low, high, n), `search_gap` (oracle among distractors − retrieved) and `passage_gain`
         (retrieved − closed book) with 95% intervals, turned so that positive is better; `left` (the best possible score
-        − oracle among distractors, null for metrics without one); `verdict` and `advice`.
+        − oracle among distractors, null for metrics without one); `verdict` (`retriever`, `generator`, `passages`,
+        `nothing`, `undecided`) and `advice`.
     """
     columns = {name: column_of(scores[name], answers[name], metric, name) for name in CONDITIONS}
     rows = []
@@ -63,7 +61,7 @@ def diagnosis(
     }
     best = rows[3]["mean"]
     left = 1.0 - best if metric.bounded and metric.higher_is_better and isinstance(best, float) else None
-    verdict, advice = _advice(entries["search_gap"], entries["passage_gain"], left)
+    verdict, advice = _advice(entries["search_gap"], entries["passage_gain"], left, len(next(iter(answers.values()))))
     return {
         "metric": metric.name,
         "conditions": rows,
@@ -74,9 +72,10 @@ def diagnosis(
     }
 
 
-def _advice(search: Mapping[str, float], gain: Mapping[str, float], left: float | None) -> tuple[str, str]:
-    """What holds the score back, and one sentence on what to do."""
+def _advice(search: Mapping[str, float], gain: Mapping[str, float], left: float | None, n: int) -> tuple[str, str]:
+    """What holds the score back, and what to do about it."""
     found = f"by {search['value']:.3f} ({search['low']:.3f} to {search['high']:.3f})"
+    change = f"{search['value']:+.3f} ({search['low']:+.3f} to {search['high']:+.3f})".replace("-", "−")
     if search["low"] > 0 and (left is None or search["value"] >= left):
         return "retriever", (
             f"Search holds the score back: with the right passage among the others it would be better {found}. Train "
@@ -89,12 +88,18 @@ def _advice(search: Mapping[str, float], gain: Mapping[str, float], left: float 
             f"better {found}{beyond}. Train the generator on retrieved prompts (sft behind rag) first, then the "
             "retriever."
         )
+    if left is not None and left < _NOTHING:
+        return "nothing", "Nothing is left to gain on these examples: the answers are right with what is found."
     if gain["high"] <= 0:
         return "passages", (
             "Passages do not help: without any the score is no lower. Look at the questions and the documents, or at "
             "the wording of the prompt."
         )
-    change = f"{search['value']:+.3f} ({search['low']:+.3f} to {search['high']:+.3f})".replace("-", "−")
+    if search["high"] > (0.0 if left is None else left):
+        return "undecided", (
+            f"Which half holds the score back is not shown: with the right passage among the others the score changes "
+            f"by {change} on {n} examples{beyond}. More validation examples would tell."
+        )
     return "generator", (
         f"The answering holds the score back, not the search: with the right passage among the others the score "
         f"changes by {change}{beyond}. Train the generator on retrieved prompts (sft behind rag), or use a larger "

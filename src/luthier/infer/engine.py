@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,8 +50,8 @@ class PassageSource(Protocol):
         """For each prompt its passages, best first."""
         ...
 
-    def passages(self, retrieval: Retrieval) -> Iterable[Passage]:
-        """All that there are."""
+    def by_document(self, retrieval: Retrieval) -> Mapping[str, Sequence[Passage]]:
+        """Name → passages, of all documents that are searched."""
         ...
 
 
@@ -121,9 +121,9 @@ class Engine:
             found = iter(self._passage_source.find(retrieval, open_prompts))
         return [Grounding(retrieval, next(found) if own.passages is None else own.passages) for own in prompts]
 
-    def passages_of(self, retrieval: Retrieval) -> Iterable[Passage]:
-        """All passages that a retrieval may find."""
-        return self._passage_source.passages(retrieval)
+    def documents_of(self, retrieval: Retrieval) -> Mapping[str, Sequence[Passage]]:
+        """Name → passages, of all documents that a retrieval searches."""
+        return self._passage_source.by_document(retrieval)
 
     @property
     def _passage_source(self) -> PassageSource:
@@ -358,7 +358,7 @@ def _without_beginning(sequence: TrainingSequence, count: int) -> TrainingSequen
 
 
 def _written(rendered: RenderedPrompt, answer: Generated, *, cites: bool) -> Completion:
-    text, cited = without_citations(answer.text) if cites else (answer.text, ())
+    text, cited = without_citations(answer.text, len(rendered.passages)) if cites else (answer.text, ())
     return Completion(
         rendered.id,
         text,

@@ -39,11 +39,13 @@ def halves(folder: RunFolder, looks: Mapping[str, Look]) -> Values | None:
     ticks = linear_ticks(axis.low, axis.high, 4)
     return {
         "metric": metric,
-        "n": rows[0]["n"],
+        "n": max(row["n"] for row in rows),
+        "same_n": len({row["n"] for row in rows}) == 1,
         "axis": whisker_axis(scale, ticks, unit.tick),
         "approaches": [
             {
                 "look": looks[name],
+                "n": own["conditions"][0]["n"],
                 "advice": own["advice"],
                 "rows": [
                     {
@@ -77,6 +79,27 @@ def grounding(folder: RunFolder, looks: Mapping[str, Look]) -> list[Values]:
     }
     tables = [_table(title, {name: own[key] for name, own in found.items()}, looks) for key, title in titles.items()]
     return [table for table in tables if table["columns"]]
+
+
+def room(folder: RunFolder, looks: Mapping[str, Look]) -> list[Values]:
+    """Approaches to which passages were found that had no room, or that their embedder does not read to the end."""
+    found = folder.comparison.get("grounding") or {}
+    return [{"look": looks[name], "note": "; ".join(notes)} for name, own in found.items() if (notes := _room(own))]
+
+
+def _room(own: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if own["dropped"]:
+        notes.append(
+            f"{own['shown']:.1f} passages are shown on average where {own['k']} may be; {own['dropped']:,} that were "
+            "found had no room (tokens, or the model's window), though they count as found here"
+        )
+    if own["too_long"]:
+        notes.append(
+            f"of {own['too_long']:,} of {own['passages']:,} passages the embedder reads the beginning only: smaller "
+            "chunks would be seen whole"
+        )
+    return notes
 
 
 def _table(title: str, found: Mapping[str, Sequence[Mapping[str, Any]]], looks: Mapping[str, Look]) -> Values:

@@ -17,7 +17,7 @@ from luthier.report.confusion import confusion, draw_confusion
 from luthier.report.curve import Curve, curves
 from luthier.report.examples import BUDGET_BYTES, browser
 from luthier.report.folder import Result, RunFolder, read_run
-from luthier.report.grounding import grounding, halves, revision
+from luthier.report.grounding import grounding, halves, revision, room
 from luthier.report.pictures import responsive
 from luthier.report.results import draw, histogram
 from luthier.report.seeds import seed_rows
@@ -94,6 +94,7 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         seeds=seed_rows(folder.comparison, known),
         halves=halves(folder, known),
         grounding=grounding(folder, known),
+        room=room(folder, known),
         revision=revision(folder, known),
         pairs=comparing.pairs(folder, known),
         break_even=comparing.break_even(folder, known),

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 PLAIN_SUFFIXES = (".txt", ".md", ".markdown", ".rst")
 CONVERTED_SUFFIXES = (".html", ".htm", ".docx", ".pdf")
 TABLE_SUFFIXES = tuple(FORMAT_OF_SUFFIX)
+_HEADED_SUFFIXES = (".csv", ".tsv", ".tab")
 SUFFIXES = (*PLAIN_SUFFIXES, *CONVERTED_SUFFIXES, *TABLE_SUFFIXES)
 
 _TITLE = re.compile(r"^#{1,2}\s+(.+?)\s*#*\s*$", re.MULTILINE)
+_CODE = re.compile(r"^(```|~~~).*?(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
 _LONGEST_TITLE = 120
 
 
@@ -65,10 +67,19 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file, or a part of one, that gave no text, and why."""
+    """A file, or a part of one, that gave no text, and why.
+
+    Attributes:
+        empty: Whether it was read, and there is nothing in it.
+    """
 
     name: str
     reason: str
+    empty: bool = False
+
+
+class EmptyDocument(DataError):
+    """A file can be read and holds no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +113,31 @@ def read_folder(folder: Path, progress: Progress | None = None) -> Reading:
     return Reading(tuple(documents), tuple(skipped))
 
 
+def read_some(folder: Path, progress: Progress | None = None) -> Reading:
+    """All documents below a folder, of which there must be one.
+
+    Raises:
+        DataError: There is no such folder, or nothing in it can be read.
+    """
+    reading = read_folder(folder, progress)
+    if not reading.documents:
+        why = "; ".join(f"{own.name}: {own.reason}" for own in reading.skipped[:3]) or "it is empty"
+        raise DataError(f"{folder}: no document could be read ({why}).")
+    return reading
+
+
 def _read_or_skip(file: Path, name: str, folder: Path) -> Reading:
     if not file.resolve().is_relative_to(folder.resolve()):
         return Reading((), (Skipped(name, "a link that leads out of the folder"),))
     try:
+        name.encode()
+    except UnicodeEncodeError:
+        return Reading((), (Skipped(ascii(name)[1:-1], "its name is no UTF-8; rename it"),))
+    try:
         return read_document(file, name)
     except DataError as error:
-        return Reading((), (Skipped(name, str(error).removeprefix(f"{name}: ")),))
+        reason = str(error).removeprefix(f"{name}: ")
+        return Reading((), (Skipped(name, reason, empty=isinstance(error, EmptyDocument)),))
 
 
 def read_document(file: Path, name: str) -> Reading:
@@ -118,18 +147,22 @@ def read_document(file: Path, name: str) -> Reading:
         name: What the document is called.
 
     Raises:
-        DataError: The file cannot be read, is of no known kind, or holds no text.
+        EmptyDocument: The file holds no text.
+        DataError: The file cannot be read, or is of no known kind.
     """
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         kind = f"'{suffix}' files" if suffix else "files without an ending"
         raise DataError(f"{name}: no reader for {kind} (there are readers for {', '.join(SUFFIXES)}).")
+    content = file.read_bytes().strip()
+    if not content:
+        raise EmptyDocument(f"{name}: the file is empty.")
     if suffix in TABLE_SUFFIXES:
+        if suffix in _HEADED_SUFFIXES and len(content.splitlines()) == 1:
+            raise EmptyDocument(f"{name}: the table has no rows.")
         return _rows(file, name)
     skipped: tuple[Skipped, ...] = ()
     pages: tuple[int, ...] = ()
-    if not file.read_bytes().strip():
-        raise DataError(f"{name}: the file is empty.")
     if suffix in PLAIN_SUFFIXES:
         text = read_text(file, name, "utf-8")
     elif suffix == ".pdf":
@@ -140,7 +173,7 @@ def read_document(file: Path, name: str) -> Reading:
         text = _converted(file, name)
     text = _tidy(text) if not pages else text
     if not text.strip():
-        raise DataError(f"{name}: no text was found in it.")
+        raise EmptyDocument(f"{name}: no text was found in it.")
     return Reading((Document(name, _title(text, file), text, pages),), skipped)
 
 
@@ -220,7 +253,7 @@ def _tidy(text: str) -> str:
 
 
 def _title(text: str, file: Path) -> str:
-    found = _TITLE.search(text)
+    found = _TITLE.search(_CODE.sub("", text))  # in code, # begins a comment
     return (found.group(1) if found else file.stem.replace("_", " "))[:_LONGEST_TITLE]
 
 

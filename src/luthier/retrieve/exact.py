@@ -23,6 +23,7 @@ from luthier.errors import RetrievalError
 from luthier.record import passage_from_json
 from luthier.types import Passage
 
+WRITING = ".writing"  # of a file that is not whole yet
 _KEPT = 2
 # By so much two ways of computing one similarity may differ.
 ROUNDING = 1e-5
@@ -145,7 +146,7 @@ def written(file: Path, content: bytes) -> None:
     Raises:
         RetrievalError: It cannot be written, as when the disk is full.
     """
-    work = file.with_name(file.name + ".writing")
+    work = file.with_name(file.name + WRITING)
     try:
         with open(work, "wb") as handle:
             handle.write(content)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from luthier.errors import RetrievalError
 from luthier.progress import Progress, Silent
 from luthier.retrieve.documents import Document
-from luthier.retrieve.exact import ExactStore, written
+from luthier.retrieve.exact import WRITING, ExactStore, written
 from luthier.retrieve.lance import LanceStore
 from luthier.retrieve.lexical import LexicalIndex
 from luthier.retrieve.passages import ChunkSettings, cut
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Kind = Literal["dense", "lexical", "hybrid"]
 StoreKind = Literal["exact", "lancedb"]
 
+_ABOUT = "index.json"
 _FORMAT = 1
 # From so many passages on, LanceDB is the default: an exact store is written anew with every change.
 EMBEDDED_FROM = 10_000
@@ -148,6 +149,10 @@ class Index:
         """Name → the document's passages, as they are now."""
         return self._now().by_document
 
+    def matching(self, pattern: str) -> list[str]:
+        """Names of the documents that a pattern means: `*` stands for anything."""
+        return _matching(pattern, self.documents, exactly=False)
+
     @property
     def documents(self) -> dict[str, tuple[str, int]]:
         """Name → title and number of passages."""
@@ -166,7 +171,7 @@ class Index:
             RetrievalError: Another process changes the index, two documents have one name, or the disk is full.
         """
         names = [document.name for document in documents]
-        if twice := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise RetrievalError(f"{', '.join(twice[:5])} stands twice among the documents; a name must be one's own.")
         with self._locked():
             before = {passage.document: passage.digest for passage in self.passages.values()}
@@ -183,10 +188,11 @@ class Index:
                     count += passages
                     held += len(batch)
                     advance(len(batch))
+        changed = {document.name for document in new}
         return Changes(
             added=tuple(document.name for document in new if document.name not in before),
             revised=tuple(document.name for document in new if document.name in before),
-            unchanged=tuple(name for name in names if name not in {document.name for document in new}),
+            unchanged=tuple(name for name in names if name not in changed),
             passages=count,
             too_long=too_long,
         )
@@ -293,15 +299,25 @@ def fused(rankings: Sequence[Sequence[tuple[str, float]]]) -> list[tuple[str, fl
     return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))
 
 
-def create(folder: Path, embedder: Embedder, chunks: ChunkSettings = _CHUNKS, kind: StoreKind = "exact") -> Index:
+def create(
+    folder: Path,
+    embedder: Embedder,
+    chunks: ChunkSettings = _CHUNKS,
+    kind: StoreKind = "exact",
+    built_from: Path | None = None,
+) -> Index:
     """An empty index in a new folder.
+
+    Args:
+        built_from: The folder that it is to be kept up to date with.
 
     Raises:
         RetrievalError: There is an index, or something else, in the folder.
     """
-    if (folder / "index.json").is_file():
+    if (folder / _ABOUT).is_file():
         raise RetrievalError(f"{folder} holds an index already. Add to it, or choose another folder.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    begun = f"{_ABOUT}{WRITING}"  # left by a process that was killed as it made the folder
+    if folder.exists() and (not folder.is_dir() or any(file.name != begun for file in folder.iterdir())):
         raise RetrievalError(f"{folder} is not empty, and holds no index. Choose a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
     about = {
@@ -311,8 +327,9 @@ def create(folder: Path, embedder: Embedder, chunks: ChunkSettings = _CHUNKS, ki
         "embedder_key": embedder.key,
         "dimension": embedder.dimension,
         "chunks": chunks.model_dump(mode="json"),
+        **({} if built_from is None else {"built_from": str(built_from)}),
     }
-    written(folder / "index.json", (json.dumps(about, indent=1) + "\n").encode())
+    describe_index(folder, about)
     return Index(folder, embedder, chunks, _store(folder, kind, embedder.dimension), kind)
 
 
@@ -342,7 +359,7 @@ def about_index(folder: Path) -> dict[str, Any]:
     Raises:
         RetrievalError: There is none, or it is damaged.
     """
-    file = folder / "index.json"
+    file = folder / _ABOUT
     try:
         about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -354,6 +371,11 @@ def about_index(folder: Path) -> dict[str, Any]:
             f"{file}: format {about.get('format')!r}, and this version of Luthier reads {_FORMAT}. Build it again."
         )
     return about
+
+
+def describe_index(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write `index.json`."""
+    written(folder / _ABOUT, (json.dumps(about, indent=1) + "\n").encode())
 
 
 def _store(folder: Path, kind: StoreKind, dimension: int) -> Store:

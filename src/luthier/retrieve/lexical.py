@@ -40,5 +40,7 @@ class LexicalIndex:
             allowed = np.zeros(len(scores), bool)
             allowed[[self._places[own] for own in among]] = True
             scores = np.where(allowed, scores, 0.0)
-        found = [(self._ids[n], float(scores[n])) for n in np.flatnonzero(scores > 0)]
+        least = 0.0 if k >= len(scores) else float(np.partition(scores, -k)[-k])  # all that are equal to it take part
+        places = np.flatnonzero((scores > 0) & (scores >= least))
+        found = [(self._ids[n], float(scores[n])) for n in places]
         return sorted(found, key=lambda hit: (-hit[1], hit[0]))[:k]

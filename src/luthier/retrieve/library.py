@@ -7,15 +7,14 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from luthier.errors import DataError
 from luthier.progress import Progress
 from luthier.prompt.wording import rendered
-from luthier.retrieve.documents import Document, Reading, read_folder
+from luthier.retrieve.documents import Document, Reading, read_some
 from luthier.retrieve.exact import written
 from luthier.retrieve.index import EMBEDDED_FROM, Embedder, Hit, Index, StoreKind, create, open_index
 from luthier.retrieve.passages import ChunkSettings
@@ -36,6 +35,19 @@ class Reranker(Protocol):
     def scores(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """One number for each pair of a query and a passage, higher is better. (N,)"""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What making an index came to.
+
+    Attributes:
+        build_s: Seconds, embedding included.
+        too_long: Passages of which the embedder reads the beginning only.
+    """
+
+    build_s: float = 0.0
+    too_long: int = 0
 
 
 class Library:
@@ -80,11 +92,7 @@ class Library:
             DataError: There is no such folder, or nothing in it can be read.
         """
         if documents not in self._readings:
-            reading = read_folder(Path(documents), progress)
-            if not reading.documents:
-                why = "; ".join(f"{own.name}: {own.reason}" for own in reading.skipped[:3]) or "it is empty"
-                raise DataError(f"{documents}: no document could be read ({why}).")
-            self._readings[documents] = reading
+            self._readings[documents] = read_some(Path(documents), progress)
         return self._readings[documents]
 
     def leave_out(self, documents: str, passages: Sequence[Passage]) -> None:
@@ -111,16 +119,19 @@ class Library:
             else:
                 index = create(folder, own, chunks, store_for(reading.documents, chunks))
             started = time.perf_counter()
-            if index.add(reading.documents, progress).passages:
-                seconds = self.build_s(index) + time.perf_counter() - started
-                written(_timing(index), f"{json.dumps({'build_s': seconds})}\n".encode())
+            changes = index.add(reading.documents, progress)
+            if changes.passages:
+                before = self.making(index)
+                seconds = before.build_s + time.perf_counter() - started
+                making = Making(seconds, before.too_long + len(changes.too_long))
+                written(_record(index), f"{json.dumps(asdict(making))}\n".encode())
             self._indexes[str(folder), embedder] = index
         return index
 
-    def build_s(self, index: Index) -> float:
-        """Seconds of making an index of the library, embedding included: when it was made, which may be long ago."""
-        file = _timing(index)
-        return float(json.loads(file.read_text(encoding="utf-8"))["build_s"]) if file.is_file() else 0.0
+    def making(self, index: Index) -> Making:
+        """What making an index of the library came to, which may be long ago."""
+        file = _record(index)
+        return Making(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Making()
 
     def opened(self, folder: str, embedder: str) -> Index:
         """An index that is there.
@@ -131,6 +142,10 @@ class Library:
         if (folder, embedder) not in self._indexes:
             self._indexes[folder, embedder] = open_index(Path(folder), lambda _: self.embedder(embedder))
         return self._indexes[folder, embedder]
+
+    def forget(self, folder: str) -> None:
+        """Keep nothing in memory of an index that will not be searched again."""
+        self._indexes = {key: index for key, index in self._indexes.items() if key[0] != folder}
 
     def find(self, retrieval: Retrieval, prompts: Sequence[Prompt]) -> list[tuple[Passage, ...]]:
         """For each prompt its passages, best first."""
@@ -145,9 +160,9 @@ class Library:
         own.embed(sample)
         return (time.perf_counter() - started) / len(sample)
 
-    def passages(self, retrieval: Retrieval) -> Iterable[Passage]:
-        """All passages of an index."""
-        return self.opened(retrieval.index, retrieval.embedder).passages.values()
+    def by_document(self, retrieval: Retrieval) -> Mapping[str, Sequence[Passage]]:
+        """Name → the document's passages, of all that are searched."""
+        return self.opened(retrieval.index, retrieval.embedder).by_document
 
     def rank(self, retrieval: Retrieval, prompts: Sequence[Prompt], k: int) -> list[list[Hit]]:
         """For each prompt the `k` best passages, best first.
@@ -165,14 +180,15 @@ class Library:
         return [[*best, *own[ordered:]][:k] for best, own in zip(first, found, strict=True)]
 
 
-def _timing(index: Index) -> Path:
+def _record(index: Index) -> Path:
     return index.folder.with_suffix(".json")
 
 
 def _blanked(document: Document, passages: Sequence[Passage]) -> Document:
     text = document.text
     for passage in passages:
-        text = text[: passage.start] + " " * (passage.end - passage.start) + text[passage.end :]
+        # Empty lines, so that what stands before and behind it does not come into one passage.
+        text = text[: passage.start] + "\n" * (passage.end - passage.start) + text[passage.end :]
     return replace(document, text=text)
 
 

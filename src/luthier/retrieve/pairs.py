@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from luthier.prompt.passages import holds_answer
+from luthier.prompt.passages import holds_answer, right_ones
 from luthier.retrieve.index import Index, Kind
 from luthier.retrieve.library import query_of
 from luthier.types import Example, Passage
@@ -41,23 +41,35 @@ class Mined:
     filtered: int
 
 
-def right_passages(example: Example, index: Index, ranked: Sequence[Passage]) -> list[Passage]:
-    """The passages that hold the example's answer, the best ranked first.
+def judged_by(example: Example, index: Index, ranked: Sequence[Passage]) -> tuple[set[str], list[str]]:
+    """What the ranking of an example whose relevance is known is judged by: ids of all that is right, and of what is
+    ranked, best first.
 
-    Where the example says in which documents or by which words, all of these; else those of the ranked ones in which a
-    right answer stands (distant supervision; Karpukhin et al. 2020).
+    Where only documents are known to be right these are what is to be found, each by the first of its passages: it is
+    not known which of its others help.
     """
-    found = [passage for passage in ranked if holds_answer(example, passage)]
-    if example.relevance is None:
-        return found
-    known = {passage.id for passage in found}
-    more = index.passages.values() if not example.relevance.documents else _of(index, example.relevance.documents)
-    return found + [own for own in more if own.id not in known and example.relevance.holds(own)]
+    assert example.relevance is not None
+    if example.relevance.evidence:
+        right = {passage.id for passage in right_ones(example, (), index.by_document)}
+        return right, [passage.id for passage in ranked]
+    seen: set[str] = set()
+    ids = []
+    for passage in ranked:
+        ids.append(passage.id if passage.document in seen else passage.document)
+        seen.add(passage.document)
+    return {name for name in example.relevance.documents if name in index.by_document}, ids
 
 
-def _of(index: Index, documents: Sequence[str]) -> list[Passage]:
-    by_document = index.by_document
-    return [passage for name in documents for passage in by_document.get(name, ())]
+def answers_found(examples: Sequence[Example], index: Index, query: str | None, kind: Kind) -> list[list[Passage]]:
+    """For each example the passages that hold a reference, of those that question and reference together find.
+
+    For examples that do not say where their answer stands, and to whose question alone nothing was found.
+    """
+    queries = [f"{query_of(query, example.prompt)} {example.references[0]}" for example in examples]
+    return [
+        [hit.passage for hit in hits if holds_answer(example, hit.passage)]
+        for example, hits in zip(examples, index.search_all(queries, _DEPTH, kind), strict=True)
+    ]
 
 
 def judged(
@@ -68,7 +80,7 @@ def judged(
     right, ranking = {}, {}
     for example, own in zip(examples, hits, strict=True):
         ranked = [hit.passage for hit in own]
-        if ids := {passage.id for passage in right_passages(example, index, ranked)}:
+        if ids := {passage.id for passage in right_ones(example, ranked, index.by_document)}:
             right[example.id], ranking[example.id] = ids, [passage.id for passage in ranked]
     return right, ranking
 
@@ -94,7 +106,9 @@ def mine(
     """
     queries = [query_of(query, example.prompt) for example in examples]
     hits = index.search_all(queries, _DEPTH, kind)
-    rights = [right_passages(e, index, [hit.passage for hit in own]) for e, own in zip(examples, hits, strict=True)]
+    rights = [
+        right_ones(e, [hit.passage for hit in own], index.by_document) for e, own in zip(examples, hits, strict=True)
+    ]
     texts = _searched(index)
     asked = index.embedder.embed(queries)
     looked_at = [[*(hit.passage for hit in own), *right] for own, right in zip(hits, rights, strict=True)]

@@ -13,11 +13,14 @@ from luthier.types import Passage
 CountTokens = Callable[[Sequence[str]], list[int]]
 """Tokens of each text, without those that the embedder adds around it."""
 
+_UNNAMED = "…"  # a heading without words
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 _FENCE = re.compile(r"^(```|~~~)")
 # A sentence ends with a mark, perhaps with a quote or a bracket, before white space and something that begins anew.
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9À-ÞА-Я])|(?<=[。！？])")
 _WORDS = re.compile(r"\S+\s*")
+# Between pieces that follow each other there is an empty line at most; where there is more, something was taken out.
+_WIDEST_GAP = 8
 
 
 class ChunkSettings(Settings):
@@ -37,7 +40,8 @@ class ChunkSettings(Settings):
 
 
 def cut(document: Document, settings: ChunkSettings, count: CountTokens) -> list[Passage]:
-    """The document's passages, in order. All of its text but headings and white space stands in one at least."""
+    """The document's passages, in order. All of its text but white space and headings with text under them stands in
+    one at least."""
     found: list[Passage] = []
     digest = document.digest
     for headings, blocks in _sections(document.text):
@@ -71,21 +75,26 @@ class _Block:
 
 
 def _sections(text: str) -> Iterator[tuple[tuple[str, ...], list[_Block]]]:
-    """What stands under each heading, with the headings above it; sections without text are passed over."""
-    headings: list[tuple[int, str]] = []
+    """What stands under each heading, with the headings above it; a heading with nothing under it is text itself."""
+    headings: list[tuple[int, str, int]] = []
     blocks: list[_Block] = []
-    for start, end, heading in _lines_grouped(text):
-        if heading is None:
-            whole = text[start:end].lstrip().startswith("|")
-            blocks.append(_Block(start, end, whole))
-            continue
-        if blocks:
-            yield tuple(title for _, title in headings), blocks
+    under: list[tuple[int, str, int]] = []
+    lines = list(_lines_grouped(text))
+    for number, (start, end, heading) in enumerate(lines):
+        if heading is not None:
+            level, title = heading
+            headings = [own for own in headings if own[0] < level] + [(level, title, number)]
+            following = lines[number + 1][2] if number + 1 < len(lines) else (0, "")
+            if following is None or following[0] > level or title == _UNNAMED:  # it has something under it, or no words
+                continue
+        above = headings if heading is None else headings[:-1]
+        if blocks and above != under:
+            yield tuple(title for _, title, _ in under), blocks
             blocks = []
-        level, title = heading
-        headings = [own for own in headings if own[0] < level] + [(level, title)]
+        under = above
+        blocks.append(_Block(start, end, text[start:end].lstrip().startswith("|")))
     if blocks:
-        yield tuple(title for _, title in headings), blocks
+        yield tuple(title for _, title, _ in under), blocks
 
 
 def _lines_grouped(text: str) -> Iterator[tuple[int, int, tuple[int, str] | None]]:
@@ -109,7 +118,7 @@ def _lines_grouped(text: str) -> Iterator[tuple[int, int, tuple[int, str] | None
             yield start, at, None
             start = None
         if heading is not None:
-            yield at, at + len(line), (len(heading.group(1)), heading.group(2).strip() or "…")
+            yield at, at + len(line), (len(heading.group(1)), heading.group(2).strip() or _UNNAMED)
         elif bare and start is None:
             start = at
         at += len(line)
@@ -126,7 +135,7 @@ def _packed(
     first = 0
     while first < len(pieces):
         last, size = first, sizes[first]
-        while last + 1 < len(pieces) and size + sizes[last + 1] <= room:
+        while last + 1 < len(pieces) and size + sizes[last + 1] <= room and not _apart(pieces, last):
             last += 1
             size += sizes[last]
         end = pieces[last][1]
@@ -137,12 +146,18 @@ def _packed(
         # What is repeated must leave room for what comes next, or no passage would get further.
         while (
             following - 1 > first
+            and not _apart(pieces, following - 1)
             and repeated + sizes[following - 1] <= overlap
             and repeated + sizes[following - 1] + sizes[last + 1] <= room
         ):
             following -= 1
             repeated += sizes[following]
         first = following
+
+
+def _apart(pieces: Sequence[tuple[int, int]], number: int) -> bool:
+    """Whether something was taken out between a piece and the next one."""
+    return number + 1 < len(pieces) and pieces[number + 1][0] - pieces[number][1] > _WIDEST_GAP
 
 
 def _pieces(text: str, blocks: Sequence[_Block], room: int, count: CountTokens) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -95,16 +96,19 @@ def tune_reranker(
     settings: TuningSettings,
     output: Path,
     validate: Callable[[Any], float],
-    before: float,
+    without: float,
     advance: Advance = lambda done: None,
+    *,
+    pretrained: bool = False,
 ) -> Tuned:
     """Train a cross-encoder to tell right passages from wrong ones (binary cross-entropy; Nogueira and Cho 2019).
 
     Args:
         folder: Of the model to begin with: a cross-encoder, or an embedder, whose body then gets a new head.
-        output: Where the best weights are written, if an epoch is better than what it began with.
+        output: Where the best weights are written, if an epoch is better than what it began with, and than none.
         validate: The score of a model (a CrossEncoder) on what is kept apart; higher is better.
-        before: The score that it must come above to be worth having, such as that of the order without it.
+        without: The score of the order without one.
+        pretrained: Whether it begins with a cross-encoder, whose score then is the first; else that is `without`.
         advance: Called with the optimizer steps done since the last call.
     """
     import torch
@@ -126,10 +130,11 @@ def tune_reranker(
     wrong = sum(len(pair.negatives) for pair in pairs) / max(len(pairs), 1)
     loss = BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(max(wrong, 1.0)))
     texts = {name: columns[name] for name in ("query", "passage")}
-    tuned = Tuned([before], tokens=settings.epochs * _tokens(model.tokenizer, texts, _LONGEST_PAIR))
+    tuned = Tuned(tokens=settings.epochs * _tokens(model.tokenizer, texts, _LONGEST_PAIR))
     with tempfile.TemporaryDirectory() as work:
         arguments = Arguments(**_arguments(work, settings))
-        watch = _watch(model, output, validate, tuned, advance)
+        tuned.scores.append(validate(model) if pretrained else without)
+        watch = _watch(model, output, validate, tuned, advance, without)
         trainer = CrossEncoderTrainer(
             model=model, args=arguments, train_dataset=Dataset.from_dict(columns), loss=loss, callbacks=[watch]
         )
@@ -158,8 +163,15 @@ def _arguments(work: str, settings: TuningSettings) -> dict[str, Any]:
     }
 
 
-def _watch(model: Any, output: Path, validate: Callable[[Any], float], tuned: Tuned, advance: Advance) -> Any:
-    """Validates before the training and after each epoch, and keeps the weights that are better than all before."""
+def _watch(
+    model: Any,
+    output: Path,
+    validate: Callable[[Any], float],
+    tuned: Tuned,
+    advance: Advance,
+    least: float = -math.inf,
+) -> Any:
+    """Validates after each epoch, and keeps the weights that are better than all before, and than `least`."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # type: ignore[misc]
@@ -171,7 +183,7 @@ def _watch(model: Any, output: Path, validate: Callable[[Any], float], tuned: Tu
             model.eval()
             score = validate(model)
             model.train(was_training)
-            if score > max(tuned.scores):
+            if score > max(least, *tuned.scores):
                 tuned.kept = len(tuned.scores)
                 model.save_pretrained(str(output), create_model_card=False)
             tuned.scores.append(score)

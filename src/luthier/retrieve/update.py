@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,17 @@ from typing import Literal
 
 from luthier.errors import DataError, RetrievalError
 from luthier.progress import Progress
-from luthier.retrieve.documents import Document, Skipped, read_document, read_folder
-from luthier.retrieve.exact import written
-from luthier.retrieve.index import Changes, Embedder, Index, StoreKind, about_index, create, open_index
+from luthier.retrieve.documents import Document, EmptyDocument, Skipped, read_document, read_some
+from luthier.retrieve.index import (
+    Changes,
+    Embedder,
+    Index,
+    StoreKind,
+    about_index,
+    create,
+    describe_index,
+    open_index,
+)
 from luthier.retrieve.library import store_for
 from luthier.retrieve.passages import ChunkSettings
 
@@ -37,48 +44,55 @@ def build(
 ) -> Update:
     """Make an index of a folder of documents, or bring the one that was made of it up to date.
 
-    A build that was interrupted goes on. Documents that are no longer in the folder are removed.
+    A build that was interrupted goes on. Documents that are no longer in the folder, or have become empty, are removed;
+    those that were added from elsewhere (`add_files`) stay.
 
     Args:
         folder: Of the index.
         store: `auto` takes LanceDB from about 10,000 passages on.
 
     Raises:
-        RetrievalError: The folder holds an index of other documents, or made with other settings.
+        RetrievalError: The folder holds an index of other documents, or made with other settings; or a document of the
+            same name was added from elsewhere.
         DataError: There is no folder of documents, or nothing in it can be read.
     """
     source = documents.resolve()
     if (folder / "index.json").is_file():
         _check_same(folder, source, embedder, chunks, store)
-    reading = read_folder(documents, progress)
-    if not reading.documents:
-        why = "; ".join(f"{own.name}: {own.reason}" for own in reading.skipped[:3]) or "it is empty"
-        raise DataError(f"{documents}: no document could be read ({why}).")
+    reading = read_some(documents, progress)
     if (folder / "index.json").is_file():
         index = open_index(folder, lambda name: embedder)
     else:
-        index = create(folder, embedder, chunks, store_for(reading.documents, chunks) if store == "auto" else store)
-        _remember(folder, source)
+        kind = store_for(reading.documents, chunks) if store == "auto" else store
+        index = create(folder, embedder, chunks, kind, source)
+    names = {document.name for document in reading.documents}
+    added = _added(index)
+    if twice := sorted({_file_of(name) for name in names} & set(added)):
+        raise RetrievalError(
+            f"{documents} has a file {twice[0]}, and the index one that was added from {added[twice[0]]}. Take that "
+            "out with `luthier index remove`, or rename one of them."
+        )
     changes = index.add(reading.documents, progress)
     # A file that cannot be read now keeps what was read of it before.
-    unread = {own.name for own in reading.skipped}
-    names = {document.name for document in reading.documents}
-    gone = [name for name in index.documents if name not in names and _file_of(name) not in unread]
+    kept = {own.name for own in reading.skipped if not own.empty} | set(added)
+    gone = [name for name in index.documents if name not in names and _file_of(name) not in kept]
     return Update(index, _and_removed(index, changes, gone), reading.skipped)
 
 
 def add_files(index: Index, files: Sequence[Path], progress: Progress | None = None) -> Update:
     """Add files to an index, or their new versions; of a table, rows that it no longer has are removed.
 
-    Files of the folder that the index was built of keep their names there; others are called by their own.
+    Files of the folder that the index was built of keep their names there; others are called by their own. A file that
+    has become empty is removed.
 
     Raises:
-        DataError: A file cannot be read; then nothing was changed.
+        DataError: A file cannot be read, or has the name of another one that is there; then nothing was changed.
     """
     root = about_index(index.folder).get("built_from")
+    known, added = {_file_of(name) for name in index.documents}, _added(index)
     found: list[Document] = []
     skipped: list[Skipped] = []
-    read: set[str] = set()
+    read: dict[str, str] = {}
     for file in files:
         if file.is_dir():
             raise DataError(
@@ -86,16 +100,32 @@ def add_files(index: Index, files: Sequence[Path], progress: Progress | None = N
             )
         if not file.is_file():
             raise DataError(f"{file} does not exist.")
-        inside = root is not None and file.resolve().is_relative_to(root)
-        name = file.resolve().relative_to(str(root)).as_posix() if inside else file.name
-        reading = read_document(file, name)
-        found += reading.documents
-        skipped += reading.skipped
-        read.add(name)
+        path = file.resolve()
+        inside = root is not None and path.is_relative_to(root)
+        name = path.relative_to(str(root)).as_posix() if inside else file.name
+        here = read.get(name) or added.get(name) or (f"{root}/{name}" if root is not None and name in known else None)
+        if here is not None and here != str(path):
+            raise DataError(f"{file}: the index has {name} of {here}. Rename one of them; nothing was changed.")
+        try:
+            reading = read_document(file, name)
+            found += reading.documents
+            skipped += reading.skipped
+        except EmptyDocument as error:
+            skipped.append(Skipped(name, str(error).removeprefix(f"{name}: "), empty=True))
+        read[name] = str(path)
+    outside = {name: path for name, path in read.items() if root is None or not Path(path).is_relative_to(root)}
+    describe_index(index.folder, {**about_index(index.folder), "added": {**added, **outside}})
     changes = index.add(found, progress)
     names = {document.name for document in found}
-    gone = [name for name in index.documents if name not in names and name != _file_of(name) and _file_of(name) in read]
+    gone = [name for name in index.documents if name not in names and _file_of(name) in read]
     return Update(index, _and_removed(index, changes, gone), tuple(skipped))
+
+
+def _added(index: Index) -> dict[str, str]:
+    """Name of a file of the index that was added from elsewhere than the folder that it is built of → its path."""
+    known = {_file_of(name) for name in index.documents}
+    added: dict[str, str] = about_index(index.folder).get("added", {})
+    return {name: path for name, path in added.items() if name in known}
 
 
 def _and_removed(index: Index, changes: Changes, gone: Iterable[str]) -> Changes:
@@ -125,8 +155,3 @@ def _check_same(
                 f"{folder} was built with {what} {held}, and this asks for {given}. Choose another folder for the "
                 "index, or delete this one."
             )
-
-
-def _remember(folder: Path, source: Path) -> None:
-    about = {**about_index(folder), "built_from": str(source)}
-    written(folder / "index.json", (json.dumps(about, indent=1) + "\n").encode())

@@ -280,7 +280,8 @@ def _on_documents(
     task = prepared.targets[0]
     if prompting.retrieval is None or task.documents is None:
         return 0.0
-    texts = [passage.searched(headings=True) for passage in prepared.library.passages(prompting.retrieval)]
+    documents = prepared.library.by_document(prompting.retrieval)
+    texts = [passage.searched(headings=True) for own in documents.values() for passage in own]
     text_s = prepared.library.seconds_a_text(prompting.retrieval.embedder, texts)
     seconds = text_s * len(texts)
     for number, step in enumerate(approach.steps):

@@ -150,7 +150,12 @@ def _score_again(run: OpenRun, ref: ModelRef, kind: str, to: Path, check: int, p
         predictor = Predictor(model, run.predictor.decoding)
         with progress.track(f"answering with {what}", len(prompts)) as advance:
             answers = run.engine.answer(predictor, prompts, run.labels, advance=advance)
-        texts.append([without_citations(own.text)[0] if cites else own.text for own in answers])
+        texts.append(
+            [
+                without_citations(own.text, len(row["passages"]))[0] if cites else own.text
+                for own, row in zip(answers, rows, strict=True)
+            ]
+        )
     differing = sum(a != b for a, b in zip(*texts, strict=True))
     if differing:
         raise RunError(

@@ -12,8 +12,8 @@ from luthier.evaluate.metrics import Metric, score
 from luthier.evaluate.ranking import ranking_values
 from luthier.evaluate.statistics import bootstrap_interval, wilson_interval
 from luthier.evaluate.support import Shown, support_values
-from luthier.prompt.passages import holds_answer
-from luthier.retrieve.pairs import right_passages
+from luthier.prompt.passages import holds_answer, right_ones
+from luthier.retrieve.pairs import answers_found, judged_by
 from luthier.runner.fitted import Fitted
 from luthier.runner.folder import read_json, read_jsonl, write_json
 from luthier.runner.keys import examples_key, key_of, source_key
@@ -35,7 +35,9 @@ def grounding_of(name: str, fitted: Fitted, bench: Bench, library: Library, seed
     that does not retrieve.
 
     Returns:
-        `k`, `passages` (in the index), `ranking` and `support`: rows of `measure`, `mean`, `low`, `high`, `n`.
+        `k`, `passages` (in the index), `too_long` (of these, for the embedder), `shown` (passages a prompt, mean),
+        `dropped` (passages that were found and had no room), `ranking` and `support`: rows of `measure`, `mean`, `low`,
+        `high`, `n`.
     """
     retrieval = fitted.predictor.retrieval
     if retrieval is None:
@@ -50,6 +52,9 @@ def grounding_of(name: str, fitted: Fitted, bench: Bench, library: Library, seed
     return {
         "k": retrieval.k,
         "passages": len(index.passages),
+        "too_long": library.making(index).too_long,
+        "shown": sum(len(rows[example.id]["passages"]) for example in examples) / len(examples),
+        "dropped": sum(rows[example.id]["dropped_passages"] for example in examples),
         "ranking": [_mean_row(measure, list(own.values()), seed) for measure, own in values.items()],
         "support": [
             _mean_row(measure, [own[measure] for own in supports if measure in own], seed) for measure in measures
@@ -60,10 +65,12 @@ def grounding_of(name: str, fitted: Fitted, bench: Bench, library: Library, seed
 def _ranking(examples: Sequence[Example], retrieval: Retrieval, library: Library) -> dict[str, dict[str, float]]:
     index = library.opened(retrieval.index, retrieval.embedder)
     hits = library.rank(retrieval, [example.prompt for example in examples], max(_DEPTH, retrieval.k))
-    ranking = {e.id: [hit.passage.id for hit in own] for e, own in zip(examples, hits, strict=True)}
-    right = {e.id: {passage.id for passage in right_passages(e, index, ())} for e in examples}
-    judged = {own: ids for own, ids in right.items() if ids}
-    return ranking_values(judged, ranking, retrieval.k) if judged else {}
+    judged = {
+        example.id: judged_by(example, index, [hit.passage for hit in own])
+        for example, own in zip(examples, hits, strict=True)
+    }
+    right = {own: ids for own, (ids, _) in judged.items() if ids}
+    return ranking_values(right, {own: ids for own, (_, ids) in judged.items()}, retrieval.k) if right else {}
 
 
 def _support(row: Mapping[str, Any], passages: Mapping[str, Passage], retrieval: Retrieval) -> dict[str, float]:
@@ -113,13 +120,19 @@ def diagnose(
 
 
 def _conditions(task: Task, retrieval: Retrieval, library: Library) -> dict[str, list[Example]]:
-    """Condition → the validation examples that have a right passage, with the passages that it shows."""
+    """Condition → the validation examples that have a right passage, with the passages that it shows.
+
+    Where an example does not say where its answer stands, it is looked for among what its question finds, and then
+    among what question and answer find: by the question alone, all that search misses would be left out.
+    """
     index = library.opened(retrieval.index, retrieval.embedder)
     ranked = library.rank(retrieval, [e.prompt for e in task.validation], max(_DEPTH, retrieval.k))
+    helped = answers_found(task.validation, index, retrieval.query, retrieval.kind)
     found: dict[str, list[Example]] = {name: [] for name in CONDITIONS}
-    for example, hits in zip(task.validation, ranked, strict=True):
+    for example, hits, with_answer in zip(task.validation, ranked, helped, strict=True):
         passages = [hit.passage for hit in hits]
-        right = right_passages(example, index, passages)[:1]
+        rights = right_ones(example, passages, index.by_document)
+        right = (rights or with_answer if example.relevance is None else rights)[:1]
         if not right:
             continue
         wrong = [passage for passage in passages if not holds_answer(example, passage)]

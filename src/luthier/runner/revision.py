@@ -129,6 +129,8 @@ def _measured(
             predictor = _revised(predictor, predictor.retrieval, revision, Path(work) / "index", library)
         with bench.progress.track(f"{name}: after the revision", len(revision.prompts)) as advance:
             answers = bench.engine.answer(predictor, revision.prompts, task.labels, advance=advance)
+        if predictor.retrieval is not None:
+            library.forget(predictor.retrieval.index)
     absent = "" if predictor.retrieval is None else predictor.retrieval.absent
     judged = [
         RevisedAnswer(answer.text, now, before, Shown(answer.text, (), (), (), absent).abstained)

@@ -56,7 +56,7 @@ class StepContext:
         assert self.library is not None, "where a task has documents there is a library"
         assert self.task.documents is not None, "whether a task has documents is checked before"
         index = self.library.index(self.task.documents.folder, embedder, chunks, self.progress)
-        return index, {index.folder.name: self.library.build_s(index)}
+        return index, {index.folder.name: self.library.making(index).build_s}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from luthier.prompt.passages import holds_answer
+from luthier.prompt.passages import holds_answer, right_ones
 from luthier.settings import Settings
-from luthier.types import Example, Grounding, Passage, Predictor
+from luthier.types import Example, Grounding, Predictor
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -26,7 +26,8 @@ class Raft(Settings):
     right: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Share of the prompts that show the right passage (the paper's P; it found 60 to 100% best, by data set)."""
     distractors: Annotated[int, Field(ge=0)] = 2
-    """Wrong passages beside it: those that the predictor's own search ranks highest."""
+    """Wrong passages beside it: those that the predictor's own search ranks highest. Where it is not shown there is one
+    more of them."""
     otherwise: Literal["answer", "absent"] = "answer"
     """What is learned where the right passage is not shown: the answer all the same, as in the paper, or to say that it
     is not in the documents."""
@@ -39,24 +40,18 @@ class Raft(Settings):
         assert retrieval is not None, "whether there is retrieval is checked before"
         deep = replace(predictor, retrieval=replace(retrieval, k=max(_DEPTH, retrieval.k)))
         ranked = [own.passages for own in engine.ground(deep, [e.prompt for e in examples]) if own is not None]
-        every = tuple(engine.passages_of(retrieval))
+        by_document = engine.documents_of(retrieval)
         taught, grounds = [], []
         for example, found in zip(examples, ranked, strict=True):
             draw = random.Random(f"{seed}/{example.id}")
-            rights = right_ones(example, found, every)
-            wrong = [passage for passage in found if not holds_answer(example, passage)][: self.distractors]
-            shown = [*rights[:1], *wrong] if rights and draw.random() < self.right else wrong
+            rights = right_ones(example, found, by_document)
+            wrong = [passage for passage in found if not holds_answer(example, passage)]
+            with_right = bool(rights) and draw.random() < self.right
+            # One more where the right one is not shown, or the number of passages would tell whether it is.
+            shown = [rights[0], *wrong[: self.distractors]] if with_right else wrong[: self.distractors + 1]
             if retrieval.order != "document":
                 draw.shuffle(shown)  # the right one stands anywhere
             absent = self.otherwise == "absent" and not any(holds_answer(example, passage) for passage in shown)
             taught.append(replace(example, completion=retrieval.absent) if absent else example)
             grounds.append(Grounding(retrieval, tuple(shown)))
         return taught, grounds
-
-
-def right_ones(example: Example, ranked: Sequence[Passage], every: Sequence[Passage]) -> list[Passage]:
-    """The passages that hold an example's answer, the best ranked first; beyond the ranked ones where it names them."""
-    found = [passage for passage in ranked if holds_answer(example, passage)]
-    if found or example.relevance is None:
-        return found
-    return [passage for passage in every if example.relevance.holds(passage)]

@@ -83,7 +83,19 @@ class RagStep(Step):
         retrieval = Retrieval(
             index=str(index.folder), embedder=embedder, reranker=predictor.reranker or self.reranker, **given
         )
-        facts = {"documents": len(index.documents), "passages": len(index.passages), "store": index.kind}
+        assert context.library is not None
+        too_long = context.library.making(index).too_long
+        if too_long and self.kind != "lexical":
+            context.progress.say(
+                f"  {too_long} of {len(index.passages)} passages are longer than the embedder's "
+                f"{index.embedder.window} tokens: dense search does not see their ends (chunks.tokens)"
+            )
+        facts = {
+            "documents": len(index.documents),
+            "passages": len(index.passages),
+            "too_long": too_long,
+            "store": index.kind,
+        }
         return StepOutcome(replace(predictor, retrieval=retrieval), indexes=made, facts=facts)
 
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from luthier.settings import Count
 from luthier.steps.base import StepContext, StepOutcome
 from luthier.steps.rag import SearchKind
-from luthier.steps.search_tuning import SearchTuningStep, mean_ndcg, share_of, tuning_facts, validation_result
+from luthier.steps.search_tuning import (
+    SearchTuningStep,
+    epoch_name,
+    epochs_of,
+    mean_ndcg,
+    ordering_score,
+    share_of,
+    tuning_facts,
+    validation_result,
+)
 from luthier.types import Predictor
 
 _PASSES = 3
 
 
 class RerankerStep(SearchTuningStep):
-    """Train the cross-encoder that orders what `rag` finds; none is used where validation is not better with it."""
+    """Train the cross-encoder that orders what `rag` finds. What does best on validation is used: the trained one, the
+    one that it began with, or none."""
 
     step: Literal["reranker"] = "reranker"
     embedder: str = "minilm-l6"
@@ -45,8 +55,7 @@ class RerankerStep(SearchTuningStep):
         return learned + ranked + passages * text_s
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
-        """The predictor with the trained cross-encoder, if nDCG@10 on validation is better with it than without."""
-        from luthier.model.rerank import pair_scores
+        """The predictor with the cross-encoder that gives the best nDCG@10 on validation, if it is better than none."""
         from luthier.retrieve.library import query_of
         from luthier.retrieve.tuning import total_steps, tune_reranker
 
@@ -59,28 +68,32 @@ class RerankerStep(SearchTuningStep):
         right, ranking = self.judged(task, index, self.kind)
         found = {own: ids[: self.depth] for own, ids in ranking.items()}
         asked = {example.id: query_of(self.query, example.prompt) for example in task.validation}
-        texts = {own: passage.searched(headings=True) for own, passage in index.passages.items()}
-
-        def validate(model: Any) -> float:
-            scores = iter(pair_scores(model, [(asked[own], texts[i]) for own, ids in found.items() for i in ids]))
-            scored = {own: {i: float(next(scores)) for i in ids} for own, ids in found.items()}
-            ranked = {own: sorted(ids, key=ids.__getitem__, reverse=True) for own, ids in scored.items()}
-            return mean_ndcg(right, ranked)
-
+        validate = ordering_score(index, right, asked, found)
         settings, output = self.settings(self.batch_size, context), context.folder / "reranker"
         begin = context.library.folder_of(self.model or embedder)
         examples = sum(1 + len(pair.negatives) for pair in mined.pairs)
         context.engine.release()
         with context.progress.track("training the reranker", total_steps(examples, settings)) as advance:
-            tuned = tune_reranker(begin, mined.pairs, settings, output, validate, mean_ndcg(right, found), advance)
+            without = mean_ndcg(right, found)
+            tuned = tune_reranker(
+                begin, mined.pairs, settings, output, validate, without, advance, pretrained=self.model is not None
+            )
+        scores = {"none": without, **({"before": tuned.scores[0]} if self.model else {}), **epochs_of(tuned)}
+        reranker: str | None
+        if tuned.kept:
+            used, reranker = epoch_name(tuned.kept), str(output)
+        elif self.model and tuned.scores[0] > without:
+            used, reranker = "before", self.model
+        else:
+            used, reranker = "none", predictor.reranker
         return StepOutcome(
-            replace(predictor, reranker=str(output) if tuned.kept else predictor.reranker),
+            replace(predictor, reranker=reranker),
             train_s=time.perf_counter() - started,
             loop_s=tuned.seconds,
             indexes=made,
             trained_tokens=tuned.tokens,
             trainable_parameters=tuned.parameters,
             trainable_share=share_of(tuned.parameters, predictor),
-            results={"reranker": validation_result("Reranker", tuned)},
-            facts=tuning_facts(mined, tuned, mining_s),
+            results={"reranker": validation_result("Reranker", scores, used)},
+            facts={**tuning_facts(mined, tuned, mining_s), "without": without, "used": used},
         )

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from luthier.settings import Count
 from luthier.steps.base import StepContext, StepOutcome
 from luthier.steps.search_tuning import (
     MOST_RANKED,
     SearchTuningStep,
-    mean_ndcg,
+    epochs_of,
+    ranking_score,
     share_of,
     tuning_facts,
-    validation_pool,
     validation_result,
 )
 from luthier.types import Predictor
@@ -56,23 +54,13 @@ class RetrieverStep(SearchTuningStep):
         mined = self.mined(task, index, "dense", context.seed)
         mining_s = time.perf_counter() - started
         right, _ = self.judged(task, index, "dense")
-        pool = validation_pool(index, right)
-        texts = [index.passages[own].searched(headings=self.chunks.headings) for own in pool]
-        asked = {example.id: query_of(self.query, example.prompt) for example in task.validation if example.id in right}
-
-        def validate(model: Any) -> float:
-            passages, queries = (
-                np.asarray(model.encode(own, normalize_embeddings=True, show_progress_bar=False), np.float32)
-                for own in (texts, list(asked.values()))
-            )
-            orders = (-(queries @ passages.T)).argsort(axis=1, kind="stable")
-            ranking = {own: [pool[i] for i in order[:10]] for own, order in zip(asked, orders, strict=True)}
-            return mean_ndcg(right, ranking)
-
+        asked = {example.id: query_of(self.query, example.prompt) for example in task.validation}
+        validate = ranking_score(index, right, asked)
         settings, output = self.settings(self.batch_size, context), context.folder / "retriever"
         context.engine.release()
         with context.progress.track("training the retriever", total_steps(len(mined.pairs), settings)) as advance:
             tuned = tune_embedder(context.library.folder_of(begin), mined.pairs, settings, output, validate, advance)
+        scores = {"before": tuned.scores[0], **epochs_of(tuned)}
         return StepOutcome(
             replace(predictor, retriever=str(output) if tuned.kept else begin),
             train_s=time.perf_counter() - started,
@@ -81,6 +69,6 @@ class RetrieverStep(SearchTuningStep):
             trained_tokens=tuned.tokens,
             trainable_parameters=tuned.parameters,
             trainable_share=share_of(tuned.parameters, predictor),
-            results={"retriever": validation_result("Retriever", tuned)},
+            results={"retriever": validation_result("Retriever", scores, list(scores)[tuned.kept])},
             facts=tuning_facts(mined, tuned, mining_s),
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from luthier.errors import TrainingError
@@ -110,18 +111,23 @@ def _nothing_found(step: str, examples: str) -> str:
     )
 
 
-def validation_result(what: str, tuned: Tuned) -> Mapping[str, Any]:
-    """The score before training and after each epoch, as a table to be drawn."""
-    names = ["before", *(f"epoch {number}" for number in range(1, len(tuned.scores)))]
+def validation_result(what: str, scores: Mapping[str, float], used: str) -> Mapping[str, Any]:
+    """The scores of weights as a table to be drawn, the ones that are used marked."""
     return {
         "kind": "table",
         "title": f"{what}: right passages on validation",
         "columns": ["weights", "nDCG@10", ""],
-        "rows": [
-            [name, round(score, 4), "kept" if number == tuned.kept else ""]
-            for number, (name, score) in enumerate(zip(names, tuned.scores, strict=True))
-        ],
+        "rows": [[name, round(score, 4), "used" if name == used else ""] for name, score in scores.items()],
     }
+
+
+def epochs_of(tuned: Tuned) -> dict[str, float]:
+    """What validation gave after each epoch, by its name."""
+    return {epoch_name(number): score for number, score in enumerate(tuned.scores) if number}
+
+
+def epoch_name(number: int) -> str:
+    return f"epoch {number}"
 
 
 def share_of(parameters: int, predictor: Predictor) -> float:
@@ -143,11 +149,59 @@ def tuning_facts(mined: Mined, tuned: Tuned, seconds: float) -> dict[str, Any]:
     }
 
 
-def validation_pool(index: Index, right: Mapping[str, Collection[str]]) -> list[str]:
-    """Ids of the passages that validation ranks: all, or the right ones and others up to a number."""
+def ranking_score(
+    index: Index, right: Mapping[str, Collection[str]], asked: Mapping[str, str]
+) -> Callable[[Any], float]:
+    """How well an embedder ranks the index's passages, or the right ones and others up to a number: mean nDCG@10.
+
+    Args:
+        right: Question → ids of its right passages.
+        asked: Question → what is searched for.
+
+    Returns:
+        Takes a SentenceTransformer.
+    """
     wanted = {own for ids in right.values() for own in ids}
     others = [own for own in index.passages if own not in wanted]
-    return [*sorted(wanted), *others[: max(0, MOST_RANKED - len(wanted))]]
+    pool = [*sorted(wanted), *others[: max(0, MOST_RANKED - len(wanted))]]
+    texts = [index.passages[own].searched(headings=index.chunks.headings) for own in pool]
+
+    def score(model: Any) -> float:
+        passages, queries = (
+            np.asarray(model.encode(own, normalize_embeddings=True, show_progress_bar=False), np.float32)
+            for own in (texts, [asked[question] for question in right])
+        )
+        orders = (-(queries @ passages.T)).argsort(axis=1, kind="stable")
+        return mean_ndcg(right, {q: [pool[i] for i in own[:10]] for q, own in zip(right, orders, strict=True)})
+
+    return score
+
+
+def ordering_score(
+    index: Index,
+    right: Mapping[str, Collection[str]],
+    asked: Mapping[str, str],
+    found: Mapping[str, Sequence[str]],
+) -> Callable[[Any], float]:
+    """How well a cross-encoder orders the passages that were found for each question: mean nDCG@10.
+
+    Args:
+        right, asked: As of `ranking_score`.
+        found: Question → ids of passages, best first.
+
+    Returns:
+        Takes a CrossEncoder.
+    """
+    from luthier.model.rerank import pair_scores
+
+    texts = {own: passage.searched(headings=True) for own, passage in index.passages.items()}
+
+    def score(model: Any) -> float:
+        scores = iter(pair_scores(model, [(asked[own], texts[i]) for own, ids in found.items() for i in ids]))
+        scored = {own: {i: float(next(scores)) for i in ids} for own, ids in found.items()}
+        return mean_ndcg(right, {own: sorted(ids, key=ids.__getitem__, reverse=True) for own, ids in scored.items()})
+
+    return score
 
 
 def mean_ndcg(right: Mapping[str, Collection[str]], ranking: Mapping[str, Sequence[str]]) -> float:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from luthier.prompt.shots import spread_order
 from luthier.prompt.wording import phrased
-from luthier.settings import Count, Open, Positive, Share, closed
+from luthier.settings import Choose, Count, Open, Positive, Share, closed
 from luthier.steps.adapters import AnyAdapter, Lora
 from luthier.steps.base import Step, StepContext
 from luthier.steps.keep import AnyKeep, Keep
@@ -123,7 +123,8 @@ class SftStep(TrainingStep):
         searching = [step for step in before if isinstance(step, RagStep)]
         if not searching:
             return ["passages: there are none to train with; put a step rag before this one"]
-        if self.passages.otherwise == "absent" and searching[-1].absent == "":
+        absent = searching[-1].absent
+        if self.passages.otherwise == "absent" and "" in (absent.choose if isinstance(absent, Choose) else (absent,)):
             return ["passages.otherwise: absent, but the step rag before this one has no answer for that (its absent)"]
         return []
 
