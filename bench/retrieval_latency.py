@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 import outcome
 
 NAME = "retrieval_latency"
-SIDES = {"exact": "luthier", "lancedb": "luthier", "plain LanceDB": "plain_lancedb"}
+SIDES = {"exact": "luthier", "lancedb": "luthier", "plain LanceDB": "lancedb"}
 K = 10
 
 
@@ -28,8 +29,10 @@ def measure(*, quick: bool) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     for size in sizes:
         for name, function in SIDES.items():
-            what = {"store": name, "passages": size, "queries": queries, "k": K}
-            found = run_side(f"retrieval_sides:{function}", what)
+            with tempfile.TemporaryDirectory(prefix="luthier-bench-") as folder:
+                what = {"folder": folder, "store": name, "passages": size, "queries": queries, "k": K}
+                found = run_side(f"retrieval_sides:{function}_built", what)
+                found |= run_side(f"retrieval_sides:{function}_asked", what)
             measured[f"{name} {size}"] = found
             rows.append(
                 [
@@ -53,8 +56,8 @@ def measure(*, quick: bool) -> dict[str, Any]:
             "first search reads what the others find in memory; the first lexical one makes its index (not shown).",
             "Luthier gives whole passages with their places, checks for changes of other processes before each search, "
             "and computes similarities again; plain LanceDB gives id and text.",
-            "Memory is that of the process when all queries were asked, Python and libraries (torch is not loaded) "
-            "included.",
+            "Memory is that of a process that has opened the store and asked all queries, with Python and libraries "
+            "(without torch).",
         ],
         **outcome.frame(quick),
     }

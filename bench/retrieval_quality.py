@@ -86,11 +86,12 @@ def _searches(collection: Collection, *, quick: bool) -> tuple[dict[str, dict[st
 
     from luthier.model.embed import SentenceEmbedder
     from luthier.model.find import find_embedder
-    from luthier.model.rerank import CrossReranker, pair_scores
+    from luthier.model.rerank import CrossReranker
     from luthier.retrieve.index import create
     from luthier.retrieve.library import reranked
     from luthier.retrieve.pairs import judged, mine
     from luthier.retrieve.tuning import TuningSettings, tune_embedder, tune_reranker
+    from luthier.steps.search_tuning import mean_ndcg, ordering_score, ranking_score
 
     torch.manual_seed(SEED)
     train = collection.train[: 60 if quick else MOST_TRAINING]
@@ -100,18 +101,19 @@ def _searches(collection: Collection, *, quick: bool) -> tuple[dict[str, dict[st
         base = SentenceEmbedder(EMBEDDER, find_embedder(EMBEDDER, Path()), "cpu")
         index = create(work / "index", base, collection.chunks)
         index.add(collection.documents)
-        found = {kind: _ranked(collection.test, index, kind) for kind in ("lexical", "dense", "hybrid")}
-        sides = {"BM25": found["lexical"], "dense": found["dense"], "hybrid": found["hybrid"]}
+        kinds = {"BM25": "lexical", "dense": "dense", "hybrid": "hybrid"}
+        sides = {side: _ranked(collection.test, index, kind) for side, kind in kinds.items()}
 
         mined = mine(train, index, query=None, negatives=2, margin=0.95, seed=SEED)
         right, _ = judged(collection.validation, index, None, "dense")
+        asked = {example.id: example.prompt.messages[-1].content for example in collection.validation}
         settings = TuningSettings(epochs, 32, 5e-5, 0.1, SEED, "cpu")
         tuned = tune_embedder(
             find_embedder(EMBEDDER, Path()),
             mined.pairs,
             settings,
             work / "retriever",
-            lambda model: _dense_score(model, index, collection.validation, right),
+            ranking_score(index, right, asked),
         )
         own, trained = index, base
         if tuned.kept:
@@ -123,32 +125,26 @@ def _searches(collection: Collection, *, quick: bool) -> tuple[dict[str, dict[st
 
         pairs = mine(train, own, query=None, negatives=2, margin=0.95, kind="hybrid", seed=SEED).pairs
         right, ranking = judged(collection.validation, own, None, "hybrid")
-        texts = {key: passage.searched(headings=True) for key, passage in own.passages.items()}
-        asked = {example.id: example.prompt.messages[-1].content for example in collection.validation}
-
-        def score(model: Any) -> float:
-            ranked = {}
-            for question, ids in ranking.items():
-                scores = pair_scores(model, [(asked[question], texts[i]) for i in ids[:DEPTH]])
-                ranked[question] = [ids[i] for i in np.argsort(-scores, kind="stable")]
-            return _ndcg(right, ranked)
-
-        before = _ndcg(right, {question: ids[:DEPTH] for question, ids in ranking.items()})
-        folder = work / "retriever" if tuned.kept else find_embedder(EMBEDDER, Path())
+        found = {question: ids[:DEPTH] for question, ids in ranking.items()}
+        before = mean_ndcg(right, found)
         ordered = tune_reranker(
-            folder, pairs, TuningSettings(epochs, 32, 5e-5, 0.1, SEED, "cpu"), work / "reranker", score, before
+            work / "retriever" if tuned.kept else find_embedder(EMBEDDER, Path()),
+            pairs,
+            settings,
+            work / "reranker",
+            ordering_score(own, right, asked, found),
+            without=0.0,  # the best of its epochs is measured, also where a study would not use it
         )
-        if ordered.kept:
-            queries = [example.prompt.messages[-1].content for example in collection.test]
-            hits = reranked(
-                CrossReranker(work / "reranker", "cpu"), queries, own.search_all(queries, DEPTH, "hybrid"), DEPTH
-            )
-            sides["hybrid, trained, reranked"] = _values(collection.test, own, hits)
+        queries = [example.prompt.messages[-1].content for example in collection.test]
+        hits = reranked(
+            CrossReranker(work / "reranker", "cpu"), queries, own.search_all(queries, DEPTH, "hybrid"), DEPTH
+        )
+        sides["hybrid, trained, reranked"] = _values(collection.test, own, hits)
     facts = (
         f"{len(mined.pairs)} pairs, validation nDCG@10 (dense) by epoch {_written(tuned.scores)}, epoch {tuned.kept} "
         "kept; "
-        f"reranker (hybrid) {_written(ordered.scores)}, "
-        + (f"epoch {ordered.kept} kept" if ordered.kept else "not kept, since no epoch came above the order before it")
+        f"reranker (hybrid) {before:.3f} without, {_written(ordered.scores[1:])} by epoch, so that a study would "
+        + ("use it" if max(ordered.scores) > before else "use none")
     )
     return sides, facts
 
@@ -164,32 +160,11 @@ def _ranked(examples: Sequence[Any], index: Any, kind: str) -> dict[str, dict[st
 
 def _values(examples: Sequence[Any], index: Any, hits: Sequence[Sequence[Any]]) -> dict[str, dict[str, float]]:
     from luthier.evaluate.ranking import ranking_values
-    from luthier.retrieve.pairs import right_passages
+    from luthier.prompt.passages import right_ones
 
-    right = {e.id: {passage.id for passage in right_passages(e, index, ())} for e in examples}
+    right = {e.id: {passage.id for passage in right_ones(e, (), index.by_document)} for e in examples}
     ranking = {e.id: [hit.passage.id for hit in own] for e, own in zip(examples, hits, strict=True)}
     return ranking_values({own: ids for own, ids in right.items() if ids}, ranking, K)
-
-
-def _dense_score(model: Any, index: Any, examples: Sequence[Any], right: Mapping[str, set[str]]) -> float:
-    passages = list(index.passages.values())
-    vectors = model.encode(
-        [p.searched(headings=index.chunks.headings) for p in passages],
-        normalize_embeddings=True,
-        show_progress_bar=False,
-    )
-    judged = [example for example in examples if example.id in right]
-    queries = model.encode(
-        [e.prompt.messages[-1].content for e in judged], normalize_embeddings=True, show_progress_bar=False
-    )
-    orders = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")
-    return _ndcg(right, {e.id: [passages[i].id for i in order[:10]] for e, order in zip(judged, orders, strict=True)})
-
-
-def _ndcg(right: Mapping[str, set[str]], ranking: Mapping[str, Sequence[str]]) -> float:
-    from luthier.evaluate.ranking import ranking_values
-
-    return float(np.mean(list(ranking_values(right, ranking, K)["ndcg@10"].values())))
 
 
 def _cells(own: Mapping[str, Mapping[str, float]], before: Mapping[str, Mapping[str, float]] | None) -> list[str]:

@@ -1,11 +1,10 @@
-"""One store of passages at a time: built, measured on disk and in memory, asked. Run by retrieval_latency.py."""
+"""One store of passages at a time: built, then asked in a process of its own. Run by retrieval_latency.py."""
 
 from __future__ import annotations
 
+import importlib
 import random
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,53 +44,57 @@ def texts(count: int, words: int = 100) -> list[str]:
     return [" ".join(draw.choices(known, k=words)) for _ in range(count)]
 
 
-def luthier(what: Mapping[str, Any]) -> dict[str, Any]:
-    """An index on one of its stores: `what` holds `store`, `passages`, `queries` and `k`."""
-    from luthier.retrieve.index import open_index
-
-    folder = Path(tempfile.mkdtemp(prefix="luthier-index-"))
-    try:
-        build_s = _built(folder, what)
-        opened = open_index(folder, lambda name: SyntheticEmbedder(1))
-        asked = [" ".join(text.split()[:8]) for text in texts(what["queries"] + 1)]
-        first_s = timed(opened.search, asked[0], what["k"], "dense")
-        opened.search(asked[0], what["k"], "lexical")
-        found = {
-            kind: [timed(opened.search, query, what["k"], kind) for query in asked[1:]]
-            for kind in ("dense", "lexical", "hybrid")
-        }
-        return _result(build_s, folder, first_s, found)
-    finally:
-        shutil.rmtree(folder)
-
-
-def _built(folder: Path, what: Mapping[str, Any]) -> float:
+def luthier_built(what: Mapping[str, Any]) -> dict[str, Any]:
+    """An index in the folder of `what`, on its `store`, of so many `passages`."""
     from luthier.retrieve.documents import Document
     from luthier.retrieve.index import create
     from luthier.retrieve.passages import ChunkSettings
 
+    folder = Path(what["folder"])
     documents = [Document(f"d{n:06d}", f"d{n:06d}", text) for n, text in enumerate(texts(what["passages"]))]
     index = create(folder, SyntheticEmbedder(0), ChunkSettings(headings=False), what["store"])
-    return timed(index.add, documents)
+    return {"build_s": timed(index.add, documents), "bytes": size_of(folder)}
 
 
-def plain_lancedb(what: Mapping[str, Any]) -> dict[str, Any]:
-    """LanceDB by itself: the same vectors and texts in one table, asked for ids and texts."""
+def luthier_asked(what: Mapping[str, Any]) -> dict[str, Any]:
+    """The index asked: `what` holds its `folder`, `store`, `queries` and `k`."""
+    from luthier.retrieve.index import open_index
+
+    if what["store"] == "lancedb":
+        importlib.import_module("lancedb")  # or the first search would load it, and that of the plain side does not
+    opened = open_index(Path(what["folder"]), lambda name: SyntheticEmbedder(1))
+    asked = [" ".join(text.split()[:8]) for text in texts(what["queries"] + 1)]
+    first_s = timed(opened.search, asked[0], what["k"], "dense")
+    opened.search(asked[0], what["k"], "lexical")
+    found = {
+        kind: [timed(opened.search, query, what["k"], kind) for query in asked[1:]]
+        for kind in ("dense", "lexical", "hybrid")
+    }
+    return {"memory": resident_bytes(), "first_s": first_s, "seconds": found}
+
+
+def lancedb_built(what: Mapping[str, Any]) -> dict[str, Any]:
+    """LanceDB by itself: the same vectors and texts in one table."""
     import lancedb
 
-    folder = Path(tempfile.mkdtemp(prefix="lancedb-"))
-    try:
-        build_s = timed(lancedb.connect(folder).create_table, "passages", _rows(what["passages"]))
-        table = lancedb.connect(folder).open_table("passages")
-        queries = unit_vectors(np.random.default_rng(1), what["queries"] + 1)
+    folder = Path(what["folder"])
+    build_s = timed(lancedb.connect(folder).create_table, "passages", _rows(what["passages"]))
+    return {"build_s": build_s, "bytes": size_of(folder)}
 
-        def ask(query: np.ndarray) -> None:
-            table.search(query).distance_type("cosine").limit(what["k"]).select(["id", "text", "_distance"]).to_list()
 
-        first_s = timed(ask, queries[0])
-        return _result(build_s, folder, first_s, {"dense": [timed(ask, query) for query in queries[1:]]})
-    finally:
-        shutil.rmtree(folder)
+def lancedb_asked(what: Mapping[str, Any]) -> dict[str, Any]:
+    """Its table asked for ids and texts."""
+    import lancedb
+
+    table = lancedb.connect(Path(what["folder"])).open_table("passages")
+    queries = unit_vectors(np.random.default_rng(1), what["queries"] + 1)
+
+    def ask(query: np.ndarray) -> None:
+        table.search(query).distance_type("cosine").limit(what["k"]).select(["id", "text", "_distance"]).to_list()
+
+    first_s = timed(ask, queries[0])
+    seconds = {"dense": [timed(ask, query) for query in queries[1:]]}
+    return {"memory": resident_bytes(), "first_s": first_s, "seconds": seconds}
 
 
 def _rows(count: int) -> Any:
@@ -105,16 +108,6 @@ def _rows(count: int) -> Any:
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), DIMENSION),
         }
     )
-
-
-def _result(build_s: float, folder: Path, first_s: float, seconds: Mapping[str, list[float]]) -> dict[str, Any]:
-    return {
-        "build_s": build_s,
-        "bytes": size_of(folder),
-        "memory": resident_bytes(),
-        "first_s": first_s,
-        "seconds": dict(seconds),
-    }
 
 
 def timed(work: Callable[..., object], *given: object) -> float:
