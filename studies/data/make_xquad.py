@@ -73,7 +73,8 @@ def sentence_at(text: str, start: int, end: int) -> str:
 
 
 def revise(folder: Path, test: Sequence[Question], documents: dict[str, dict]) -> None:
-    """Other numbers in some documents of the test, and one of them removed, with questions on what has changed."""
+    """Other numbers in some documents of the test, and questions on what has changed; the document of its first question
+    is the one that the study removes."""
     removed = test[0].document
     contexts = {name: [p["context"] for p in article["paragraphs"]] for name, article in documents.items()}
     rows: list[tuple[str, str, str, str]] = []
@@ -89,7 +90,6 @@ def revise(folder: Path, test: Sequence[Question], documents: dict[str, dict]) -
                 rows.append((q.question, other, q.answer, q.document))
     for name in sorted({row[3] for row in rows if row[1]}):
         write_document(folder / "documents" / name, documents[name], contexts[name])
-    (folder / "removed.txt").write_text(removed + "\n", encoding="utf-8")
     write_rows(folder / "questions.csv", ("question", "answer", "before", "document"), rows)
 
 
