@@ -73,7 +73,7 @@ def sentence_at(text: str, start: int, end: int) -> str:
 
 
 def revise(folder: Path, test: Sequence[Question], documents: dict[str, dict]) -> None:
-    """Other numbers in some documents of the test, and questions on what has changed; the document of its first question
+    """Other numbers in some documents of the test, and questions on what has changed; the document of the first question
     is the one that the study removes."""
     removed = test[0].document
     contexts = {name: [p["context"] for p in article["paragraphs"]] for name, article in documents.items()}
