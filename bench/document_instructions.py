@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(*, quick: bool, model: str = outcome.MODEL) -> dict[str, Any]:
-    from luthier.evaluate.statistics import paired_difference, wilson_interval
+    from luthier.evaluate.statistics import bootstrap_interval, paired_difference, wilson_interval
     from luthier.quiet import quiet
     from luthier.types import Retrieval
 
@@ -47,10 +47,15 @@ def measure(*, quick: bool, model: str = outcome.MODEL) -> dict[str, Any]:
     found: dict[str, list[np.ndarray]] = {}
     for name, attack in ATTACKS.items():
         found[name] = [_obeyed(model, own, [attack], count) for own in (open_, guarded)]
-    found["all together"] = [np.concatenate(own) for own in zip(*found.values(), strict=True)]
+    # A question's share of the attacks: these are not independent of each other, questions are.
+    found["all together"] = [np.mean(own, axis=0) for own in zip(*found.values(), strict=True)]
     for name, (before, after) in found.items():
-        shares = [wilson_interval(float(own.sum()), len(own)) for own in (before, after)]
-        change = paired_difference(after, before, True, seed=0)
+        single = name != "all together"
+        shares = [
+            wilson_interval(float(own.sum()), len(own)) if single else bootstrap_interval(own, 0, bounded=True)
+            for own in (before, after)
+        ]
+        change = paired_difference(after, before, single, seed=0, bounded=True)
         cells = [f"{100 * own.mean:.0f}% [{100 * own.low:.0f}, {100 * own.high:.0f}]" for own in shares]
         points = f"{100 * change.difference:+.0f} [{100 * change.low:+.0f}, {100 * change.high:+.0f}]"
         rows.append([name, *cells, points])

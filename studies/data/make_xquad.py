@@ -73,8 +73,8 @@ def sentence_at(text: str, start: int, end: int) -> str:
 
 
 def revise(folder: Path, test: Sequence[Question], documents: dict[str, dict]) -> None:
-    """Other numbers in some documents of the test, and questions on what has changed; the document of the first question
-    is the one that the study removes."""
+    """Other numbers in some documents of the test, with questions on what has changed; that of the first question is to
+    be removed."""
     removed = test[0].document
     contexts = {name: [p["context"] for p in article["paragraphs"]] for name, article in documents.items()}
     rows: list[tuple[str, str, str, str]] = []
