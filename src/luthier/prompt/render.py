@@ -7,6 +7,7 @@ the prompt's tokens are the same in training and in answering.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,8 @@ from luthier.errors import DataError, ModelError
 from luthier.prompt.passages import cited_completion, in_order, with_passages, within_budget
 from luthier.prompt.wording import worded
 from luthier.types import Example, Grounding, Message, Passage, Prompt, Wording
+
+_BRACKETED = re.compile(r"[\[<{|][^\s\w]*\w[^\s\[<{]*[\]>}|]+")
 
 # How families of models name the end of a text, in pretraining.
 _ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<eos>")
@@ -125,11 +128,21 @@ class Renderer:
 
     @cached_property
     def _control_tokens(self) -> tuple[str, ...]:
-        """Texts that the tokenizer takes for control tokens."""
+        """Texts that the tokenizer takes for control tokens, and words in brackets that the template puts around turns
+        (`[/INST]`), which may be none."""
         added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
         marks = {str(token) for token in added if token.special or str(token)[:1] in "<["}
-        special = {*self.tokenizer.all_special_tokens, *marks}
+        special = {*self.tokenizer.all_special_tokens, *marks, *self._marks_of_turns()}
         return tuple(sorted(special, key=len, reverse=True))
+
+    def _marks_of_turns(self) -> set[str]:
+        system, turns = Message("system", " "), (Message("user", " "), Message("assistant", " "), Message("user", " "))
+        for messages in ((system, *turns), turns):  # some templates refuse a system turn
+            try:
+                return set(_BRACKETED.findall(self._text(messages, opening=True)))
+            except ModelError:
+                continue
+        return set()
 
     def completion(self, messages: tuple[Message, ...], completion: str) -> tuple[int, ...]:
         """Ids of the assistant's answer to `messages`, with the end of the turn."""
