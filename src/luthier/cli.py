@@ -119,18 +119,23 @@ def init(
     data: Annotated[Path, typer.Argument(help="A file of examples.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", help="The study file to write.")] = Path("study.yaml"),
     model: Annotated[str, typer.Option("--model", help="The base model.")] = "smollm2-135m-instruct",
+    documents: Annotated[
+        Path | None, typer.Option("--documents", help="A folder of documents that hold the answers.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the study file.")] = False,
 ) -> None:
     """Look at a data file and write a study for it that runs.
 
     Example: `luthier init studies/data/banking77/train.csv --output study.yaml`
+
+    Example: `luthier init studies/data/xquad/train.csv --documents studies/data/xquad/documents`
     """
     from luthier.console import console
     from luthier.study.initial import initial_study
 
     if output.exists() and not force:
         raise LuthierError(f"{output} exists. Write elsewhere with --output, or overwrite it with --force.")
-    text, notes = initial_study(data, output, model)
+    text, notes = initial_study(data, output, model, documents)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     for note in notes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.errors import StudyError
+from luthier.errors import DataError, StudyError
 from luthier.settings import Choose
 from luthier.steps import FewShotStep, PromptStep, SftStep
 from luthier.study import Approach, Study, build_study, load_study, study_as_json
@@ -367,3 +367,26 @@ def test_a_first_study_is_a_study_and_finds_its_data(tmp_path: Path):
     assert study.tasks["task"].labels is not None
     assert list(study.approaches) == ["zero-shot", "few-shot", "lora"]
     assert all(isinstance(note, str) for note in notes)
+
+
+def test_a_first_study_with_documents_compares_retrieval_too(tmp_path: Path):
+    folder = tmp_path / "manuals" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "cards.md").write_text("A gold card costs three.")
+    (folder / "picture.png").write_bytes(b"x")
+    rows = "".join(f"what about card {n},{n} euros,deep/cards.md\n" for n in range(30))
+    data, file = tmp_path / "rows.csv", tmp_path / "first.yaml"
+    data.write_text("question,answer,where\n" + rows)
+    text, notes = initial_study(data, file, "some/model", tmp_path / "manuals")
+    file.write_text(text)
+    task = load_study(file).tasks["task"]
+    assert (task.documents, task.relevant) == ("manuals", "where")
+    assert list(load_study(file).approaches) == ["zero-shot", "few-shot", "lora", "rag", "rag-lora"]
+    assert "'where' names the document" in notes[-1]
+    data.write_text("question,answer,where\n" + rows.replace("deep/", ""))
+    text, notes = initial_study(data, file, "some/model", tmp_path / "manuals")
+    assert "relevant:" not in text
+    assert "no column says" in notes[-1]
+    (folder / "cards.md").unlink()
+    with pytest.raises(DataError, match="holds no document that can be read"):
+        initial_study(data, file, "some/model", tmp_path / "manuals")

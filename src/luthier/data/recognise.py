@@ -44,13 +44,13 @@ class Recognised:
         format: csv, tsv, json, jsonl or parquet; chat or alpaca by the form of the rows.
         settings: The task's settings, ready for the study's YAML.
         notes: What was guessed and why, a sentence each, to be shown to the user.
-        rows: How many rows the file has (of its training part, where it names parts).
+        table: The file's rows (of its training part, where it names parts).
     """
 
     format: str
     settings: dict[str, object]
     notes: list[str]
-    rows: int
+    table: Table
 
 
 def recognise(path: Path, encoding: str = "utf-8") -> Recognised:
@@ -78,16 +78,16 @@ def recognise(path: Path, encoding: str = "utf-8") -> Recognised:
         notes.append(
             "Every row is a conversation: its last answer is the completion, what stands before is the prompt."
         )
-        return Recognised("chat", {**settings, "format": "chat"}, notes, len(table.rows))
+        return Recognised("chat", {**settings, "format": "chat"}, notes, table)
     if set(table.columns).issuperset(ALPACA_COLUMNS):
         notes.append("Alpaca: instruction (and input) are the prompt, output is the completion.")
-        return Recognised("alpaca", {**settings, "format": "alpaca"}, notes, len(table.rows))
+        return Recognised("alpaca", {**settings, "format": "alpaca"}, notes, table)
     if "0" in table.columns:
         table, names = _with_names(table)
         settings["columns"] = names
         notes.append(f"The rows are lists without column names; they are named {', '.join(names)}.")
     guessed = _templates(table, notes)
-    return Recognised(form, {**settings, **guessed}, notes, len(table.rows))
+    return Recognised(form, {**settings, **guessed}, notes, table)
 
 
 def _json_form(text: str, name: str) -> tuple[str, dict[str, str]]:

@@ -98,10 +98,7 @@ def read_folder(folder: Path, progress: Progress | None = None) -> Reading:
     Raises:
         DataError: There is no such folder.
     """
-    if not folder.is_dir():
-        kind = "is a file" if folder.is_file() else "does not exist"
-        raise DataError(f"{folder}: the folder of documents {kind}. Give the folder that holds them.")
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
+    files = document_files(folder)
     documents: list[Document] = []
     skipped: list[Skipped] = []
     with (progress or Silent()).track("reading files", len(files)) as advance:
@@ -111,6 +108,18 @@ def read_folder(folder: Path, progress: Progress | None = None) -> Reading:
             skipped += found.skipped
             advance(1)
     return Reading(tuple(documents), tuple(skipped))
+
+
+def document_files(folder: Path) -> list[Path]:
+    """All files below a folder, by name, whether they can be read or not; none that starts with a dot.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    if not folder.is_dir():
+        kind = "is a file" if folder.is_file() else "does not exist"
+        raise DataError(f"{folder}: the folder of documents {kind}. Give the folder that holds them.")
+    return sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
 
 
 def read_some(folder: Path, progress: Progress | None = None) -> Reading:

@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from luthier.data.files import Table
 from luthier.data.recognise import recognise
 from luthier.errors import DataError
+from luthier.retrieve.documents import SUFFIXES, document_files
 from luthier.study.schema import Study
 
 _FEWEST_ROWS = 30
@@ -22,15 +24,20 @@ _HEAD = """\
 """
 
 
-def initial_study(data: Path, output: Path, model: str) -> tuple[str, list[str]]:
+def initial_study(data: Path, output: Path, model: str, documents: Path | None = None) -> tuple[str, list[str]]:
     """The text of a study file for `data`, to be written to `output`, and notes on what was guessed.
 
+    Args:
+        documents: A folder that the questions may be answered from.
+
     Raises:
-        DataError: The file cannot be read, or its columns do not tell what is asked and what is answered.
+        DataError: The file cannot be read, its columns do not tell what is asked and what is answered, or the folder
+            holds no document.
     """
     found = recognise(data)
+    notes = list(found.notes)
     task: dict[str, Any] = {**found.settings, "data": os.path.relpath(str(data), str(output.parent))}
-    rows = found.rows
+    rows = len(found.table.rows)
     if rows < _FEWEST_ROWS:
         raise DataError(
             f"{data} has {rows} rows. A study needs some to learn from, some to choose by and some to judge by: at "
@@ -40,15 +47,35 @@ def initial_study(data: Path, output: Path, model: str) -> tuple[str, list[str]]
     if labelled:
         task.setdefault("answer", "choose")
     way = "spread" if labelled else "random"
-    study = {
-        "model": model,
-        "task": task,
-        "approaches": {
-            "zero-shot": [],
-            "few-shot": [{"step": "few-shot", "shots": {"choose": [4, 8]}, "by": {"choose": [way, "bm25"]}}],
-            "lora": [{"step": "sft", "adapter": "lora"}],
-        },
+    approaches: dict[str, list[Any]] = {
+        "zero-shot": [],
+        "few-shot": [{"step": "few-shot", "shots": {"choose": [4, 8]}, "by": {"choose": [way, "bm25"]}}],
+        "lora": [{"step": "sft", "adapter": "lora"}],
     }
+    if documents is not None:
+        task |= _documents(documents, output, found.table, notes)
+        approaches["rag"] = [{"step": "rag", "k": {"choose": [1, 3]}}]
+        approaches["rag-lora"] = [{"step": "rag"}, {"step": "sft", "adapter": "lora", "passages": {"distractors": 2}}]
+    study = {"model": model, "task": task, "approaches": approaches}
     Study.model_validate(study)  # what init writes must be a study
     text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-    return _HEAD.format(file=data.name, study=output) + "\n" + text, found.notes
+    return _HEAD.format(file=data.name, study=output) + "\n" + text, notes
+
+
+def _documents(folder: Path, output: Path, table: Table, notes: list[str]) -> dict[str, Any]:
+    """The task's settings for a folder of documents, and for the column that names them, if there is one."""
+    names = {file.relative_to(folder).as_posix() for file in document_files(folder)}
+    readable = {name for name in names if Path(name).suffix.lower() in SUFFIXES}
+    if not readable:
+        raise DataError(f"{folder} holds no document that can be read (there are readers for {', '.join(SUFFIXES)}).")
+    settings = {"documents": os.path.relpath(str(folder), str(output.parent))}
+    for column in table.columns:
+        values = {str(value) for row in table.rows if (value := row.values.get(column)) not in (None, "")}
+        if values and values <= readable:
+            notes.append(f"{column!r} names the document that holds the answer, so that search itself is scored.")
+            return {**settings, "relevant": column}
+    notes.append(
+        "Which document holds an answer no column says; search is scored where one does (relevant, evidence: "
+        "docs/documents.md)."
+    )
+    return settings
