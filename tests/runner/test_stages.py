@@ -12,6 +12,7 @@ from tiny import tiny_study
 
 from luthier.errors import RunError, StudyError
 from luthier.evaluate import forgetting
+from luthier.infer.engine import Engine
 from luthier.report.html import write_report
 from luthier.runner.estimate import forecast
 from luthier.runner.main import run
@@ -20,6 +21,7 @@ from luthier.runner.predict import predict_rows
 from luthier.runner.prepare import prepare
 from luthier.runner.show import token_tree, training_examples
 from luthier.study import Study, build_study
+from luthier.types import Predictor
 
 WORDS = {
     "colours": {"red": "cherry", "green": "leaf"},
@@ -92,6 +94,31 @@ def test_every_stage_is_scored_on_every_task(tiny_model_folder: Path, tmp_path: 
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "Stage after stage" in page
     assert "Backward transfer" in page
+
+
+def test_stages_answer_also_where_the_loss_decides_and_none_answers_twice(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tasks(tmp_path)
+    open_ended = {"labels": None, "answer": "generate", "max_new_tokens": 4, "metrics": ["loss", "token_f1"]}
+    settings = chained(tiny_model_folder).model_dump(exclude_unset=True)
+    del settings["approaches"]["prefix-of-chain"]
+    study = build_study(
+        **settings | {"tasks": {name: {**own, **open_ended} for name, own in settings["tasks"].items()}}
+    )
+    asked: list[int] = []
+    answer = Engine.answer
+
+    def counted(engine: Engine, predictor: Predictor, prompts: Any, *given: Any, **more: Any) -> Any:
+        asked.append(len(prompts))
+        return answer(engine, predictor, prompts, *given, **more)
+
+    monkeypatch.setattr(Engine, "answer", counted)
+    loss, answers = run(study, tmp_path / "run", root=tmp_path).comparison["matrix"]["chain"]
+    assert {column["metric"] for column in loss["columns"]} == {"loss"}
+    assert {column["metric"] for column in answers["columns"]} == {"token_f1"}
+    # Before training it is `base`, after the last step the chain itself, whose answers are there.
+    assert asked.count(4) == 2 * len(WORDS)
 
 
 def test_a_step_learns_what_its_task_says(tiny_model_folder: Path, tmp_path: Path) -> None:

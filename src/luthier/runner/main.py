@@ -186,7 +186,7 @@ def _compare(
     comparison["matrix"] = {
         name: stage_matrices(
             name,
-            own,
+            fitted,
             prepared.base(study.approaches[name].model),
             bench,
             answers=study.stage_answers,

@@ -11,7 +11,7 @@ from luthier.evaluate.metrics import METRICS, Metric, score
 from luthier.evaluate.stages import StageResult, stage_matrix
 from luthier.record import predictor_to_json
 from luthier.runner.fitted import Fitted, Stage
-from luthier.runner.folder import read_json, write_json
+from luthier.runner.folder import read_json, read_jsonl, write_json
 from luthier.runner.keys import examples_key, key_of
 from luthier.runner.measure import Bench
 from luthier.types import Example, Predictor, Score, Task
@@ -23,37 +23,57 @@ def has_stages(fitted: Fitted, bench: Bench) -> bool:
 
 
 def stage_matrices(
-    name: str, fitted: Fitted, base: Fitted, bench: Bench, *, answers: int, seed: int
+    name: str, fitted: Mapping[str, Fitted], base: Fitted, bench: Bench, *, answers: int, seed: int
 ) -> list[dict[str, Any]]:
-    """The matrix of the reference loss, over all examples, and that of the deciding metrics, over some.
+    """The matrix of the reference loss, over all examples, and that of a metric of answers, over some.
 
     Args:
+        name: The approach that it is of.
+        fitted: All approaches, by name, whose answers to the test are there already: a stage that is one of them does
+            not answer again.
         answers: Examples of each task that every stage answers; 0 leaves the second matrix out.
     """
+    own = fitted[name]
     before = Stage("before training", (), base.key, base.predictor.model)
     stages = [
-        _measured(name, number, stage, fitted.predictor, bench, answers)
-        for number, stage in enumerate((before, *fitted.stages))
+        _measured(name, number, stage, fitted, bench, answers) for number, stage in enumerate((before, *own.stages))
     ]
     loss = METRICS["loss"]
     found = [stage_matrix(stages, dict.fromkeys(bench.tasks, loss), "loss", seed)]
-    deciding = {task: own[0] for task, own in bench.metrics.items() if not own[0].needs_logprobs}
-    if answers and deciding:
-        found.append(stage_matrix(stages, deciding, "answers", seed))
+    if answers and (answered := _metrics_of_answers(bench)):
+        found.append(stage_matrix(stages, answered, "answers", seed))
     return found
 
 
-def _measured(name: str, number: int, stage: Stage, predictor: Predictor, bench: Bench, answers: int) -> StageResult:
+def _metrics_of_answers(bench: Bench) -> dict[str, Metric]:
+    """Task → the first of its metrics that judges an answer; the deciding one may be the loss of the reference."""
+    found = {task: [one for one in own if not one.needs_logprobs] for task, own in bench.metrics.items()}
+    return {task: own[0] for task, own in found.items() if own}
+
+
+def _measured(
+    name: str, number: int, stage: Stage, fitted: Mapping[str, Fitted], bench: Bench, answers: int
+) -> StageResult:
     """A stage's losses and answers, from the folder where they are there already."""
+    predictor = fitted[name].predictor
     asked = replace(predictor, model=stage.model, routes=stage.routes)
+    metrics = _metrics_of_answers(bench)
     file = bench.folder.stage(_key(stage, predictor, bench, answers))
     if not file.is_file():
         what = f"{name}: {_title(number, stage)}"
         total = sum(len(examples) + len(examples[:answers]) for examples in bench.examples.values())
+        same = next((other for other, own in fitted.items() if own.predictor == asked), None)
+        known = {} if same is None else _answers_of(same, bench)
         with bench.progress.track(f"{what}, on every task", total) as advance:
             rows = {
                 task: _rows(
-                    asked.asked(bench.tasks[task], bench.target), bench.tasks[task], examples, answers, bench, advance
+                    asked.asked(bench.tasks[task], bench.target),
+                    bench.tasks[task],
+                    examples,
+                    examples[:answers] if task in metrics else (),
+                    known,
+                    bench,
+                    advance,
                 )
                 for task, examples in bench.examples.items()
             }
@@ -66,8 +86,7 @@ def _measured(name: str, number: int, stage: Stage, predictor: Predictor, bench:
         losses = [LogProb(**row) for row in own["losses"]]
         wanted = [_scored(METRICS["loss"], e, e.completion, task, p) for e, p in zip(examples, losses, strict=True)]
         scores[task_name], judged[task_name] = {"loss": [s for s, _ in wanted]}, {"loss": [a for _, a in wanted]}
-        metric = bench.metrics[task_name][0]
-        if not metric.needs_logprobs:
+        if (metric := metrics.get(task_name)) is not None:
             answered = zip(examples[:answers], own["answers"], strict=True)
             given = [_scored(metric, example, text, task, None) for example, text in answered]
             scores[task_name][metric.name] = [s for s, _ in given]
@@ -82,13 +101,27 @@ def _title(number: int, stage: Stage) -> str:
     return f"{number}: {stage.step} on {learned}"
 
 
+def _answers_of(name: str, bench: Bench) -> dict[tuple[str, str], str]:
+    """What an approach answered to the test: task and example → text."""
+    rows = read_jsonl(bench.folder.approach(name) / "predictions.jsonl")
+    return {(row["task"], row["id"]): row["completion"] for row in rows}
+
+
 def _rows(
-    predictor: Predictor, task: Task, examples: Sequence[Example], answers: int, bench: Bench, advance: Any
+    predictor: Predictor,
+    task: Task,
+    examples: Sequence[Example],
+    answered: Sequence[Example],
+    known: Mapping[tuple[str, str], str],
+    bench: Bench,
+    advance: Any,
 ) -> dict[str, Any]:
     losses = bench.engine.reference_logprobs(predictor, examples, advance=advance)
-    texts: list[str] = []
-    if not bench.metrics[task.name][0].needs_logprobs:
-        prompts = [example.prompt for example in examples[:answers]]
+    if all((task.name, example.id) in known for example in answered):
+        texts = [known[task.name, example.id] for example in answered]
+        advance(len(texts))
+    else:
+        prompts = [example.prompt for example in answered]
         texts = [a.text for a in bench.engine.answer(predictor, prompts, task.labels, advance=advance)]
     return {"losses": [asdict(one) for one in losses], "answers": texts}
 
