@@ -114,7 +114,8 @@ def add_files(index: Index, files: Sequence[Path], progress: Progress | None = N
             skipped.append(Skipped(name, str(error).removeprefix(f"{name}: "), empty=True))
         read[name] = str(path)
     outside = {name: path for name, path in read.items() if root is None or not Path(path).is_relative_to(root)}
-    describe_index(index.folder, {**about_index(index.folder), "added": {**added, **outside}})
+    if outside:
+        describe_index(index.folder, {**about_index(index.folder), "added": {**added, **outside}})
     changes = index.add(found, progress)
     names = {document.name for document in found}
     gone = [name for name in index.documents if name not in names and _file_of(name) in read]

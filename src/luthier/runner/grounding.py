@@ -127,12 +127,13 @@ def _conditions(task: Task, retrieval: Retrieval, library: Library) -> dict[str,
     """
     index = library.opened(retrieval.index, retrieval.embedder)
     ranked = library.rank(retrieval, [e.prompt for e in task.validation], max(_DEPTH, retrieval.k))
-    helped = answers_found(task.validation, index, retrieval.query, retrieval.kind)
+    unknown = [example for example in task.validation if example.relevance is None]
+    by_answer = answers_found(unknown, index, retrieval.query, retrieval.kind) if unknown else []
+    helped = {example.id: own for example, own in zip(unknown, by_answer, strict=True)}
     found: dict[str, list[Example]] = {name: [] for name in CONDITIONS}
-    for example, hits, with_answer in zip(task.validation, ranked, helped, strict=True):
+    for example, hits in zip(task.validation, ranked, strict=True):
         passages = [hit.passage for hit in hits]
-        rights = right_ones(example, passages, index.by_document)
-        right = (rights or with_answer if example.relevance is None else rights)[:1]
+        right = (right_ones(example, passages, index.by_document) or helped.get(example.id, []))[:1]
         if not right:
             continue
         wrong = [passage for passage in passages if not holds_answer(example, passage)]
