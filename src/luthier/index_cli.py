@@ -29,7 +29,10 @@ def build(
         str, typer.Option("--embedder", help="Built-in name, folder, or Hugging Face id.")
     ] = "minilm-l6",
     tokens: Annotated[int, typer.Option("--tokens", min=8, help="Most tokens of a passage.")] = 200,
-    overlap: Annotated[int, typer.Option("--overlap", min=0, help="Tokens that the next passage repeats.")] = 40,
+    overlap: Annotated[
+        int | None,
+        typer.Option("--overlap", min=0, help="Tokens that the next passage repeats; default: a fifth."),
+    ] = None,
     store: Annotated[
         Literal["auto", "exact", "lancedb"], typer.Option("--store", help="auto: lancedb from 10,000 passages on.")
     ] = "auto",
@@ -47,11 +50,15 @@ def build(
     from luthier.retrieve.update import build as build_index
 
     quiet()
-    if overlap > tokens // 2:
+    if overlap is not None and overlap > tokens // 2:
         raise LuthierError(f"--overlap {overlap}: at most half of --tokens ({tokens // 2}).")
-    own = SentenceEmbedder.named(embedder, Path(), resolve_device(device))  # type: ignore[arg-type]
+    # A folder is kept by its whole path, so that the index can be opened from elsewhere.
+    place = Path(embedder).expanduser()
+    known = str(place.resolve()) if place.is_dir() else embedder
+    own = SentenceEmbedder.named(known, Path(), resolve_device(device))  # type: ignore[arg-type]
+    chunks = ChunkSettings(tokens=tokens) if overlap is None else ChunkSettings(tokens=tokens, overlap=overlap)
     with RichProgress() as progress:
-        update = build_index(index, folder, own, ChunkSettings(tokens=tokens, overlap=overlap), store, progress)
+        update = build_index(index, folder, own, chunks, store, progress)
     _print_update(update)
 
 

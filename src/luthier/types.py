@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from luthier.words import spaced
+
 Role = Literal["system", "user", "assistant", "tool"]
 Split = Literal["train", "validation", "test"]
 
@@ -41,7 +43,7 @@ class Passage:
         id: Of its document's name and its number there: `manual.pdf#3`.
         document: The document's name.
         headings: Those that it stands under, the uppermost first.
-        page: The page that it begins on, from 1; None where there are no pages.
+        page: The page that most of it stands on, from 1; None where there are no pages.
         start, end: Its place in the document's text, in characters.
         digest: Of its document, to tell a version from another.
     """
@@ -75,7 +77,8 @@ class Relevance:
 
     Attributes:
         documents: Names of the documents that do; none where only `evidence` says it.
-        evidence: Texts of the documents that do, word for word; none where a whole document does.
+        evidence: Texts of the documents that do, word for word, case and punctuation aside; none where a whole document
+            does.
     """
 
     documents: tuple[str, ...] = ()
@@ -87,22 +90,24 @@ class Relevance:
             return False
         if not self.evidence:
             return bool(self.documents)
-        text = passage.text.split()
-        return any(_half_stands_in(own.split(), text) for own in self.evidence)
+        return any(_half_stands_in(own, passage.text) for own in self.evidence)
 
 
 # A half, or a passage, of fewer words may stand somewhere by chance.
 _LEAST_WORDS = 5
 
 
-def _half_stands_in(words: list[str], text: list[str]) -> bool:
-    """Whether the first or the second half of some words, or all of a text that they go around, stands in it; of few
-    words all of them."""
-    middle = (len(words) + 1) // 2
-    parts = [words[:middle], words[middle:]] if len(words) >= 2 * _LEAST_WORDS else [words]
-    within = f" {' '.join(text)} "
-    around = len(text) >= _LEAST_WORDS and within in f" {' '.join(words)} "
-    return around or any(f" {' '.join(part)} " in within for part in parts if part)
+def _half_stands_in(part: str, text: str) -> bool:
+    """Whether the first or the second half of a part's words, or all of a text that they go around, stands in it; of
+    few words all of them."""
+    own = spaced(part).split()
+    if not own:
+        return False
+    middle = (len(own) + 1) // 2
+    halves = [own[:middle], own[middle:]] if len(own) >= 2 * _LEAST_WORDS else [own]
+    within = spaced(text)
+    around = within.count(" ") > _LEAST_WORDS and within in spaced(part)
+    return around or any(f" {' '.join(half)} " in within for half in halves)
 
 
 @dataclass(frozen=True, slots=True)

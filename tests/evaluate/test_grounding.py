@@ -50,6 +50,17 @@ def test_support_of_an_answer_made_up_in_part() -> None:
     assert "citation_right" not in found
 
 
+def test_an_answer_that_was_not_told_to_cite_is_not_judged_by_it() -> None:
+    assert set(support_values(Shown("Paris", ["Paris."], [True], None))) == {
+        "abstained", "string_support", "ngram_support",
+    }  # fmt: skip
+
+
+def test_an_answer_in_a_script_without_spaces_is_looked_for_by_its_letters() -> None:
+    found = support_values(Shown("公园", ["我们去公园玩。"], [True], None))
+    assert (found["string_support"], found["ngram_support"]) == (1.0, 1.0)
+
+
 def test_an_answer_that_abstains_is_judged_by_nothing_else() -> None:
     shown = Shown("Not in the documents.", ["x"], [True], [1], absent="not in the documents")
     assert support_values(shown) == {"abstained": 1.0}

@@ -161,6 +161,9 @@ def test_what_a_right_passage_is() -> None:
     evidence = Relevance((), ("the bridge was built by Ann Lee, and it still stands. It is closed now and has been.",))
     assert evidence.holds(whole)  # the first half of it
     short = Relevance((), ("in the Nile",))
+    assert short.holds(passage(7, "They swim In the Nile, mostly."))
+    assert Relevance((), ("去公园",)).holds(passage(8, "今天天气很好。我们去公园。"))
+    assert not Relevance((), ("…",)).holds(passage(9, "Words …"))
     assert not short.holds(passage(3, "Bread is baked in the oven."))
     assert short.holds(passage(4, "They swim in the Nile today."))
     assert not Relevance((), ("Paris is the capital of France since long",)).holds(passage(5, "Paris"))

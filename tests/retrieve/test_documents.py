@@ -91,8 +91,27 @@ def test_every_kind_of_file_becomes_a_document(tmp_path: Path) -> None:
     assert found["lines.jsonl:2"].text == "Another."
     pdf = found["two.pdf"]
     assert pdf.text == "First page.\n\nSecond page."
-    assert [pdf.page_at(pdf.text.index(word)) for word in ("First", "Second")] == [1, 2]
-    assert found["page.html"].page_at(3) is None
+    assert [pdf.page_of(at := pdf.text.index(word), at + 1) for word in ("First", "Second")] == [1, 2]
+    assert [pdf.page_of(start, len(pdf.text)) for start in (0, 3)] == [1, 2]  # the one of which there is more
+    assert found["page.html"].page_of(3, 4) is None
+
+
+def test_headings_that_are_underlined_are_headings(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(
+        "---\ntitle: no heading\n---\n\nGuide\n=====\n\nWords.\nMore words.\n\nFees\n---\nDue in May.\n\n"
+        "a | b\n---|---\n1 | 2\n\n```\n\nNo\n===\n```\n\nEnd.\n\n---\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "b.rst").write_text(
+        "=====\nGuide\n=====\n\nWords.\n\nFees\n----\n\nDue.\n\nGold\n~~~~\n\nThree.\n\nHours\n-----\n\nNine.\n",
+        encoding="utf-8",
+    )
+    first, second = read_folder(tmp_path).documents
+    headings = [[line for line in own.text.splitlines() if line.startswith("#")] for own in (first, second)]
+    assert headings == [["# Guide", "## Fees"], ["# Guide", "## Fees", "### Gold", "## Hours"]]
+    assert (first.title, second.title) == ("Guide", "Guide")
+    assert "title: no heading" in first.text
+    assert "No\n===" in first.text
 
 
 def test_what_cannot_be_read_is_skipped_with_its_reason(tmp_path: Path) -> None:
@@ -106,16 +125,23 @@ def test_what_cannot_be_read_is_skipped_with_its_reason(tmp_path: Path) -> None:
     outside = tmp_path.parent / "outside.md"
     outside.write_text("Not ours.", encoding="utf-8")
     (tmp_path / "link.md").symlink_to(outside)
+    (tmp_path / "old.txt").write_bytes("Gebühr".encode("latin-1"))
     reading = read_folder(tmp_path)
     assert [document.name for document in reading.documents] == ["good.md", "scan.pdf"]
     reasons = {own.name: own.reason for own in reading.skipped}
     assert set(reasons) == {
-        "empty.md", "picture.png", "broken.pdf", "broken.docx", "odd.csv", "link.md", "scan.pdf, page 2",
+        "empty.md", "picture.png", "broken.pdf", "broken.docx", "odd.csv", "link.md", "scan.pdf, page 2", "old.txt",
     }  # fmt: skip
     assert reasons["empty.md"] == "the file is empty."
     assert reasons["picture.png"].startswith("no reader for '.png' files")
     assert reasons["link.md"] == "a link that leads out of the folder"
     assert reasons["scan.pdf, page 2"] == "no text; a scan?"
+    assert reasons["old.txt"].endswith("Save the file as UTF-8.")
+
+
+def test_a_file_that_is_gone_again_or_may_not_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.md: it cannot be read \(No such file"):
+        read_document(tmp_path / "gone.md", "gone.md")
 
 
 @pytest.mark.parametrize(("name", "said"), [("gone", "does not exist"), ("file.md", "is a file")])
@@ -138,7 +164,7 @@ def test_a_version_is_told_from_another_and_from_the_same(tmp_path: Path) -> Non
 def test_real_pdf_and_html_are_read_with_pages_and_headings(data_folder: Path) -> None:
     pdf = read_document(data_folder / "ntsb_pdf" / "20071229X02007.pdf", "report.pdf").documents[0]
     assert len(pdf.pages) == 4
-    assert pdf.page_at(pdf.text.index("Pilot Information")) == 2
+    assert pdf.page_of(*[pdf.text.index("Pilot Information")] * 2) == 2
     book = read_document(data_folder / "alice_html" / "11-h.htm", "alice.html").documents[0]
     assert book.title == "ALICE’S ADVENTURES IN WONDERLAND"
     assert "## CHAPTER VII. A Mad Tea-Party" in book.text

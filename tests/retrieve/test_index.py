@@ -105,6 +105,59 @@ def test_lexical_search_wants_a_common_word_and_hybrid_takes_both(index: Index) 
     assert both[0].score == pytest.approx(2 / 61)
 
 
+def test_lexical_search_knows_words_of_other_scripts_and_of_one_letter(index: Index) -> None:
+    texts = {
+        "park": "今天天气很好。我们去公园", "office": "公司今天休息。", "world": "यह दुनिया बड़ी है",
+        "cafe": "Das Café am Eck.", "c": "The vitamin C in fruit.", "d": "The vitamin D of the sun.",
+    }  # fmt: skip
+    index.add([Document(name, name, text) for name, text in texts.items()])
+    queries = {"公园": ["park"], "दुनिया": ["world"], "cafe\u0301": ["cafe"], "vitamin C": ["c", "d"]}
+    for query, names in queries.items():
+        assert [hit.passage.document for hit in index.search(query, 3, "lexical")] == names
+
+
+def test_only_a_star_stands_for_anything(index: Index) -> None:
+    index.add([Document(name, name, "Text.") for name in ("v1/a.md", "v2/a.md", "v[12]/a.md")])
+    assert index.remove(["v[12]/*"]).removed == ("v[12]/a.md",)
+    assert index.matching("v?/*") == []
+
+
+def test_a_document_that_holds_nothing_is_not_added_again_and_again(index: Index) -> None:
+    for added in (("a",), ()):
+        changes = index.add([Document("a", "A", "Text."), Document("blank", "B", " \n\n ")])
+        assert (changes.added, changes.passages) == (added, len(added))
+    assert index.add([Document("a", "A", "  ")]).revised == ("a",)
+    assert index.documents == {}
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2])
+def test_an_addition_in_several_steps_that_was_stopped_goes_on(index: Index, stopped_after: int) -> None:
+    documents = [document(f"n{n}", 1) for n in range(150)]
+    store, done = index._store, []
+
+    class Stops:
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        def replace(self, *args: object) -> None:
+            if len(done) == stopped_after:
+                raise KeyboardInterrupt
+            store.replace(*args)  # type: ignore[arg-type]
+            done.append(args)
+
+    index._store = Stops()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        index.add(documents)
+    again = reopened(index)
+    there = set(again.documents)
+    assert 0 < len(there) < 150
+    changes = again.add(documents)
+    assert (len(changes.unchanged), len(changes.added)) == (len(there), 150 - len(there))
+    fresh = reopened(again)
+    assert len(fresh.documents) == 150
+    assert len(fresh.passages) == len({own.id for own in fresh.passages.values()})
+
+
 def test_ranks_are_fused_by_their_reciprocals() -> None:
     found = fused([[("a", 9.0), ("b", 8.0)], [("b", 0.5), ("c", 0.4)]])
     assert found == [("b", 1 / 62 + 1 / 61), ("a", 1 / 61), ("c", 1 / 62)]

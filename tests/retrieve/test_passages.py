@@ -99,17 +99,39 @@ def test_a_table_within_lines_of_text_is_a_table() -> None:
     ]  # fmt: skip
 
 
+def test_tables_without_outer_signs_and_of_html_stay_whole() -> None:
+    bare = "Card | Fee\n:--- | ---:\n" + "\n".join(f"row {n} | value {n}" for n in range(12))
+    html = "<table>\n" + "\n\n".join(f"<tr><td>row {n} is here</td></tr>" for n in range(12)) + "\n</table>"
+    text = f"One line before it.\n{bare}\nAnother | line, behind it.\n\n{html}\nThe last line of all is this."
+    found = [own.text for own in passages(text, headings=False)]
+    assert found == [
+        "One line before it.",
+        f"{bare}\nAnother | line, behind it.",
+        html,
+        "The last line of all is this.",
+    ]
+
+
+def test_the_overlap_is_a_fifth_where_none_is_given() -> None:
+    assert [ChunkSettings(tokens=own).overlap for own in (64, 200)] == [12, 40]
+    assert (ChunkSettings().overlap, ChunkSettings(tokens=64, overlap=7).overlap) == (40, 7)
+    with pytest.raises(ValidationError, match="expected 0 to half of tokens"):
+        ChunkSettings(tokens=64, overlap=40)
+
+
 def test_lines_in_code_are_no_headings() -> None:
     (own,) = passages("# Setup\n\n```\n# a comment\n\nrun it\n```\n", tokens=30)
     assert own.headings == ("Setup",)
     assert "# a comment" in own.text
 
 
-def test_the_page_is_the_one_that_a_passage_begins_on() -> None:
-    text = "First page here.\n\nSecond page here."
-    found = passages(text, pages=(0, text.index("Second")), tokens=4, headings=False)
-    assert [own.page for own in found] == [1, 2]
+def test_the_page_is_the_one_that_most_of_a_passage_stands_on() -> None:
+    text = "First page here.\n\nSecond page here. It has more on it."
+    pages = (0, text.index("Second"))
+    found = passages(text, pages=pages, tokens=4, headings=False)
+    assert [own.page for own in found] == [1, 2, 2, 2]
     assert found[1].place == "doc.md, page 2"
+    assert [own.page for own in passages(text, pages=pages, headings=False)] == [2]
 
 
 @pytest.mark.parametrize("seed", range(20))

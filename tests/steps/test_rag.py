@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from colours import make_task
-from luthier.errors import StudyError
+from luthier.errors import DataError, StudyError
 from luthier.evaluate.metrics import METRICS
 from luthier.infer.engine import Engine
 from luthier.progress import Silent
@@ -17,6 +17,7 @@ from luthier.record import predictor_from_json, predictor_to_json
 from luthier.retrieve.library import Library
 from luthier.retrieve.passages import ChunkSettings
 from luthier.retrieve.tuning import Tuned
+from luthier.runner.grounding import _conditions
 from luthier.settings import closed
 from luthier.steps import RagStep, RerankerStep, RetrieverStep, SftStep
 from luthier.steps.base import StepContext
@@ -137,6 +138,12 @@ def test_open_settings_are_tried_over_one_index(base: Predictor, rag_context: St
     assert len({own.index for own in found if own}) == 1
 
 
+def test_sizes_of_passages_may_be_left_open(base: Predictor, rag_context: StepContext) -> None:
+    step = RagStep.model_validate({"chunks": {"choose": [{"tokens": 4}, {"tokens": 64}]}, "embedder": "letters"})
+    found = [grounded(one, base, rag_context).retrieval for one in closed(step) if isinstance(one, RagStep)]
+    assert len({own.index for own in found if own}) == 2
+
+
 def test_training_prompts_show_what_search_finds_and_answers_cite_it(
     base: Predictor, rag_context: StepContext, task: Task
 ) -> None:
@@ -170,6 +177,30 @@ def test_raft_shows_the_right_passage_in_the_share_that_is_wanted(
     share = sum(f"{answer}.md" in shown for answer, shown in half) / len(half)
     assert 0.2 < share < 0.8
     assert half == raft(task, base, rag_context, right=0.5, distractors=1, otherwise="answer")
+
+
+def test_raft_teaches_an_answer_where_the_right_passage_is_not_known(
+    base: Predictor, rag_context: StepContext, task: Task
+) -> None:
+    predictor = grounded(RagStep(embedder="letters"), base, rag_context)
+    unknown = [replace(e, relevance=None, references=("nowhere to be found",)) for e in task.train]
+    settings = Raft(right=0.0, otherwise="absent")
+    mixed = [*unknown[:3], *task.train[3:]]
+    examples, grounds = settings.grounded(predictor, mixed, rag_context.engine, 0)
+    assert [e.completion for e in examples[:3]] == [e.completion for e in unknown[:3]]
+    assert {e.completion for e in examples[3:]} == {"not in the documents"}
+    assert len({len(ground.passages) for ground in grounds}) == 1
+    with pytest.raises(DataError, match=r"of none of the .* training examples a right passage is known"):
+        settings.grounded(predictor, unknown, rag_context.engine, 0)
+
+
+def test_what_the_draw_of_passages_came_to_is_counted(base: Predictor, rag_context: StepContext, task: Task) -> None:
+    predictor = grounded(RagStep(embedder="letters"), base, rag_context)
+    step = SftStep(passages=Raft(right=0.5, distractors=1, otherwise="absent"))
+    sequences = step.sequences(predictor, rag_context.lesson, rag_context.engine, 0)
+    facts = step.learned_facts(sequences, rag_context.lesson, 0)
+    assert facts["right_passage_shown"] + facts["taught_absent"] == len(task.train)
+    assert 0 < facts["taught_absent"] < len(task.train)
 
 
 def study(steps: list[dict[str, Any]], **task: Any) -> None:
@@ -239,3 +270,36 @@ def test_the_best_of_the_given_the_trained_and_no_reranker_is_used(
     rows = outcome.results["reranker"]["rows"]
     assert [row[0] for row in rows] == ["none", "before", "epoch 1"]
     assert [row[2] for row in rows].count("used") == 1
+
+
+@pytest.mark.parametrize(("scores", "kept", "used"), [([0.5, 0.4], 0, "letters"), ([0.5, 0.6], 1, "retriever")])
+def test_the_embedder_before_is_kept_where_validation_is_not_better(
+    scores: list[float], kept: int, used: str, base: Predictor, rag_context: StepContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("luthier.retrieve.tuning.tune_embedder", lambda *_, **__: Tuned(scores, kept))
+    outcome = RetrieverStep(embedder="letters").fit(base, rag_context)
+    found = outcome.predictor.retriever
+    assert (found and found.removeprefix(f"{rag_context.folder}/")) == used
+    assert [row[2] for row in outcome.results["retriever"]["rows"]].index("used") == kept
+
+
+def test_each_condition_of_the_diagnosis_shows_what_it_says(
+    base: Predictor, rag_context: StepContext, task: Task
+) -> None:
+    retrieval = grounded(RagStep(k=2, embedder="letters"), base, rag_context).retrieval
+    assert retrieval is not None
+    assert rag_context.library is not None
+    conditions = _conditions(task, retrieval, rag_context.library)
+    assert {len(own) for own in conditions.values()} == {len(task.validation)}
+    for n, example in enumerate(task.validation):
+        right = f"{example.completion}.md"
+        shown = {name: own[n].prompt.passages for name, own in conditions.items()}
+        assert shown["closed book"] is None
+        assert shown["retrieved"] is not None
+        assert len(shown["retrieved"]) == 2
+        assert [own.document for own in shown["oracle"] or ()] == [right]
+        among = [own.document for own in shown["oracle among distractors"] or ()]
+        assert (among.count(right), len(among)) == (1, 2)
+        for own in conditions.values():  # passages may be given, answers never
+            assert (own[n].completion, own[n].references) == (example.completion, example.references)

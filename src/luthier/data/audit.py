@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from luthier.data.normalise import words
 from luthier.errors import DataError
 from luthier.types import Example, Split
+from luthier.words import words
 
 # a shared example leaves the first of a pair: the test split is never changed
 _PAIRS: tuple[tuple[Split, Split], ...] = (("train", "test"), ("train", "validation"), ("validation", "test"))

@@ -122,16 +122,24 @@ def read_bytes(path: Path, name: str) -> bytes:
     return data
 
 
-def read_text(path: Path, name: str, encoding: str) -> str:
+def read_text(
+    path: Path,
+    name: str,
+    encoding: str,
+    advice: str = "Save the file as UTF-8, or set encoding to what it is in (often cp1252 or latin-1).",
+) -> str:
     """The text of a file. A byte order mark decides before `encoding`; line ends stay as they are.
+
+    Args:
+        advice: What to do where it is not in this encoding.
 
     Raises:
         DataError: It is binary, or not in this encoding; the message names the line.
     """
     data = read_bytes(path, name)
-    for start, (kind, advice) in _BINARY.items():
+    for start, (kind, remedy) in _BINARY.items():
         if data.startswith(start):
-            raise DataError(f"{name}: this is {kind}, not text. {advice}.")
+            raise DataError(f"{name}: this is {kind}, not text. {remedy}.")
     encoding = next((marked for mark, marked in _MARKS if data.startswith(mark)), encoding)
     if b"\0" in data[:8192] and re.match("utf.?(16|32)", encoding.lower()) is None:
         raise DataError(
@@ -143,8 +151,7 @@ def read_text(path: Path, name: str, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{Place(name, line)}: byte 0x{data[error.start]:02x} is not {encoding} ({error.reason}).\n"
-            "Save the file as UTF-8, or set encoding to what it is in (often cp1252 or latin-1)."
+            f"{Place(name, line)}: byte 0x{data[error.start]:02x} is not {encoding} ({error.reason}).\n{advice}"
         ) from error
     if not text.strip():
         raise DataError(f"{name}: the file holds nothing but white space. Expected one example a row.")

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from luthier.data.normalise import words
 from luthier.types import Example, Passage
+from luthier.words import words
 
 # A question of fewer words may stand in a passage by chance; of fewer than `_LONG` words, most of them may.
 _LEAST_WORDS, _LONG = 4, 8

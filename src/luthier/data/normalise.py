@@ -22,11 +22,6 @@ def normalised(text: str) -> str:
     return " ".join(_LINE_END.sub("\n", folded).split()) or " ".join(folded.split())
 
 
-def words(text: str) -> list[str]:
-    """The words of the text in NFKC, case folded; punctuation and white space are no part of them."""
-    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
-
-
 def fingerprint(messages: Iterable[Message]) -> str:
     """Hash of the normalised messages: 16 hexadecimal digits, equal for duplicates."""
     return digest(*(part for message in messages for part in (message.role, normalised(message.content))))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 from luthier.types import Example, Grounding, Message, Passage, Retrieval
+from luthier.words import stands_in
 
 ABSENT = "not in the documents"
 INSTRUCTION = "Answer the question at the end by what these passages say."
@@ -155,10 +155,4 @@ def right_ones(
 
 
 def _says(example: Example, passage: Passage) -> bool:
-    text = f" {_words(passage.text)} "
-    return any(f" {_words(own)} " in text for own in example.references if _words(own))
-
-
-@lru_cache(maxsize=4096)
-def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    return any(stands_in(own, passage.text) for own in example.references)

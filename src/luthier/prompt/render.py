@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 
 from luthier.errors import DataError, ModelError
-from luthier.prompt.passages import cited_completion, in_order, with_passages, within_budget
+from luthier.prompt.passages import cited_completion, holds_answer, in_order, with_passages, within_budget
 from luthier.prompt.wording import worded
 from luthier.types import Example, Grounding, Message, Passage, Prompt, Wording
 
@@ -47,13 +47,20 @@ class RenderedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """Token ids with the mask of trained ones: `trained[i]` says whether the loss counts predicting `ids[i]`."""
+    """Token ids with the mask of trained ones: `trained[i]` says whether the loss counts predicting `ids[i]`.
+
+    Attributes:
+        shows_right: Whether a passage that is shown holds the answer.
+        taught_absent: Whether what is learned is that the documents do not hold it.
+    """
 
     id: str
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
     dropped_shots: int = 0
     dropped_passages: int = 0
+    shows_right: bool = False
+    taught_absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +217,15 @@ class Renderer:
         first = len(self.before) + 1  # nothing stands before it
         prompt_trained = loss_on == "all"
         trained = (*(False,) * first, *(prompt_trained,) * (len(rendered.ids) - first), *(True,) * len(answer))
+        absent = "" if grounding is None else grounding.retrieval.absent
         return TrainingSequence(
-            example.id, rendered.ids + answer, trained, rendered.dropped_shots, rendered.dropped_passages
+            example.id,
+            rendered.ids + answer,
+            trained,
+            rendered.dropped_shots,
+            rendered.dropped_passages,
+            shows_right=any(holds_answer(example, passage) for passage in rendered.passages),
+            taught_absent=bool(absent) and example.completion == absent,
         )
 
     def blocks(self, text: str, id: str, block_tokens: int) -> list[TrainingSequence]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from luthier.types import Example, Prompt, Shots
+from luthier.words import terms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,15 +110,15 @@ def _bm25_ranker(questions: Sequence[str]) -> Callable[[str], list[int]]:
     import bm25s
 
     index = bm25s.BM25()
-    tokens = bm25s.tokenize(list(questions), show_progress=False)
-    if tokens.vocab:
-        index.index(tokens, show_progress=False)
+    found = [terms(question) for question in questions]
+    if any(found):
+        index.index(found, show_progress=False)
 
     def rank(question: str) -> list[int]:
-        (words,) = bm25s.tokenize([question], show_progress=False, return_ids=False)
-        if not (words and tokens.vocab):  # nothing to compare: numbers of one digit, signs, stop words alone
+        wanted = terms(question)
+        if not (wanted and any(found)):  # nothing to compare: signs and stop words alone
             return list(range(len(questions)))
-        scores = index.get_scores(words)
+        scores = index.get_scores(wanted)
         return [int(i) for i in (-scores).argsort(kind="stable")]
 
     return rank

@@ -36,6 +36,7 @@ SUFFIXES = (*PLAIN_SUFFIXES, *CONVERTED_SUFFIXES, *TABLE_SUFFIXES)
 
 _TITLE = re.compile(r"^#{1,2}\s+(.+?)\s*#*\s*$", re.MULTILINE)
 _CODE = re.compile(r"^(```|~~~).*?(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
+_CODE_MARK = re.compile(r"^(```|~~~)")
 _LONGEST_TITLE = 120
 
 
@@ -60,9 +61,13 @@ class Document:
         parts = "\x00".join([self.title, self.text, *map(str, self.pages)])
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
-    def page_at(self, character: int) -> int | None:
-        """The number of the page that holds a character, from 1; None where there are no pages."""
-        return bisect_right(self.pages, character) if self.pages else None
+    def page_of(self, start: int, end: int) -> int | None:
+        """The number of the page that holds most of a stretch of the text, from 1; None where there are no pages."""
+        if not self.pages:
+            return None
+        numbers = range(bisect_right(self.pages, start), bisect_right(self.pages, max(start, end - 1)) + 1)
+        ends = [*self.pages[1:], len(self.text)]
+        return max(numbers, key=lambda n: (min(end, ends[n - 1]) - max(start, self.pages[n - 1]), -n))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,10 @@ def read_document(file: Path, name: str) -> Reading:
     if suffix not in SUFFIXES:
         kind = f"'{suffix}' files" if suffix else "files without an ending"
         raise DataError(f"{name}: no reader for {kind} (there are readers for {', '.join(SUFFIXES)}).")
-    content = file.read_bytes().strip()
+    try:
+        content = file.read_bytes().strip()
+    except OSError as error:
+        raise DataError(f"{name}: it cannot be read ({error.strerror}).") from error
     if not content:
         raise EmptyDocument(f"{name}: the file is empty.")
     if suffix in TABLE_SUFFIXES:
@@ -173,7 +181,7 @@ def read_document(file: Path, name: str) -> Reading:
     skipped: tuple[Skipped, ...] = ()
     pages: tuple[int, ...] = ()
     if suffix in PLAIN_SUFFIXES:
-        text = read_text(file, name, "utf-8")
+        text = _with_marked_headings(read_text(file, name, "utf-8", "Save the file as UTF-8."), suffix)
     elif suffix == ".pdf":
         texts = list(_pdf_pages(file, name))
         text, pages = _joined(texts)
@@ -184,6 +192,44 @@ def read_document(file: Path, name: str) -> Reading:
     if not text.strip():
         raise EmptyDocument(f"{name}: no text was found in it.")
     return Reading((Document(name, _title(text, file), text, pages),), skipped)
+
+
+def _with_marked_headings(text: str, suffix: str) -> str:
+    """The text with headings that are underlined (in .rst with any sign, over or under them) as Markdown's own."""
+    signs = {".md": "=-", ".markdown": "=-", ".rst": "=-`:.'\"~^_*+#<>"}.get(suffix, "")
+    if not signs:
+        return text
+    lines = re.split(r"\r\n|\r|\n", text)
+    kinds: list[str] = list(signs[:2]) if signs == "=-" else []  # of .rst in the order in which they come
+    found: list[str] = []
+    fence, at = "", 0
+    while at < len(lines):
+        line, bare = lines[at], lines[at].strip()
+        mark = _CODE_MARK.match(bare)
+        if mark:
+            fence = mark.group(1) if not fence else "" if bare.startswith(fence) else fence
+        above = _underline(bare, signs)
+        over = at + 2 < len(lines) and signs != "=-" and above != "" and lines[at + 2].strip() == bare
+        title = lines[at + 1].strip() if over else bare
+        under = bare if over else lines[at + 1].strip() if at + 1 < len(lines) else ""
+        alone = not found or not found[-1].strip()
+        wide = signs == "=-" or len(under) >= len(title)
+        words = title and not _underline(title, signs) and title[0] not in "|>#-*+" and (over or line[0] == title[0])
+        if words and _underline(under, signs) and alone and wide and not fence:
+            kind = ("over " if over else "") + under[0]
+            if kind not in kinds:
+                kinds.append(kind)
+            found.append(f"{'#' * min(6, kinds.index(kind) + 1)} {title}")
+            at += 3 if over else 2
+            continue
+        found.append(line)
+        at += 1
+    return "\n".join(found)
+
+
+def _underline(line: str, signs: str) -> str:
+    """The sign of which a line of three at least consists; nothing of another line."""
+    return line[0] if len(line) >= 3 and line[0] in signs and set(line) == {line[0]} else ""
 
 
 def _rows(file: Path, name: str) -> Reading:

@@ -8,8 +8,8 @@ INDEX/
 
 from __future__ import annotations
 
-import fnmatch
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -138,6 +138,7 @@ class Index:
         self.folder, self.embedder, self.chunks, self.kind = folder, embedder, chunks, kind
         self._store = store
         self._seen: _Seen | None = None
+        self._lock = FileLock(folder / ".lock")
 
     @property
     def passages(self) -> Mapping[str, Passage]:
@@ -173,9 +174,14 @@ class Index:
         names = [document.name for document in documents]
         if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise RetrievalError(f"{', '.join(twice[:5])} stands twice among the documents; a name must be one's own.")
-        with self._locked():
+        with self.locked():
             before = {passage.document: passage.digest for passage in self.passages.values()}
-            new = [document for document in documents if before.get(document.name) != document.digest]
+            # What holds nothing is new only where it held something before.
+            new = [
+                own
+                for own in documents
+                if before.get(own.name) != own.digest and (own.text.strip() or own.name in before)
+            ]
             too_long: dict[str, int] = {}
             count = 0
             with (progress or Silent()).track("embedding documents", len(new)) as advance:
@@ -216,7 +222,7 @@ class Index:
         Raises:
             RetrievalError: A name is none of the index, and then nothing is removed; or another process changes it.
         """
-        with self._locked():
+        with self.locked():
             known = self.documents
             matched = {name: _matching(name, known, exactly) for name in names}
             if missing := [name for name, own in matched.items() if not own]:
@@ -272,21 +278,26 @@ class Index:
         return self._seen
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = FileLock(self.folder / ".lock")
+    def locked(self) -> Iterator[None]:
+        """No other process changes the index until the end of the block; blocks may stand in each other.
+
+        Raises:
+            RetrievalError: Another process changes it now.
+        """
         try:
-            lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0)
         except Timeout:
             raise RetrievalError(f"{self.folder} is being changed by another process. Wait for it.") from None
         try:
             yield
         finally:
-            lock.release()
+            self._lock.release()
 
 
 def _matching(name: str, known: Collection[str], exactly: bool) -> list[str]:
     if "*" in name and not exactly:
-        return [own for own in known if fnmatch.fnmatchcase(own, name)]
+        pattern = re.compile(".*".join(map(re.escape, name.split("*"))), re.DOTALL)
+        return [own for own in known if pattern.fullmatch(own)]
     return [name] if name in known else []
 
 

@@ -6,11 +6,13 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from luthier.words import terms
+
 
 class LexicalIndex:
     """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over texts, in memory.
 
-    Words are lower-cased runs of two letters or digits and more, without English stop words and without stemming.
+    What counts as a word says `luthier.words.terms`.
     """
 
     def __init__(self, ids: Sequence[str], texts: Sequence[str]) -> None:
@@ -19,8 +21,8 @@ class LexicalIndex:
         self._ids = list(ids)
         self._places = {own: n for n, own in enumerate(self._ids)}
         self._index = bm25s.BM25()
-        tokens = bm25s.tokenize(list(texts), show_progress=False) if texts else None
-        self._empty = tokens is None or not tokens.vocab
+        tokens = [terms(text) for text in texts]
+        self._empty = not any(tokens)
         if not self._empty:
             self._index.index(tokens, show_progress=False)
 
@@ -30,12 +32,10 @@ class LexicalIndex:
         Args:
             among: Only these ids; None for all.
         """
-        import bm25s
-
-        (words,) = bm25s.tokenize([query], show_progress=False, return_ids=False)
-        if self._empty or not words:
+        wanted = terms(query)
+        if self._empty or not wanted:
             return []
-        scores = np.asarray(self._index.get_scores(words))
+        scores = np.asarray(self._index.get_scores(wanted))
         if among is not None:
             allowed = np.zeros(len(scores), bool)
             allowed[[self._places[own] for own in among]] = True

@@ -33,7 +33,7 @@ class Mined:
     Attributes:
         without: Examples to which no right passage was found.
         filtered: Wrong passages that were passed over because they come too near to the right one, and are perhaps
-            right themselves.
+            right themselves. Where there are no others at all, the furthest of them are taken all the same.
     """
 
     pairs: tuple[Pair, ...]
@@ -122,13 +122,14 @@ def mine(
         ids = {passage.id for passage in right}
         wrong = [hit.passage.id for hit in own if hit.passage.id not in ids]
         allowed = [one for one in wrong if float(np.dot(asked[number], vectors[one])) <= limit]
-        filtered += len(wrong) - len(allowed)
         draw, hardest = random.Random(f"{seed}/{examples[number].id}"), allowed[: 4 * negatives]
         taken = draw.sample(hardest, min(negatives, len(hardest)))
         if len(taken) < negatives:  # any others, so that every question has as many
             others = [one for one in texts if one not in ids and one not in taken and one not in wrong]
             taken += draw.sample(others, min(negatives - len(taken), len(others)))
-            taken += [one for one in wrong[::-1] if one not in taken][: negatives - len(taken)]  # the furthest
+            further = allowed[::-1] + [one for one in wrong[::-1] if one not in allowed]
+            taken += [one for one in further if one not in taken][: negatives - len(taken)]
+        filtered += len({*wrong} - {*allowed} - {*taken})
         pairs.append(Pair(queries[number], texts[right[0].id], tuple(texts[one] for one in taken)))
     return Mined(tuple(pairs), sum(not right for right in rights), filtered)
 

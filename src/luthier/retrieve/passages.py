@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import model_validator
 
 from luthier.retrieve.documents import Document
 from luthier.settings import Count, Settings
@@ -16,6 +19,9 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 _UNNAMED = "…"  # a heading without words
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 _FENCE = re.compile(r"^(```|~~~)")
+# What stands between a table's head and its rows, the signs at both ends left out or not; and tables as in HTML.
+_TABLE_RULE = re.compile(r"\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)+\|?|\|\s*:?-+:?\s*\|")
+_TABLE_TAG = re.compile(r"<(/?)table\b", re.IGNORECASE)
 # A sentence ends with a mark, perhaps with a quote or a bracket, before white space and something that begins anew.
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9À-ÞА-Я])|(?<=[。！？])")
 _WORDS = re.compile(r"\S+\s*")
@@ -30,9 +36,17 @@ class ChunkSettings(Settings):
     """Most tokens of a passage, counted by the embedder's tokenizer, its heading among them. Only a table that is
     longer stays whole."""
     overlap: int = 40
-    """Tokens of the passage before, in whole sentences, with which one begins again; at most half of `tokens`."""
+    """Tokens of the passage before, in whole sentences, with which one begins again; at most half of `tokens`. Default:
+    a fifth of them."""
     headings: bool = True
     """Whether a passage is embedded and searched together with the title and the headings that it stands under."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_fifth(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "overlap" not in given and type(given.get("tokens")) is int:
+            return {**given, "overlap": max(0, given["tokens"]) // 5}
+        return given
 
     def model_post_init(self, _context: object) -> None:
         if not 0 <= self.overlap <= self.tokens // 2:
@@ -55,7 +69,7 @@ def cut(document: Document, settings: ChunkSettings, count: CountTokens) -> list
                     document=document.name,
                     title=document.title,
                     headings=headings,
-                    page=document.page_at(start),
+                    page=document.page_of(start, end),
                     start=start,
                     end=end,
                     text=document.text[start:end],
@@ -80,7 +94,7 @@ def _sections(text: str) -> Iterator[tuple[tuple[str, ...], list[_Block]]]:
     blocks: list[_Block] = []
     under: list[tuple[int, str, int]] = []
     lines = list(_lines_grouped(text))
-    for number, (start, end, heading) in enumerate(lines):
+    for number, (start, end, heading, tabular) in enumerate(lines):
         if heading is not None:
             level, title = heading
             headings = [own for own in headings if own[0] < level] + [(level, title, number)]
@@ -92,18 +106,20 @@ def _sections(text: str) -> Iterator[tuple[tuple[str, ...], list[_Block]]]:
             yield tuple(title for _, title, _ in under), blocks
             blocks = []
         under = above
-        blocks.append(_Block(start, end, text[start:end].lstrip().startswith("|")))
+        blocks.append(_Block(start, end, tabular))
     if blocks:
         yield tuple(title for _, title, _ in under), blocks
 
 
-def _lines_grouped(text: str) -> Iterator[tuple[int, int, tuple[int, str] | None]]:
-    """Blocks and headings, these with level and words, each with its start and end in characters.
+def _lines_grouped(text: str) -> Iterator[tuple[int, int, tuple[int, str] | None, bool]]:
+    """Blocks and headings, these with level and words, each with its start and end in characters, and whether it is a
+    table.
 
     A block ends at an empty line, and where a table begins or ends.
     """
-    at, start, fenced, tabular = 0, None, "", False
-    for line in text.splitlines(keepends=True):
+    at, start, fenced, tabular, tags, ruled = 0, None, "", False, 0, False
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
         bare = line.strip()
         fence = _FENCE.match(bare)
         heading = None if fenced else _HEADING.match(bare)
@@ -111,19 +127,25 @@ def _lines_grouped(text: str) -> Iterator[tuple[int, int, tuple[int, str] | None
             fenced = fence.group(1)
         elif fence and bare.startswith(fenced):
             fenced = ""
-        in_table = bare.startswith("|") and not fenced
-        ends = (not bare and not fenced) or heading is not None or in_table != tabular
-        tabular = in_table
+        below = lines[number + 1].strip() if number + 1 < len(lines) else ""
+        marks = [] if fenced else _TABLE_TAG.findall(bare)
+        tagged = tags > 0 or bool(marks)  # the line that closes a table is still of it
+        tags = max(0, tags + sum(-1 if closing else 1 for closing in marks))
+        ruled = not fenced and "|" in bare and (ruled or _TABLE_RULE.fullmatch(below) is not None)
+        in_table = not fenced and (tagged or ruled or bare.startswith("|"))
+        heading = None if tagged else heading
+        ends = (not bare and not fenced and not tagged) or heading is not None or in_table != tabular
         if ends and start is not None:
-            yield start, at, None
+            yield start, at, None, tabular
             start = None
+        tabular = in_table
         if heading is not None:
-            yield at, at + len(line), (len(heading.group(1)), heading.group(2).strip() or _UNNAMED)
+            yield at, at + len(line), (len(heading.group(1)), heading.group(2).strip() or _UNNAMED), False
         elif bare and start is None:
             start = at
         at += len(line)
     if start is not None:
-        yield start, at, None
+        yield start, at, None, tabular
 
 
 def _packed(

@@ -10,7 +10,7 @@ from typing import Literal
 
 from luthier.errors import DataError, RetrievalError
 from luthier.progress import Progress
-from luthier.retrieve.documents import Document, EmptyDocument, Skipped, read_document, read_some
+from luthier.retrieve.documents import Document, EmptyDocument, Reading, Skipped, read_document, read_some
 from luthier.retrieve.index import (
     Changes,
     Embedder,
@@ -65,18 +65,26 @@ def build(
     else:
         kind = store_for(reading.documents, chunks) if store == "auto" else store
         index = create(folder, embedder, chunks, kind, source)
+    with index.locked():
+        changes = _brought_up_to_date(index, documents, reading, progress)
+    return Update(index, changes, reading.skipped)
+
+
+def _brought_up_to_date(index: Index, folder: Path, reading: Reading, progress: Progress | None) -> Changes:
     names = {document.name for document in reading.documents}
     added = _added(index)
+    if added != about_index(index.folder).get("added", {}):  # of those that were removed nothing is kept
+        describe_index(index.folder, {**about_index(index.folder), "added": added})
     if twice := sorted({_file_of(name) for name in names} & set(added)):
         raise RetrievalError(
-            f"{documents} has a file {twice[0]}, and the index one that was added from {added[twice[0]]}. Take that "
+            f"{folder} has a file {twice[0]}, and the index one that was added from {added[twice[0]]}. Take that "
             "out with `luthier index remove`, or rename one of them."
         )
     changes = index.add(reading.documents, progress)
     # A file that cannot be read now keeps what was read of it before.
     kept = {own.name for own in reading.skipped if not own.empty} | set(added)
     gone = [name for name in index.documents if name not in names and _file_of(name) not in kept]
-    return Update(index, _and_removed(index, changes, gone), reading.skipped)
+    return _and_removed(index, changes, gone)
 
 
 def add_files(index: Index, files: Sequence[Path], progress: Progress | None = None) -> Update:
@@ -87,7 +95,13 @@ def add_files(index: Index, files: Sequence[Path], progress: Progress | None = N
 
     Raises:
         DataError: A file cannot be read, or has the name of another one that is there; then nothing was changed.
+        RetrievalError: Another process changes the index.
     """
+    with index.locked():
+        return _with_files(index, files, progress)
+
+
+def _with_files(index: Index, files: Sequence[Path], progress: Progress | None) -> Update:
     root = about_index(index.folder).get("built_from")
     known, added = {_file_of(name) for name in index.documents}, _added(index)
     found: list[Document] = []

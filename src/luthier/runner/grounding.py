@@ -75,8 +75,9 @@ def _ranking(examples: Sequence[Example], retrieval: Retrieval, library: Library
 
 def _support(row: Mapping[str, Any], passages: Mapping[str, Passage], retrieval: Retrieval) -> dict[str, float]:
     shown = [(passages[own["id"]].text, own["right"]) for own in row["passages"] if own["id"] in passages]
+    cited = row["cited"] if retrieval.cite else None
     return support_values(
-        Shown(row["completion"], [text for text, _ in shown], [r for _, r in shown], row["cited"], retrieval.absent)
+        Shown(row["completion"], [text for text, _ in shown], [r for _, r in shown], cited, retrieval.absent)
     )
 
 

@@ -185,6 +185,7 @@ class SftStep(TrainingStep):
             "examples_of_tasks": Counter(task.name for task, _ in self.taught(lesson, seed)),
             "dropped_shots": sum(s.dropped_shots for s in sequences),
             "dropped_passages": sum(s.dropped_passages for s in sequences),
+            **({} if self.passages is None else _shown_passages(sequences)),
         }
 
     def taught(self, lesson: Lesson, seed: int) -> list[tuple[Task, Example]]:
@@ -226,3 +227,11 @@ class SftStep(TrainingStep):
                 for example, own, ground in zip(examples, shots, grounds, strict=True)
             ]
         return found
+
+
+def _shown_passages(sequences: Sequence[TrainingSequence]) -> dict[str, int]:
+    """What the draw of passages came to."""
+    return {
+        "right_passage_shown": sum(s.shows_right for s in sequences),
+        "taught_absent": sum(s.taught_absent for s in sequences),
+    }
