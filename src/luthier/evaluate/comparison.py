@@ -31,8 +31,10 @@ class ApproachResult:
         deciding: Task → the metric that decides.
         answers: Task → answers in the order of the scores; only tasks with a metric that is not the mean of its
             values (macro_f1, bleu, chrf, perplexity) need them.
-        forgotten: What `compare_probes` gave, empty where no weight of the model changed.
-        changes_model: Whether weights of the model that answers changed, and not only of what searches for it.
+        forgotten: What `compare_probes` gave of general probes, empty where no weight of the model changed.
+        other_tasks: What it gave of the tasks that are no targets, with `since`.
+        changes_model: Whether weights of the model that answers general text changed, and not only of those for single
+            tasks or of what searches for it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ApproachResult:
     cost: Cost
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     forgotten: Sequence[Mapping[str, object]] = ()
+    other_tasks: Sequence[Mapping[str, object]] = ()
     changes_model: bool = True
 
 
@@ -187,7 +190,8 @@ def _ranked(
 
 
 def _forgot(approach: ApproachResult, limit: float | None) -> str | None:
-    beyond = [change for change in approach.forgotten if limit is not None and worsening(change) > limit]
+    changes = [*approach.forgotten, *approach.other_tasks]
+    beyond = [change for change in changes if limit is not None and worsening(change) > limit]
     return "; ".join(map(forgot_text, beyond)) or None
 
 
@@ -235,6 +239,7 @@ def _entry(
     }
     if approach.trains:
         entry["forgotten"] = [dict(change) for change in approach.forgotten]
+        entry["other_tasks"] = [dict(change) for change in approach.other_tasks]
     return entry
 
 

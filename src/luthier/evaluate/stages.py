@@ -2,10 +2,11 @@
 
 The matrix R of Lopez-Paz and Ranzato (2017), "Gradient Episodic Memory for Continual Learning": row i is the model
 after stage i, column j a task, and the row above the first is the model before any stage. From it come three figures:
-average accuracy, the mean of the last row over the tasks that were learned; backward transfer, how much those tasks
-changed between their own stage and the last, negative where they were forgotten; and forward transfer, how much better
-than before any stage a task was just before its own. Theirs compares with a model of random weights; ours with the
-model that training began from.
+average accuracy, the mean of the last row over the tasks that were learned; backward transfer, how much the tasks that
+were first learned before the last of the learning stages changed from their own stage to the end, negative where they
+were forgotten; and forward transfer, how much better than before any stage a task was just before its own. A task that
+is learned again later (replayed, or in a mixture) counts from the first time. Theirs compares with a model of random
+weights; ours with the model that training began from.
 """
 
 from __future__ import annotations
@@ -95,10 +96,11 @@ def _transfer(
 ) -> dict[str, Any]:
     last = len(stages) - 1
     of = [(task, row) for row, stage in enumerate(stages) for task in stage.learned if task in columns]
-    own, first = dict(of), dict(reversed(of))  # the last stage of each task, and the first
+    first = dict(reversed(of))  # the first stage of each task
     nothing = {"average": None, "backward_transfer": None, "forward_transfer": None}
-    if len(own) < 2:
+    if len(first) < 2:
         return nothing
+    last_learning = max(row for _, row in of)
 
     def change(task: str, after: int, before: int) -> tuple[float, float]:
         """The gain from one row to another, and its standard error."""
@@ -110,13 +112,15 @@ def _transfer(
         found = interval_of(columns[task][last], metrics[task], seed)
         return found.mean, _error(found.low, found.high)
 
-    learned = list(own)
+    learned = list(dict(of))
     alike = len({metrics[task].name for task in learned}) == 1 or all(metrics[task].bounded for task in learned)
     if not alike:  # a mean over nats and shares says nothing
         return nothing
     return {
         "average": _within(_mean([level(task) for task in learned]), all(metrics[task].bounded for task in learned)),
-        "backward_transfer": _mean([change(task, last, own[task]) for task in learned if own[task] < last]),
+        "backward_transfer": _mean(
+            [change(task, last, first[task]) for task in learned if first[task] < last_learning]
+        ),
         "forward_transfer": _mean([change(task, first[task] - 1, 0) for task in learned if first[task] > 1]),
     }
 

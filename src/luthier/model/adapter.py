@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import ModelError
+from luthier.model.part import layers_of
 from luthier.model.virtual import remove_virtual_tokens
 
 # Passes of PiSSA's approximate decomposition; PEFT's own documentation takes so many.
@@ -62,8 +63,15 @@ def add_lora(
     from peft import LoraConfig
 
     counted = next(model.parameters()).device.type == "meta"
-    if layers is not None and targets == "all-linear":  # PEFT takes numbers of layers with names only
-        targets = sorted(_linear_names(model.get_decoder().layers))
+    if layers is not None:
+        stack = layers_of(model)
+        if absent := sorted(own for own in layers if own >= len(stack)):
+            raise ModelError(
+                f"layers: {', '.join(map(str, absent))} {'are' if len(absent) > 1 else 'is'} none of this model's, which "
+                f"has the layers 0 to {len(stack) - 1}."
+            )
+        if targets == "all-linear":  # PEFT takes numbers of layers with names only
+            targets = sorted(_linear_names(stack))
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

@@ -18,12 +18,36 @@ def names_of_last_layers(model: Any, count: int) -> list[str]:
     Raises:
         ModelError: The model has fewer layers.
     """
-    decoder = model.get_decoder()
-    if count > len(decoder.layers):
-        raise ModelError(f"the last {count} layers are to be trained, and the model has {len(decoder.layers)}.")
-    chosen = [*decoder.layers[-count:], getattr(decoder, "norm", None)]
-    own = {id(p) for module in chosen if module is not None for p in module.parameters()}
+    layers = layers_of(model)
+    if count > len(layers):
+        raise ModelError(f"the last {count} layers are to be trained, and the model has {len(layers)}.")
+    children = list(model.get_decoder().named_children())
+    place = next(n for n, (_, child) in enumerate(children) if child is layers)
+    behind = [
+        child
+        for n, (name, child) in enumerate(children)
+        if "norm" in type(child).__name__.lower() and (n > place or "final" in name)
+    ]
+    own = {id(p) for module in (*layers[-count:], *behind) for p in module.parameters()}
     return [name for name, p in model.named_parameters() if id(p) in own]
+
+
+def layers_of(model: Any) -> Any:
+    """The decoder's layers, in their order (a `ModuleList`), whatever the family calls them.
+
+    Raises:
+        ModelError: It is not known which they are.
+    """
+    from torch.nn import ModuleList
+
+    lists = [child for child in model.get_decoder().children() if isinstance(child, ModuleList)]
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    found = [own for own in lists if len(own) == count]
+    if len(found) != 1:
+        raise ModelError(
+            f"it is not known which modules are the layers of a {type(model).__name__}; train another part of it."
+        )
+    return found[0]
 
 
 def names_of_head(model: Any) -> list[str]:

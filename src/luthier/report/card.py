@@ -125,11 +125,11 @@ def _forgetting(row: Record) -> Iterator[str]:
         yield ""
         head = ["probe", "metric", "n", "before", "after", "change", "95% interval"]
         rows = []
-        for probe in row["forgotten"]:
+        for probe in (*row["forgotten"], *(row.get("other_tasks") or ())):
             unit = probe_unit(probe)
             rows.append(
                 [
-                    _cell(probe["probe"]),
+                    _cell(probe["probe"]) + (f", since {_cell(probe['since'])}" if "since" in probe else ""),
                     _cell(probe["metric"]) + ("" if probe.get("higher_is_better", True) else " (lower is better)"),
                     str(probe["n"]),
                     unit.value(probe["before"]),

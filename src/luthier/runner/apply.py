@@ -104,7 +104,9 @@ def apply_step(
     data = {task.name: training_key(task) for task in seen if task.name != shop.target}
     text = text_key(lesson.text) if isinstance(lesson, TextLesson) else ""
     beside = {"data": data, "text": text, "others": {used: own.key for used, own in others.items()}}
-    key = key_of(before=before.key, settings=settings, seed=shop.seed, **{k: v for k, v in beside.items() if v})
+    key = key_of(
+        before=before.key, settings=_of_key(step, shop.target), seed=shop.seed, **{k: v for k, v in beside.items() if v}
+    )
     folder = shop.folder.step(key)
     record = folder / "step.json"
     if rule is not None:
@@ -135,12 +137,18 @@ def apply_step(
         key=key,
         spent={at: own for fitted in made_of for at, own in fitted.spent.items()} | spent,
         taken=frozenset().union(*(fitted.taken for fitted in made_of)) | set(spent),
-        trainable_parameters=row["trainable_parameters"] or max(fitted.trainable_parameters for fitted in made_of),
-        trainable_share=row["trainable_share"] or max(fitted.trainable_share for fitted in made_of),
+        trainable_parameters=max(row["trainable_parameters"], *(own.trainable_parameters for own in made_of)),
+        trainable_share=max(row["trainable_share"], *(own.trainable_share for own in made_of)),
         stages=(*before.stages, stage) if step.trains else before.stages,
         steps=(*before.steps, done),
         applied=(*before.applied, step),
     )
+
+
+def _of_key(step: Step, target: str) -> dict[str, Any]:
+    """The settings that decide what the step comes to; the target is meant by its name and by none alike."""
+    found = step.model_dump(mode="json", exclude=set(step.drawing))
+    return {**found, "data": None} if found.get("data") == target else found
 
 
 def _see_that_it_may_go_on(folder: Path, key: str, lesson: Lesson, rule: MedianRule) -> None:
@@ -250,7 +258,7 @@ def _fit(
             "stored_bytes": sum(bytes_below(part) for part in weights) + _beside(step, before, outcome, predictor),
             "facts": dict(outcome.facts),
             "predictor": predictor,
-            "drawn": False,
+            "drawn": [],
         },
     )
     drop_checkpoint(folder)
@@ -259,11 +267,12 @@ def _fit(
 def _draw(step: Step, before: Fitted, start: ModelRef, shop: Workshop, folder: Path, name: str) -> None:
     """Add the results that take further work to those of a step that is done; only what is not there is measured."""
     row = read_json(folder / "step.json")
-    if row["drawn"]:
+    wanted = step.model_dump(mode="json", include=set(step.drawing))
+    if wanted in row["drawn"]:
         return
     shop.progress.say(f"{name}: further results of {row['step']}")
     _write_results(folder, step.more_results(before.predictor, _context(step, start, shop, folder), row["facts"]))
-    write_json(folder / "step.json", {**row, "drawn": True})
+    write_json(folder / "step.json", {**row, "drawn": [*row["drawn"], wanted]})
 
 
 def _context(step: Step, start: ModelRef, shop: Workshop, folder: Path) -> StepContext:

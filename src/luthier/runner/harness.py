@@ -92,7 +92,12 @@ def load_harness(names: Sequence[str], limit: int, root: Path) -> HarnessTasks |
                     "name local files."
                 ) from error
             loaded["tasks"] |= found
-    for task in loaded["tasks"].values():
+    for name, task in loaded["tasks"].items():
+        if task.OUTPUT_TYPE == "loglikelihood_rolling":
+            raise StudyError(
+                f"forgetting.lm_eval: '{name}' gives one number for all its texts together (perplexity), so two models "
+                "cannot be compared in pairs. Leave it out: the loss on general text is measured by default."
+            )
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=0)  # all models see the same shots
@@ -134,10 +139,13 @@ def harness_probes(tasks: HarnessTasks, ref: ModelRef, engine: Engine) -> list[P
 def _result(name: str, rows: Sequence[Mapping[str, Any]], higher_is_better: Mapping[str, bool]) -> ProbeResult:
     first = [row for row in rows if row["filter"] == rows[0]["filter"]]
     first.sort(key=lambda row: int(row["doc_id"]))
-    for metric in first[0]["metrics"]:
+    # Of single examples the harness gives as perplexity the log-likelihood; others are taken before it.
+    for metric in sorted(first[0]["metrics"], key=lambda own: own == "perplexity"):
         values = [row.get(metric) for row in first]
         if all(isinstance(value, int | float) for value in values):
             numbers = tuple(float(value) for value in values)  # type: ignore[arg-type]
+            if metric == "perplexity":
+                return ProbeResult(f"lm-eval {name}", "loss", False, tuple(-value for value in numbers))
             return ProbeResult(f"lm-eval {name}", metric, bool(higher_is_better.get(metric, True)), numbers)
     raise EvaluationError(
         f"forgetting.lm_eval: '{name}' has no metric of single examples (found: {', '.join(first[0]['metrics'])}), so "

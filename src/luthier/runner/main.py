@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.evaluate.comparison import compare
-from luthier.evaluate.forgetting import compare_probes
 from luthier.evaluate.power import minimum_detectable_difference
 from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
@@ -24,10 +23,11 @@ from luthier.runner.divergence import measure_divergence
 from luthier.runner.fitted import Fitted
 from luthier.runner.fold import fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
+from luthier.runner.forgotten import general_changes, task_changes
 from luthier.runner.grounding import diagnose, grounding_of
 from luthier.runner.harness import HarnessTasks, load_harness
 from luthier.runner.keys import examples_key, key_of, versions
-from luthier.runner.measure import Bench, ask_harness, is_answered, measure, probe, result_of
+from luthier.runner.measure import Bench, is_answered, measure, result_of
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.repeats import Repeats, fold_repeats, measure_repeats, unanswered_repeats
 from luthier.runner.revision import measure_revision
@@ -170,8 +170,14 @@ def _compare(
     results = []
     for name, own in fitted.items():
         measure(name, own, bench)
-        change = _forgotten(prepared, own, study.approaches[name].model, bench, harness, name)
-        results.append(result_of(name, own, bench, change))
+        start = prepared.base(study.approaches[name].model)
+        forgotten: list[dict[str, object]] = []
+        elsewhere: list[dict[str, object]] = []
+        if study.forgetting.probe:
+            forgotten = general_changes(name, own, start, bench, harness, study.seed)
+            elsewhere = task_changes(name, own, start, bench, study.seed)
+        changed = own.predictor.model != start.predictor.model
+        results.append(result_of(name, own, bench, forgotten, elsewhere, changes_model=changed))
     comparison: dict[str, Any] = compare(
         results,
         targets=study.targets,
@@ -227,21 +233,6 @@ def _grounding(prepared: Prepared, fitted: Mapping[str, Fitted], bench: Bench) -
     revision = prepared.revision
     changed = None if revision is None else measure_revision(revision, fitted, task, bench, prepared.library)
     return {"grounding": grounded, "diagnosis": diagnosed, "revision": changed}
-
-
-def _forgotten(
-    prepared: Prepared, fitted: Fitted, model: str | None, bench: Bench, harness: HarnessTasks | None, name: str
-) -> list[dict[str, object]]:
-    """How the general probes changed from the approach's base; nothing where no weight changed."""
-    base = prepared.base(model)
-    if not prepared.study.forgetting.probe or fitted.predictor.model == base.predictor.model:
-        return []
-    before = probe(base, base.key, bench, "before training")
-    after = probe(fitted, fitted.key, bench, name)
-    if harness is not None:
-        before += ask_harness(harness, base, base.key, bench, "before training")
-        after += ask_harness(harness, fitted, fitted.key, bench, name)
-    return compare_probes(before, after, prepared.study.seed)
 
 
 def _enter_in_ledger(folder: RunFolder, bench: Bench, approaches: list[str]) -> None:

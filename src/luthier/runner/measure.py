@@ -177,19 +177,28 @@ def _logprob_of(row: Mapping[str, Any]) -> LogProb | None:
     return None if row["reference_logprob"] is None else LogProb(**row["reference_logprob"])
 
 
-def result_of(name: str, fitted: Fitted, bench: Bench, forgotten: Sequence[Mapping[str, object]]) -> ApproachResult:
+def result_of(
+    name: str,
+    fitted: Fitted,
+    bench: Bench,
+    forgotten: Sequence[Mapping[str, object]],
+    other_tasks: Sequence[Mapping[str, object]] = (),
+    *,
+    changes_model: bool = True,
+) -> ApproachResult:
     """The approach as the comparison takes it, from the files that `measure` wrote."""
     folder = bench.folder.approach(name)
     scores, answers = scores_and_answers(folder, bench)
     return ApproachResult(
         name=name,
         trains=fitted.trained_tokens > 0,
-        changes_model=bool(fitted.stages),
+        changes_model=changes_model,
         scores=scores,
         deciding={task_name: metrics[0].name for task_name, metrics in bench.metrics.items()},
         cost=cost_of(name, fitted, bench, read_jsonl(folder / "predictions.jsonl")),
         answers=answers,
         forgotten=forgotten,
+        other_tasks=other_tasks,
     )
 
 

@@ -25,6 +25,7 @@ from luthier.settings import closed
 from luthier.steps import PretrainStep
 from luthier.steps.base import Step
 from luthier.steps.lesson import Lesson
+from luthier.steps.sft import SftStep
 from luthier.steps.training import TrainingStep
 from luthier.study import Study
 from luthier.types import ModelRef, Predictor, Task
@@ -131,6 +132,7 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
     problems += _problems_of_shared_documents(study, tasks)
     problems += _problems_of_lm_eval(study)
     problems += _problems_of_several_targets(study, tasks)
+    problems += _problems_of_lessons(study, tasks)
     if problems:
         raise StudyError("\n".join(problems))
     texts = {
@@ -237,4 +239,24 @@ def _problems_of_several_targets(study: Study, tasks: Mapping[str, Task]) -> lis
             f"target: a mean over these metrics says nothing ({named}). Give the tasks metrics from 0 to 1, or all the "
             "same, or name one task as the target."
         )
+    return problems
+
+
+def _problems_of_lessons(study: Study, tasks: Mapping[str, Task]) -> list[str]:
+    """Steps that would choose by the mean over metrics of which a mean says nothing."""
+    problems = []
+    for name, approach in study.approaches.items():
+        for step in approach.steps:
+            learned = step.learns_from
+            chooses = isinstance(step, SftStep) or len(list(closed(step))) > 1
+            if not chooses or have_common_scale(
+                [metric_traits(tasks[task].metric) for task in learned or study.targets]
+            ):
+                continue
+            named = ", ".join(f"{task}: {tasks[task].metric}" for task in learned)
+            problems.append(
+                f"approaches.{name}: {step.model_dump()['step']} would keep what has the best mean over the tasks that "
+                f"it learns from, and a mean over these metrics says nothing ({named}). Put metrics from 0 to 1 first "
+                "in each of these tasks, or the same one, such as loss."
+            )
     return problems

@@ -58,7 +58,7 @@ def _measured(
     predictor = fitted[name].predictor
     asked = replace(predictor, model=stage.model, routes=stage.routes)
     metrics = _metrics_of_answers(bench)
-    file = bench.folder.stage(_key(stage, predictor, bench, answers))
+    file = bench.folder.stage(_key(stage, predictor, bench, answers, list(metrics)))
     if not file.is_file():
         what = f"{name}: {_title(number, stage)}"
         total = sum(len(examples) + len(examples[:answers]) for examples in bench.examples.values())
@@ -134,7 +134,7 @@ def _scored(metric: Metric, example: Example, text: str, task: Task, logprob: Lo
     )
 
 
-def _key(stage: Stage, predictor: Predictor, bench: Bench, answers: int) -> str:
+def _key(stage: Stage, predictor: Predictor, bench: Bench, answers: int, answered: Sequence[str]) -> str:
     asked = predictor_to_json(predictor, bench.folder.path)
     del asked["model"], asked["routes"]
     return key_of(
@@ -144,5 +144,5 @@ def _key(stage: Stage, predictor: Predictor, bench: Bench, answers: int) -> str:
         examples={name: examples_key(examples) for name, examples in bench.examples.items()},
         decoding={name: asdict(task.decoding) for name, task in bench.tasks.items()},
         labels={name: task.labels for name, task in bench.tasks.items()},
-        answers=answers,
+        answers=dict.fromkeys(answered, answers),
     )

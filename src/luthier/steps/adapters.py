@@ -95,7 +95,7 @@ class Lora(Adapter):
     """Dropout before the added matrices, a share."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Names of the modules that are adapted. Default: every linear layer but the head (Dettmers et al. 2023)."""
-    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     """Numbers of the layers that are adapted, from 0. Default: all."""
     scaling: Literal["rank", "sqrt"] = "rank"
     """`rank`: the update counts alpha / rank. `sqrt`: alpha / √rank, so that high ranks learn as fast (rsLoRA,

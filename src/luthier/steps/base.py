@@ -87,13 +87,14 @@ class StepOutcome:
 class Step(Settings):
     """A step's settings; `fit` does its work.
 
-    Steps say by class variables whether they change the model's weights, whether they do it by examples, and whether
-    what they give serves a single task.
+    Steps say by class variables whether they change the model's weights, whether they do it by examples, whether what
+    they give serves a single task, and which settings decide only what is drawn (`drawing`).
     """
 
     trains: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     for_one_task: ClassVar[bool] = False
+    drawing: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def learns_from(self) -> tuple[str, ...]:

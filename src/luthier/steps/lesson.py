@@ -120,5 +120,8 @@ class TextLesson(Lesson):
         advance(len(texts))
         return {"loss": -sum(own.nats for own in found) / sum(own.tokens for own in found)}
 
+    def metric_of(self, score: Sequence[float]) -> float:
+        return -score[0]
+
     def score_of(self, metrics: Mapping[str, float]) -> tuple[float, float]:
         return -metrics["loss"], 0.0

@@ -88,6 +88,13 @@ class MergeStep(Step):
             for step in steps
             if step.unmergeable
         ]
+        begun = _trainings(before)
+        problems += [
+            f"of: '{name}' does not begin with the training steps that stand before merge here, so that what it changed "
+            "of them is not known; let it begin with the same steps, or put merge first"
+            for name, steps in others.items()
+            if _trainings(steps)[: len(begun)] != begun
+        ]
         count = sum(models_of(steps) for steps in others.values())
         if count < 2:
             problems.append(f"of: {', '.join(self.of)} is one model; name two or more")
@@ -165,6 +172,10 @@ class MergeStep(Step):
 def models_of(steps: Sequence[Step]) -> int:
     """How many models an approach of these steps gives to merge."""
     return next((len(step.routed) for step in steps if isinstance(step, RouteStep)), 1)
+
+
+def _trainings(steps: Sequence[Step]) -> list[Step]:
+    return [step for step in steps if step.trains]
 
 
 def _each(weights: float | tuple[float, ...], models: int) -> tuple[float, ...]:

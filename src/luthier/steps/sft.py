@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 class SftStep(TrainingStep):
     """Train on the task's training examples; keep the weights that do best on validation."""
+
+    drawing: ClassVar[frozenset[str]] = frozenset({"learning_curve"})
 
     step: Literal["sft"] = "sft"
     data: str | Mixture | None = None
