@@ -95,7 +95,7 @@ def test_result_has_the_keys_of_the_run_folder_page():
     assert set(few_shot) == {
         "name", "n", "metric", "mean", "low", "high", "interval", "scores", "unscored", "cost", "total_s",
     }  # fmt: skip
-    assert set(lora) - set(few_shot) == {"forgotten"}
+    assert set(lora) - set(few_shot) == {"forgotten", "other_tasks"}
     assert set(result["pairs"][0]) == {"a", "b", "difference", "low", "high", "p", "p_holm", "test"}
     assert result["n"] == 200
     assert lora["total_s"] == 300 + 1000 * 0.5

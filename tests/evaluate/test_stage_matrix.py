@@ -54,12 +54,23 @@ def test_of_a_loss_less_is_a_gain():
     assert found["forward_transfer"]["value"] == pytest.approx(-(0.25 + 0.5) / 2)
 
 
-def test_a_task_learned_twice_counts_from_its_last_stage_back_and_its_first_on():
+def test_a_task_learned_alone_at_the_end_is_no_earlier_one_and_one_learned_along_is():
     again = [*chain(), stage("four", "a", a=[1, 1, 1, 0], b=[1, 0, 1, 1], c=[1, 1, 1, 1])]
     found = stage_matrix(again, dict.fromkeys(TASKS, METRICS["accuracy"]), "answers", 0)
     assert found["backward_transfer"]["value"] == pytest.approx((0.0 + 0.0) / 2)  # b 0.75 → 0.75, c 1 → 1
+    along = [*again[:4], StageResult("four", ("a", "c"), again[4].scores, again[4].answers)]
+    with_a = stage_matrix(along, dict.fromkeys(TASKS, METRICS["accuracy"]), "answers", 0)
+    assert with_a["backward_transfer"]["value"] == pytest.approx((-0.25 + 0.0 + 0.0) / 3)  # a 1 → 0.75
     assert found["forward_transfer"]["value"] == pytest.approx((0.25 + 0.5) / 2)
     assert found["average"]["tasks"] == 3
+
+
+def test_a_step_behind_that_learns_nothing_makes_no_task_an_earlier_one():
+    plain = stage_matrix(chain(), dict.fromkeys(TASKS, METRICS["accuracy"]), "answers", 0)
+    behind = [*chain(), StageResult("interpolate", (), chain()[-1].scores, chain()[-1].answers)]
+    found = stage_matrix(behind, dict.fromkeys(TASKS, METRICS["accuracy"]), "answers", 0)
+    for figure in ("average", "backward_transfer", "forward_transfer"):
+        assert found[figure] == plain[figure]
 
 
 def test_one_task_transfers_to_nothing_and_scales_are_not_mixed():

@@ -5,8 +5,9 @@ after stage i, column j a task, and the row above the first is the model before 
 average accuracy, the mean of the last row over the tasks that were learned; backward transfer, how much the tasks that
 were first learned before the last of the learning stages changed from their own stage to the end, negative where they
 were forgotten; and forward transfer, how much better than before any stage a task was just before its own. A task that
-is learned again later (replayed, or in a mixture) counts from the first time. Theirs compares with a model of random
-weights; ours with the model that training began from.
+is learned again together with others (replayed, or in a mixture) counts from the first time; one that the last of the
+learning stages learns alone is no earlier one. Theirs compares with a model of random weights; ours with the model that
+training began from.
 """
 
 from __future__ import annotations
@@ -116,11 +117,11 @@ def _transfer(
     alike = len({metrics[task].name for task in learned}) == 1 or all(metrics[task].bounded for task in learned)
     if not alike:  # a mean over nats and shares says nothing
         return nothing
+    newest = stages[last_learning].learned
+    earlier = [task for task in learned if first[task] < last_learning and newest != (task,)]
     return {
         "average": _within(_mean([level(task) for task in learned]), all(metrics[task].bounded for task in learned)),
-        "backward_transfer": _mean(
-            [change(task, last, first[task]) for task in learned if first[task] < last_learning]
-        ),
+        "backward_transfer": _mean([change(task, last, first[task]) for task in earlier]),
         "forward_transfer": _mean([change(task, first[task] - 1, 0) for task in learned if first[task] > 1]),
     }
 

@@ -66,10 +66,8 @@ def add_lora(
     if layers is not None:
         stack = layers_of(model)
         if absent := sorted(own for own in layers if own >= len(stack)):
-            raise ModelError(
-                f"layers: {', '.join(map(str, absent))} {'are' if len(absent) > 1 else 'is'} none of this model's, which "
-                f"has the layers 0 to {len(stack) - 1}."
-            )
+            named = ", ".join(map(str, absent))
+            raise ModelError(f"layers: {named}: this model has the layers 0 to {len(stack) - 1}.")
         if targets == "all-linear":  # PEFT takes numbers of layers with names only
             targets = sorted(_linear_names(stack))
     config = LoraConfig(

@@ -247,11 +247,9 @@ def _problems_of_lessons(study: Study, tasks: Mapping[str, Task]) -> list[str]:
     problems = []
     for name, approach in study.approaches.items():
         for step in approach.steps:
-            learned = step.learns_from
+            learned = step.learns_from or study.targets
             chooses = isinstance(step, SftStep) or len(list(closed(step))) > 1
-            if not chooses or have_common_scale(
-                [metric_traits(tasks[task].metric) for task in learned or study.targets]
-            ):
+            if not chooses or have_common_scale([metric_traits(tasks[task].metric) for task in learned]):
                 continue
             named = ", ".join(f"{task}: {tasks[task].metric}" for task in learned)
             problems.append(

@@ -90,8 +90,8 @@ class MergeStep(Step):
         ]
         begun = _trainings(before)
         problems += [
-            f"of: '{name}' does not begin with the training steps that stand before merge here, so that what it changed "
-            "of them is not known; let it begin with the same steps, or put merge first"
+            f"of: '{name}' does not begin with the training steps that stand before merge here, so what it changed of "
+            "them is not known; let it begin with the same steps, or put merge first"
             for name, steps in others.items()
             if _trainings(steps)[: len(begun)] != begun
         ]
