@@ -127,9 +127,11 @@ def sides_table(own: Mapping[str, Any]) -> str:
 
 
 def own_table(own: Mapping[str, Any]) -> str:
-    """The one table of a benchmark, its title as a sentence in front."""
-    ((title, rows),) = own["tables"].items()
-    return f"{title[0].upper()}{title[1:]}:\n\n" + _table([str(cell) for cell in rows[0]], rows[1:])
+    """The tables of a benchmark, each with its title as a sentence in front."""
+    return "\n\n".join(
+        f"{title[0].upper()}{title[1:]}:\n\n" + _table([str(cell) for cell in rows[0]], rows[1:])
+        for title, rows in own["tables"].items()
+    )
 
 
 def _notes(own: Mapping[str, Any]) -> str:
