@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,6 +100,15 @@ def test_result_has_the_keys_of_the_run_folder_page():
     assert set(result["pairs"][0]) == {"a", "b", "difference", "low", "high", "p", "p_holm", "test"}
     assert result["n"] == 200
     assert lora["total_s"] == 300 + 1000 * 0.5
+
+
+def test_another_task_that_got_worse_counts_for_the_limit():
+    lost = {**loss_rise(3.6), "probe": "mathematics", "since": "the base model"}
+    trained = replace(approach("lora", right(164), train_s=300), other_tasks=[lost])
+    result = compared(approach("few-shot", right(120)), trained)
+    assert result["recommended"] == "few-shot"
+    assert any("loss on mathematics rose by 20.0%" in reason for reason in result["reasons"])
+    assert compared(approach("few-shot", right(120)), trained, forgetting_limit=0.3)["recommended"] == "lora"
 
 
 def test_a_trained_approach_that_is_clearly_better_is_recommended_with_its_price():

@@ -290,6 +290,10 @@ def test_a_forecast_counts_a_common_beginning_once_and_further_seeds(tiny_model_
             {"far": {"model": "other", "steps": ["sft"]}, "m": [{"step": "merge", "of": ["a", "far"]}]},
             r"approaches\.m\.0: 'far' begins at another model \(other\) than 'm'",
         ),
+        (
+            {"m": [{"step": "sft", "epochs": 1}, {"step": "merge", "of": ["a", "b"]}]},
+            r"m\.1\.of: 'a' does not begin with the training steps that stand before merge here",
+        ),
         ({"m": [{"step": "merge", "of": ["a", "b"], "data": "shapes"}]}, r"m\.0\.data: 'shapes' is no task"),
         ({"r": [{"step": "route"}]}, "give of .* or each .* and not both"),
         ({"r": [{"step": "route", "of": {"sizes": "a"}, "each": {"step": "sft"}}]}, "and not both"),

@@ -12,7 +12,7 @@ from tiny import tiny_study
 from luthier.errors import DataError, StudyError
 from luthier.report.html import write_report
 from luthier.runner import run
-from luthier.runner.harness import load_harness
+from luthier.runner.harness import _result, load_harness
 from luthier.study import Study
 
 FACTS = [("apple number", "fruit", "tool"), ("hammer number", "tool", "fruit"), ("cat number", "animal", "tool")] * 4
@@ -103,6 +103,23 @@ def test_a_task_that_cannot_be_had_is_named_with_the_reason(
     (facts / "facts.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     with pytest.raises(error or StudyError, match=said or "has no `task:`"):
         load_harness([name], 10, facts)
+
+
+def test_perplexity_of_single_examples_is_their_loss() -> None:
+    rows = [{"filter": "none", "doc_id": n, "metrics": ["perplexity", "acc"], "perplexity": -3.0 - n} for n in range(2)]
+    found = _result("words", rows, {"perplexity": False})
+    assert (found.metric, found.higher_is_better, found.values) == ("loss", False, (3.0, 4.0))
+    with_accuracy = _result("words", [{**row, "acc": 1.0} for row in rows], {"perplexity": False, "acc": True})
+    assert (with_accuracy.metric, with_accuracy.values) == ("acc", (1.0, 1.0))
+
+
+def test_a_task_of_one_number_for_all_texts_is_refused(facts: Path) -> None:
+    rolling = {**TASK, "output_type": "loglikelihood_rolling", "doc_to_target": "{{question}}", "doc_to_text": ""}
+    rolling |= {"metric_list": [{"metric": "word_perplexity"}]}
+    del rolling["doc_to_choice"]
+    (facts / "rolling.yaml").write_text(yaml.safe_dump(rolling), encoding="utf-8")
+    with pytest.raises(StudyError, match="gives one number for all its texts together"):
+        load_harness(["rolling.yaml"], 5, facts)
 
 
 def test_code_in_a_task_file_is_not_run(facts: Path) -> None:

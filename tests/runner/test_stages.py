@@ -65,9 +65,14 @@ def chained(model: Path, **changes: Any) -> Study:
     return build_study(**{**settings, **changes})
 
 
-def test_every_stage_is_scored_on_every_task(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_every_stage_is_scored_on_every_task(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, pairs = forgetting.general_text()[:4], forgetting.minimal_pairs()[:4]
+    monkeypatch.setattr(forgetting, "general_text", lambda: texts)
+    monkeypatch.setattr(forgetting, "minimal_pairs", lambda: pairs)
     write_tasks(tmp_path)
-    study = chained(tiny_model_folder)
+    study = chained(tiny_model_folder, forgetting={"probe": True})
     result = run(study, tmp_path / "run", root=tmp_path)
     assert set(result.comparison["matrix"]) == {"chain", "prefix-of-chain"}
     loss, answers = result.comparison["matrix"]["chain"]
@@ -89,10 +94,25 @@ def test_every_stage_is_scored_on_every_task(tiny_model_folder: Path, tmp_path: 
     assert chains[0]["steps"][0]["hash"] == chains[1]["steps"][0]["hash"]
     assert chains[1]["steps"][0]["reused"]
 
+    # What became of the other tasks: since the step that learned them, or since the base, as the matrix has it.
+    rows = {row["name"]: row for row in result.comparison["approaches"]}
+    chain, direct = ({own["probe"]: own for own in rows[name]["other_tasks"]} for name in ("chain", "direct"))
+    assert set(chain) == set(direct) == {"colours", "sounds"}
+    for stage, task in enumerate(("colours", "sounds")):
+        assert chain[task]["since"] == "sft on it"
+        assert direct[task]["since"] == "the base model"
+        assert chain[task]["before"] == pytest.approx(loss["values"][stage + 1][stage], abs=1e-4)
+        assert chain[task]["after"] == pytest.approx(loss["values"][3][stage], abs=1e-4)
+        assert direct[task]["before"] == pytest.approx(loss["values"][0][stage], abs=1e-4)
+        assert chain[task]["low"] <= chain[task]["difference"] <= chain[task]["high"]
+    assert "other_tasks" not in rows["base"]
+    assert rows["prefix-of-chain"]["cost"]["trainable_share"] == 1.0
+
     again = run(study, tmp_path / "run", root=tmp_path)
     assert again.comparison["matrix"] == result.comparison["matrix"]
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "Stage after stage" in page
+    assert "The other tasks" in page
     assert "Backward transfer" in page
 
 
@@ -152,6 +172,41 @@ def test_another_task_s_data_change_only_what_learned_from_it(tiny_model_folder:
         for name in study.approaches
     }
     assert reused == {"chain": [False, False], "direct": [True]}
+
+
+def test_a_further_metric_asks_the_stages_for_answers(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    settings = chained(tiny_model_folder).model_dump(exclude_unset=True)
+    settings["approaches"] = {"chain": settings["approaches"]["chain"]}
+    open_ended = {"labels": None, "answer": "generate", "max_new_tokens": 4}
+    for metrics, matrices in ((["loss"], 1), (["loss", "token_f1"], 2)):
+        tasks = {name: {**own, **open_ended, "metrics": metrics} for name, own in settings["tasks"].items()}
+        result = run(build_study(**settings | {"tasks": tasks}), tmp_path / "run", root=tmp_path)
+        assert len(result.comparison["matrix"]["chain"]) == matrices
+
+
+def test_the_target_by_its_name_and_a_longer_curve_are_the_same_training(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    write_tasks(tmp_path)
+    sft = {"step": "sft", "adapter": {"rank": 2}, "epochs": 1, "evaluations": 1}
+    approaches = {"a": [{**sft, "learning_curve": [2]}], "b": [{**sft, "data": "sizes", "learning_curve": [2, 4]}]}
+    run(chained(tiny_model_folder, approaches=approaches), tmp_path / "run", root=tmp_path)
+    steps = [json.loads((tmp_path / f"run/approaches/{n}/approach.json").read_text())["steps"][0] for n in "ab"]
+    assert steps[0]["hash"] == steps[1]["hash"]
+    folder = tmp_path / "run/steps" / steps[0]["hash"]
+    assert {file.name for file in (folder / "curve").iterdir()} == {"0", "2", "4"}
+    curve = json.loads((folder / "results/learning-curve.json").read_text())
+    assert curve["x"] == [0, 2, 4, 6]
+
+
+def test_steps_do_not_choose_by_a_mean_that_says_nothing(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    settings = chained(tiny_model_folder).model_dump(exclude_unset=True)
+    settings["tasks"]["sounds"] = {**settings["tasks"]["sounds"], "metrics": ["loss"]}
+    settings["approaches"] = {"both": [{"step": "sft", "data": {"tasks": ["colours", "sounds"]}}]}
+    with pytest.raises(StudyError, match=r"approaches\.both: sft would keep .* \(colours: accuracy, sounds: loss\)"):
+        prepare(build_study(**settings), tmp_path)
 
 
 def test_an_unknown_task_is_named(tiny_model_folder: Path) -> None:

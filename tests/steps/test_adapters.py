@@ -14,6 +14,7 @@ from luthier.errors import ModelError
 from luthier.infer.engine import Engine
 from luthier.model.adapter import peft_config
 from luthier.model.load import load_model
+from luthier.model.part import names_of_last_layers
 from luthier.model.virtual import virtual_ids
 from luthier.settings import closed
 from luthier.steps import SftStep
@@ -296,3 +297,23 @@ def test_more_layers_than_there_are(load_tiny: Callable[..., Any]):
         attached(load_tiny(), {"kind": "last-layers", "count": 9})
     with pytest.raises(ModelError, match="does not fit this model"):
         attached(load_tiny(), {"kind": "lora", "targets": ["query"]})
+    with pytest.raises(ModelError, match="layers: 9: this model has the layers 0 to 1"):
+        attached(load_tiny(), {"kind": "lora", "layers": [1, 9]})
+    with pytest.raises(ValidationError, match="layers"):
+        made({"kind": "lora", "layers": []})
+
+
+def test_the_last_layers_are_found_in_families_that_name_them_otherwise():
+    from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, OPTConfig
+
+    small = {"vocab_size": 50, "num_attention_heads": 2, "num_hidden_layers": 3, "hidden_size": 8}
+    configs = {
+        "h.2.": (GPT2Config(vocab_size=50, n_embd=8, n_head=2, n_layer=3), "ln_f"),
+        "layers.2.": (GPTNeoXConfig(**small, intermediate_size=16), "final_layer_norm"),
+        "decoder.layers.2.": (OPTConfig(**small, ffn_dim=16, word_embed_proj_dim=8), "decoder.final_layer_norm"),
+    }
+    for layer, (config, norm) in configs.items():
+        names = names_of_last_layers(AutoModelForCausalLM.from_config(config), 1)
+        assert all(layer in name or norm in name for name in names), names
+        assert any(layer in name for name in names)
+        assert any(norm in name and "layers." not in name for name in names), names
