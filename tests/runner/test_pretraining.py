@@ -57,6 +57,13 @@ def test_text_changes_only_what_read_it(tiny_model_folder: Path, root: Path) -> 
     assert [step["reused"] for step in steps(root, "both")] == [True, False]
 
 
+def test_the_trained_share_is_that_of_the_largest_training(tiny_model_folder: Path, root: Path) -> None:
+    whole = {**FILE, "adapter": "none"}
+    result = run(study(tiny_model_folder, lora=[SFT], domain=[whole, SFT]), root / "run", root=root)
+    shares = {row["name"]: row["cost"]["trainable_share"] for row in result.comparison["approaches"]}
+    assert 0 < shares["lora"] < shares["domain"] == 1
+
+
 def test_a_rate_left_open_is_chosen_by_the_text_kept_apart(tiny_model_folder: Path, root: Path) -> None:
     result = run(
         study(tiny_model_folder, domain=[{**FILE, "learning_rate": {"choose": [1e-7, 1e-2]}}]), root / "run", root=root

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.report.comparing import probe_change, probe_unit, worsening
+from luthier.report.comparing import probe_unit
 from luthier.report.folder import RunFolder
 from luthier.report.svg import Look
 
@@ -33,8 +33,6 @@ def _cell(changes: list[Mapping[str, Any]], task: str) -> Values | None:
         return None
     unit = probe_unit(one)
     return {
-        "change": probe_change(one),
-        "worse": worsening(one) > 0,
         "before": unit.value(one["before"]),
         "after": unit.value(one["after"]),
         "difference": unit.difference(one["difference"]),

@@ -208,14 +208,14 @@ def _with_marked_headings(text: str, suffix: str) -> str:
         mark = _CODE_MARK.match(bare)
         if mark:
             fence = mark.group(1) if not fence else "" if bare.startswith(fence) else fence
-        above = _underline(bare, signs)
-        over = at + 2 < len(lines) and signs != "=-" and above != "" and lines[at + 2].strip() == bare
-        title = lines[at + 1].strip() if over else bare
-        under = bare if over else lines[at + 1].strip() if at + 1 < len(lines) else ""
-        alone = not found or not found[-1].strip()
+        below, further = (lines[at + n].strip() if at + n < len(lines) else "" for n in (1, 2))
+        over = signs != "=-" and further == bare and _underline(bare, signs) != ""
+        title, under = (below, bare) if over else (bare, below)
+        is_title = bool(title) and not _underline(title, signs) and title[0] not in "|>#-*+"
+        indented = not over and line[:1].isspace()
         wide = signs == "=-" or len(under) >= len(title)
-        words = title and not _underline(title, signs) and title[0] not in "|>#-*+" and (over or line[0] == title[0])
-        if words and _underline(under, signs) and alone and wide and not fence:
+        alone = not found or not found[-1].strip()
+        if is_title and _underline(under, signs) and wide and alone and not indented and not fence:
             kind = ("over " if over else "") + under[0]
             if kind not in kinds:
                 kinds.append(kind)

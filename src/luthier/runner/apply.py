@@ -258,7 +258,7 @@ def _fit(
             "stored_bytes": sum(bytes_below(part) for part in weights) + _beside(step, before, outcome, predictor),
             "facts": dict(outcome.facts),
             "predictor": predictor,
-            "drawn": [],
+            "drawn": None,
         },
     )
     drop_checkpoint(folder)
@@ -268,11 +268,11 @@ def _draw(step: Step, before: Fitted, start: ModelRef, shop: Workshop, folder: P
     """Add the results that take further work to those of a step that is done; only what is not there is measured."""
     row = read_json(folder / "step.json")
     wanted = step.model_dump(mode="json", include=set(step.drawing))
-    if wanted in row["drawn"]:
+    if wanted == row["drawn"]:
         return
     shop.progress.say(f"{name}: further results of {row['step']}")
     _write_results(folder, step.more_results(before.predictor, _context(step, start, shop, folder), row["facts"]))
-    write_json(folder / "step.json", {**row, "drawn": [*row["drawn"], wanted]})
+    write_json(folder / "step.json", {**row, "drawn": wanted})
 
 
 def _context(step: Step, start: ModelRef, shop: Workshop, folder: Path) -> StepContext:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 from luthier.evaluate.forgetting import ProbeResult, compare_probes
-from luthier.evaluate.metrics import METRICS, score
-from luthier.record import predictor_to_json
 from luthier.runner.fitted import Fitted, Stage
-from luthier.runner.folder import read_json, write_json
 from luthier.runner.harness import HarnessTasks
-from luthier.runner.keys import examples_key, key_of
 from luthier.runner.measure import Bench, ask_harness, probe
-from luthier.types import Task
+from luthier.runner.stage_losses import stage_losses
 
 BASE = "the base model"
 
@@ -51,37 +44,13 @@ def task_changes(name: str, fitted: Fitted, base: Fitted, bench: Bench, seed: in
         since = untouched if learned is None or learned == len(fitted.stages) - 1 else fitted.stages[learned]
         if since.routes.get(task_name, since.model) == own.routes.get(task_name, own.model):
             continue
-        before, after = (_losses(name, stage, fitted, bench.tasks[task_name], bench) for stage in (since, own))
+        task = bench.tasks[task_name]
+        losses = (stage_losses(name, stage, fitted.predictor, task, bench) for stage in (since, own))
+        pairs = [(b.value, a.value) for (b, _), (a, _) in zip(*losses, strict=True)]
+        scored = [(b, a) for b, a in pairs if b is not None and a is not None]
+        if not scored:
+            continue
+        before, after = (ProbeResult(task_name, "loss", False, values) for values in zip(*scored, strict=True))
         (change,) = compare_probes([before], [after], seed)
         found.append({**change, "since": BASE if since is untouched else f"{since.step} on it"})
     return found
-
-
-def _losses(name: str, stage: Stage, fitted: Fitted, task: Task, bench: Bench) -> ProbeResult:
-    """A model's loss on each example of a task, asked as the approach asks, from the folder where it is there."""
-    examples = bench.examples[task.name]
-    asked = replace(fitted.predictor, model=stage.model, routes=stage.routes).asked(task, bench.target)
-    file = bench.folder.probe(_key(stage, fitted, task, bench))
-    if not file.is_file():
-        with bench.progress.track(f"{name}: what is left of {task.name}", len(examples)) as advance:
-            logprobs = bench.engine.reference_logprobs(asked, examples, advance=advance)
-        loss = METRICS["loss"]
-        scores = [
-            score(loss, example.completion, example, task.labels, {}, own)
-            for example, own in zip(examples, logprobs, strict=True)
-        ]
-        write_json(file, [own.value for own in scores])
-    return ProbeResult(task.name, "loss", False, tuple(read_json(file)))
-
-
-def _key(stage: Stage, fitted: Fitted, task: Task, bench: Bench) -> str:
-    asked: dict[str, Any] = predictor_to_json(fitted.predictor, bench.folder.path)
-    del asked["model"], asked["routes"]
-    return key_of(
-        model=stage.key,
-        asked=asked,
-        task=task.name,
-        target=bench.target,
-        labels=task.labels,
-        examples=examples_key(bench.examples[task.name]),
-    )

@@ -182,9 +182,9 @@ def result_of(
     fitted: Fitted,
     bench: Bench,
     forgotten: Sequence[Mapping[str, object]],
-    other_tasks: Sequence[Mapping[str, object]] = (),
+    other_tasks: Sequence[Mapping[str, object]],
     *,
-    changes_model: bool = True,
+    changes_model: bool,
 ) -> ApproachResult:
     """The approach as the comparison takes it, from the files that `measure` wrote."""
     folder = bench.folder.approach(name)

@@ -25,7 +25,6 @@ from luthier.settings import closed
 from luthier.steps import PretrainStep
 from luthier.steps.base import Step
 from luthier.steps.lesson import Lesson
-from luthier.steps.sft import SftStep
 from luthier.steps.training import TrainingStep
 from luthier.study import Study
 from luthier.types import ModelRef, Predictor, Task
@@ -247,8 +246,8 @@ def _problems_of_lessons(study: Study, tasks: Mapping[str, Task]) -> list[str]:
     problems = []
     for name, approach in study.approaches.items():
         for step in approach.steps:
-            learned = step.learns_from or study.targets
-            chooses = isinstance(step, SftStep) or len(list(closed(step))) > 1
+            learned = step.learns_from
+            chooses = isinstance(step, TrainingStep) or len(list(closed(step))) > 1
             if not chooses or have_common_scale([metric_traits(tasks[task].metric) for task in learned]):
                 continue
             named = ", ".join(f"{task}: {tasks[task].metric}" for task in learned)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from luthier.evaluate.answer import Answer, LogProb, answer_to
+from luthier.evaluate.answer import Answer, answer_to
 from luthier.evaluate.metrics import METRICS, Metric, score
 from luthier.evaluate.stages import StageResult, stage_matrix
-from luthier.record import predictor_to_json
 from luthier.runner.fitted import Fitted, Stage
 from luthier.runner.folder import read_json, read_jsonl, write_json
-from luthier.runner.keys import examples_key, key_of
 from luthier.runner.measure import Bench
-from luthier.types import Example, Predictor, Score, Task
+from luthier.runner.stage_losses import stage_key, stage_losses
+from luthier.types import Score
 
 
 def has_stages(fitted: Fitted, bench: Bench) -> bool:
@@ -55,43 +54,50 @@ def _measured(
     name: str, number: int, stage: Stage, fitted: Mapping[str, Fitted], bench: Bench, answers: int
 ) -> StageResult:
     """A stage's losses and answers, from the folder where they are there already."""
-    predictor = fitted[name].predictor
-    asked = replace(predictor, model=stage.model, routes=stage.routes)
-    metrics = _metrics_of_answers(bench)
-    file = bench.folder.stage(_key(stage, predictor, bench, answers, list(metrics)))
-    if not file.is_file():
-        what = f"{name}: {_title(number, stage)}"
-        total = sum(len(examples) + len(examples[:answers]) for examples in bench.examples.values())
-        same = next((other for other, own in fitted.items() if own.predictor == asked), None)
-        known = {} if same is None else _answers_of(same, bench)
-        with bench.progress.track(f"{what}, on every task", total) as advance:
-            rows = {
-                task: _rows(
-                    asked.asked(bench.tasks[task], bench.target),
-                    bench.tasks[task],
-                    examples,
-                    examples[:answers] if task in metrics else (),
-                    known,
-                    bench,
-                    advance,
-                )
-                for task, examples in bench.examples.items()
-            }
-        write_json(file, rows)
-    rows = read_json(file)
+    predictor, what = fitted[name].predictor, f"{name}: {_title(number, stage)}"
+    metrics = _metrics_of_answers(bench) if answers else {}
+    texts = _answers(what, stage, name, fitted, bench, dict.fromkeys(metrics, answers)) if metrics else {}
     scores: dict[str, dict[str, list[Score]]] = {}
     judged: dict[str, dict[str, list[Answer]]] = {}
     for task_name, examples in bench.examples.items():
-        task, own = bench.tasks[task_name], rows[task_name]
-        losses = [LogProb(**row) for row in own["losses"]]
-        wanted = [_scored(METRICS["loss"], e, e.completion, task, p) for e, p in zip(examples, losses, strict=True)]
-        scores[task_name], judged[task_name] = {"loss": [s for s, _ in wanted]}, {"loss": [a for _, a in wanted]}
+        task = bench.tasks[task_name]
+        losses = stage_losses(what, stage, predictor, task, bench)
+        scores[task_name], judged[task_name] = {"loss": [s for s, _ in losses]}, {"loss": [a for _, a in losses]}
         if (metric := metrics.get(task_name)) is not None:
-            answered = zip(examples[:answers], own["answers"], strict=True)
-            given = [_scored(metric, example, text, task, None) for example, text in answered]
-            scores[task_name][metric.name] = [s for s, _ in given]
-            judged[task_name][metric.name] = [a for _, a in given]
+            options: Mapping[str, str] = task.metric_options.get(metric.name, {})
+            answered = list(zip(examples[:answers], texts[task_name], strict=True))
+            scores[task_name][metric.name] = [score(metric, t, e, task.labels, options, None) for e, t in answered]
+            judged[task_name][metric.name] = [answer_to(e, t, task.labels, None) for e, t in answered]
     return StageResult(_title(number, stage), stage.learned, scores, judged)
+
+
+def _answers(
+    what: str, stage: Stage, name: str, fitted: Mapping[str, Fitted], bench: Bench, counts: Mapping[str, int]
+) -> dict[str, list[str]]:
+    """Task → a stage's answers to its first examples, from the folder where they are there already.
+
+    Args:
+        counts: Task → how many of its examples are asked.
+    """
+    predictor = fitted[name].predictor
+    file = bench.folder.stage(stage_key(stage, predictor, bench, answers=counts))
+    if not file.is_file():
+        own = replace(predictor, model=stage.model, routes=stage.routes)
+        same = next((other for other, one in fitted.items() if one.predictor == own), None)
+        known = {} if same is None else _answers_of(same, bench)
+        found = {}
+        for task_name, count in counts.items():
+            task, asked = bench.tasks[task_name], bench.examples[task_name][:count]
+            if all((task_name, example.id) in known for example in asked):
+                found[task_name] = [known[task_name, example.id] for example in asked]
+                continue
+            with bench.progress.track(f"{what}: answering {task_name}", len(asked)) as advance:
+                prompts = [example.prompt for example in asked]
+                given = bench.engine.answer(own.asked(task, bench.target), prompts, task.labels, advance=advance)
+            found[task_name] = [one.text for one in given]
+        write_json(file, found)
+    texts: dict[str, list[str]] = read_json(file)
+    return texts
 
 
 def _title(number: int, stage: Stage) -> str:
@@ -105,44 +111,3 @@ def _answers_of(name: str, bench: Bench) -> dict[tuple[str, str], str]:
     """What an approach answered to the test: task and example → text."""
     rows = read_jsonl(bench.folder.approach(name) / "predictions.jsonl")
     return {(row["task"], row["id"]): row["completion"] for row in rows}
-
-
-def _rows(
-    predictor: Predictor,
-    task: Task,
-    examples: Sequence[Example],
-    answered: Sequence[Example],
-    known: Mapping[tuple[str, str], str],
-    bench: Bench,
-    advance: Any,
-) -> dict[str, Any]:
-    losses = bench.engine.reference_logprobs(predictor, examples, advance=advance)
-    if all((task.name, example.id) in known for example in answered):
-        texts = [known[task.name, example.id] for example in answered]
-        advance(len(texts))
-    else:
-        prompts = [example.prompt for example in answered]
-        texts = [a.text for a in bench.engine.answer(predictor, prompts, task.labels, advance=advance)]
-    return {"losses": [asdict(one) for one in losses], "answers": texts}
-
-
-def _scored(metric: Metric, example: Example, text: str, task: Task, logprob: LogProb | None) -> tuple[Score, Answer]:
-    options: Mapping[str, str] = task.metric_options.get(metric.name, {})
-    return (
-        score(metric, text, example, task.labels, options, logprob),
-        answer_to(example, text, task.labels, logprob),
-    )
-
-
-def _key(stage: Stage, predictor: Predictor, bench: Bench, answers: int, answered: Sequence[str]) -> str:
-    asked = predictor_to_json(predictor, bench.folder.path)
-    del asked["model"], asked["routes"]
-    return key_of(
-        model=stage.key,
-        asked=asked,
-        target=bench.target,
-        examples={name: examples_key(examples) for name, examples in bench.examples.items()},
-        decoding={name: asdict(task.decoding) for name, task in bench.tasks.items()},
-        labels={name: task.labels for name, task in bench.tasks.items()},
-        answers=dict.fromkeys(answered, answers),
-    )
