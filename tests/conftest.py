@@ -168,5 +168,7 @@ def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.evaluate import forgetting
 
     texts, pairs = forgetting.general_text()[:4], forgetting.minimal_pairs()[:4]
+    others = forgetting.general_text_validation()[:4]
+    monkeypatch.setattr(forgetting, "general_text_validation", lambda: others)
     monkeypatch.setattr(forgetting, "general_text", lambda: texts)
     monkeypatch.setattr(forgetting, "minimal_pairs", lambda: pairs)

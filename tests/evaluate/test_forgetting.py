@@ -15,6 +15,7 @@ from luthier.evaluate import (
     compare_probes,
     general_loss,
     general_text,
+    general_text_validation,
     mean_divergence,
     measure_probes,
     minimal_pairs,
@@ -52,9 +53,14 @@ def test_probes_are_scored_by_nats_per_token_and_by_which_sentence_is_likelier()
     assert pairs.values == tuple(float(len(good) < len(bad)) for good, bad in minimal_pairs())
 
 
-def test_the_loss_on_general_text_is_the_probe_s_mean():
-    text, _ = measure_probes(by_length)
-    assert general_loss(by_length) == pytest.approx(sum(text.values) / 40)
+def test_choices_are_made_on_general_text_that_no_probe_holds():
+    texts = general_text_validation()
+    assert len(texts) == len(set(texts)) == 40
+    assert all(60 <= len(text.split()) <= 250 for text in texts)
+    assert not any(text.startswith("=") for text in texts)
+    assert not set(texts) & set(general_text())
+    expected = [len(text) / len(text.split()) for text in texts]
+    assert general_loss(by_length) == pytest.approx(sum(expected) / 40)
 
 
 def test_a_divergence_is_the_mean_over_texts_of_nats_a_token():

@@ -15,6 +15,7 @@ from luthier.evaluate import forgetting
 from luthier.infer.engine import Engine
 from luthier.report.html import write_report
 from luthier.runner.estimate import forecast
+from luthier.runner.folder import read_json
 from luthier.runner.main import run
 from luthier.runner.open import open_run
 from luthier.runner.predict import predict_rows
@@ -257,6 +258,24 @@ def test_a_mixture_and_then_the_target(tiny_model_folder: Path, tmp_path: Path) 
     assert {task for row in result.comparison["approaches"] for task in row["scores"]} == set(WORDS)
 
 
+def test_weights_of_a_mixture_are_chosen_on_validation(tiny_model_folder: Path, tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    weights = [{"sizes": 1, "colours": 9}, {"sizes": 1, "colours": 1}, {"sizes": 9, "colours": 1}]
+    data = {"tasks": ["sizes", "colours"], "by": "weights", "weights": {"choose": weights}, "examples": 20}
+    sft = {"step": "sft", "adapter": {"rank": 2}, "data": data, "epochs": 2, "batch_size": 4, "evaluations": 1}
+    study = chained(tiny_model_folder, approaches={"mixed": [{**sft, "learning_rate": 1e-2}]})
+    result = run(study, tmp_path / "run", root=tmp_path)
+    (choice,) = read_json(tmp_path / "run" / "approaches" / "mixed" / "approach.json")["choices"]
+    assert [one["settings"]["data"]["weights"] for one in choice["tried"]] == weights
+    taken = [one for one in choice["tried"] if one["taken"]]
+    assert len(taken) == 1
+    scores = [one["score"] for one in choice["tried"]]
+    assert len(set(scores)) > 1  # they learned from different mixtures
+    assert taken[0]["score"] == max(scores)
+    (row,) = result.comparison["approaches"]
+    assert row["cost"]["search_s"] > 0
+
+
 def test_going_back_a_part_of_the_way(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts, pairs = forgetting.general_text()[:4], forgetting.minimal_pairs()[:4]
     monkeypatch.setattr(forgetting, "general_text", lambda: texts)
@@ -278,7 +297,7 @@ def test_going_back_a_part_of_the_way(tiny_model_folder: Path, tmp_path: Path, m
     cost = {row["name"]: row["cost"] for row in result.comparison["approaches"]}
     assert cost["back"]["train_s"] > cost["all"]["train_s"]
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert "Gain against forgetting, from the start to the trained model" in page
+    assert "Gain against forgetting, from the model before training to the trained one" in page
 
 
 def test_a_verdict_on_the_mean_over_several_tasks(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -104,6 +104,33 @@ def test_what_forgets_too_much_is_not_taken(base: Predictor, context: StepContex
     assert kept.fit(tuned, context).facts["at"] not in worse
 
 
+def test_it_goes_back_to_the_stage_before_and_remembers_its_task(base: Predictor, context: StepContext):
+    first = trained({"rank": 4}, base, context, "first")
+    far = trained({"rank": 2}, first, context, "second")
+    own = context.lesson.task
+    earlier = replace(own, name="earlier", validation=own.train)  # another text to be scored than the lesson's own
+    later = replace(context, before=(first.model, far.model), lesson=replace(context.lesson, rehearsed=(earlier,)))
+    outcome = InterpolateStep(back_to="stage", at=0.5, points=(1.0,), remember="earlier").fit(far, later)
+    ref = outcome.predictor.model
+    torch.testing.assert_close(logits(load(ref)), between(first.model, far.model, 0.5), rtol=0, atol=2e-4)
+    table = outcome.results["points"]
+    assert table["columns"][3] == "loss on earlier"
+    for row, there in ((table["rows"][0], first), (table["rows"][-1], far)):
+        found = context.lesson.validate(context.engine, there)
+        assert row[1:3] == pytest.approx([found["accuracy"], found["loss"]], abs=1e-4)
+        logprobs = context.engine.reference_logprobs(there, earlier.validation)
+        assert row[3] == pytest.approx(-sum(p.nats for p in logprobs) / sum(p.tokens for p in logprobs), abs=1e-4)
+    with pytest.raises(TrainingError, match="here the model is as it was before"):
+        InterpolateStep(back_to="stage").fit(first, replace(context, before=(first.model, first.model)))
+
+
+def test_with_one_stage_before_it_the_stage_before_is_the_start(base: Predictor, context: StepContext):
+    tuned = trained({"rank": 2}, base, context)
+    later = replace(context, before=(tuned.model,))
+    found = [InterpolateStep(back_to=near, at=0.5, points=(1.0,)).fit(tuned, later) for near in ("start", "stage")]
+    assert found[0].results == found[1].results
+
+
 def test_there_must_be_something_between(base: Predictor, context: StepContext):
     with pytest.raises(TrainingError, match="interpolate comes behind a step that trains"):
         InterpolateStep().fit(base, context)

@@ -41,6 +41,11 @@ def general_text() -> list[str]:
     return _read("general_text.txt").splitlines()
 
 
+def general_text_validation() -> list[str]:
+    """40 further paragraphs, of articles that no probe holds: for choices, so that the probes stay unseen by them."""
+    return _read("general_text_validation.txt").splitlines()
+
+
 def minimal_pairs() -> list[tuple[str, str]]:
     """100 pairs of BLiMP: a grammatical sentence, and one that differs in a word and is not."""
     rows = [json.loads(line) for line in _read("minimal_pairs.jsonl").splitlines()]
@@ -52,12 +57,12 @@ def _read(name: str) -> str:
 
 
 def general_loss(total_logprob: TotalLogProb) -> float:
-    """The loss on general text alone, the mean over its texts of their nats a token.
+    """The loss on general text that is kept for choices: the mean over its texts of their nats a token.
 
     Raises:
         EvaluationError: A log-probability is missing, not finite, or greater than 0.
     """
-    losses = _losses(total_logprob)
+    losses = _losses(total_logprob, general_text_validation())
     return sum(losses) / len(losses)
 
 
@@ -70,7 +75,7 @@ def measure_probes(total_logprob: TotalLogProb) -> list[ProbeResult]:
     Raises:
         EvaluationError: A log-probability is missing, not finite, or greater than 0.
     """
-    losses, pairs = _losses(total_logprob), minimal_pairs()
+    losses, pairs = _losses(total_logprob, general_text()), minimal_pairs()
     pair_logprobs = _checked(total_logprob, [sentence for pair in pairs for sentence in pair])
     prefers_good = tuple(
         float(good.nats > bad.nats) for good, bad in zip(pair_logprobs[::2], pair_logprobs[1::2], strict=True)
@@ -81,9 +86,9 @@ def measure_probes(total_logprob: TotalLogProb) -> list[ProbeResult]:
     ]
 
 
-def _losses(total_logprob: TotalLogProb) -> tuple[float, ...]:
-    """Of each general text its nats a token."""
-    return tuple(-logprob.nats / logprob.tokens for logprob in _checked(total_logprob, general_text()))
+def _losses(total_logprob: TotalLogProb, texts: Sequence[str]) -> tuple[float, ...]:
+    """Of each text its nats a token."""
+    return tuple(-logprob.nats / logprob.tokens for logprob in _checked(total_logprob, texts))
 
 
 def _checked(total_logprob: TotalLogProb, texts: Sequence[str]) -> list[SummedLogProb]:

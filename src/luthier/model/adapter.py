@@ -169,10 +169,12 @@ def quantising_problem(device: str) -> str:
     """Why weights cannot be kept in a few bits on this device; empty where they can."""
     import importlib.util
 
-    if device != "cuda":
-        return f"qlora (bits) needs a CUDA GPU; this runs on {device}. Use lora, which keeps them as they are."
+    if device not in ("cuda", "cpu"):
+        return (
+            f"qlora (bits) runs on CUDA GPUs and on the CPU; this is {device}. Use lora, which keeps them as they are."
+        )
     if importlib.util.find_spec("bitsandbytes") is None:
-        return "qlora (bits) needs the package bitsandbytes; install it with: pip install bitsandbytes"
+        return "qlora (bits) needs the package bitsandbytes; install it with: pip install 'luthier[qlora]'"
     return ""
 
 

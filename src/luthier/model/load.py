@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -200,5 +201,10 @@ def trim_memory() -> None:
 
 
 def count_parameters(model: Any) -> int:
-    """Parameters of the model, tied ones once."""
-    return sum(parameter.numel() for parameter in {id(p): p for p in model.parameters()}.values())
+    """Parameters of the model, tied ones once; of packed weights as many as they stand for."""
+    return sum(_numbers_in(parameter) for parameter in {id(p): p for p in model.parameters()}.values())
+
+
+def _numbers_in(parameter: Any) -> int:
+    packed = getattr(parameter, "quant_state", None)  # bitsandbytes holds two 4-bit numbers in a byte
+    return math.prod((parameter if packed is None else packed).shape)

@@ -221,7 +221,7 @@ def _fit(
         write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= done])
     started = time.perf_counter()
     shop.progress.say(f"{name}: {short(step)}")
-    context = _context(step, start, shop, folder)
+    context = _context(step, before, start, shop, folder)
     if rule is not None:
         context = replace(context, give_up=rule.gives_up)
     try:
@@ -271,11 +271,13 @@ def _draw(step: Step, before: Fitted, start: ModelRef, shop: Workshop, folder: P
     if wanted == row["drawn"]:
         return
     shop.progress.say(f"{name}: further results of {row['step']}")
-    _write_results(folder, step.more_results(before.predictor, _context(step, start, shop, folder), row["facts"]))
+    _write_results(
+        folder, step.more_results(before.predictor, _context(step, before, start, shop, folder), row["facts"])
+    )
     write_json(folder / "step.json", {**row, "drawn": wanted})
 
 
-def _context(step: Step, start: ModelRef, shop: Workshop, folder: Path) -> StepContext:
+def _context(step: Step, before: Fitted, start: ModelRef, shop: Workshop, folder: Path) -> StepContext:
     return StepContext(
         lesson=shop.lesson(step),
         start=start,
@@ -284,6 +286,7 @@ def _context(step: Step, start: ModelRef, shop: Workshop, folder: Path) -> StepC
         seed=shop.seed,
         progress=shop.progress,
         log=lambda row: append_jsonl(folder / "metrics.jsonl", row),
+        before=tuple(stage.model for stage in before.stages),
         others={used: own.predictor for used, own in shop.others.items()},
         library=shop.library,
     )

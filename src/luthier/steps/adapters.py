@@ -110,8 +110,8 @@ class Lora(Adapter):
     rate_ratio: Open[Positive] = 1.0
     """How much faster B is trained than A (LoRA+, Hayou et al. 2024); `loraplus` for short, with 16."""
     bits: Literal[4, 8] | None = None
-    """Keep the frozen weights in so many bits while training (QLoRA, Dettmers et al. 2023); needs a CUDA GPU and
-    bitsandbytes. `qlora` for short, with 4."""
+    """Keep the frozen weights in so many bits while training (QLoRA, Dettmers et al. 2023); needs bitsandbytes, and is
+    slow without a CUDA GPU. What it trained is used with the weights as they were. `qlora` for short, with 4."""
 
     @model_validator(mode="after")
     def _pissa_needs_whole_weights(self) -> Lora:

@@ -30,6 +30,7 @@ class StepContext:
         folder: The step's own folder; named results go to `results/`.
         seed: Decides everything that is drawn.
         log: Takes a row of metrics.
+        before: The models after each step before it that changed weights, in their order.
         others: What the approaches that it `uses` and its `parts` came to, by their names.
         library: The documents of tasks, and the indices that are made of them.
         give_up: Whether a training is given up after an evaluation: its number from 1, the best score so far.
@@ -42,6 +43,7 @@ class StepContext:
     seed: int
     progress: Progress
     log: Callable[[Mapping[str, float]], None]
+    before: tuple[ModelRef, ...] = ()
     others: Mapping[str, Predictor] = field(default_factory=dict)
     library: Library | None = None
     give_up: Callable[[int, tuple[float, ...]], bool] = lambda number, best: False
@@ -108,7 +110,7 @@ class Step(Settings):
 
     @property
     def rehearses(self) -> tuple[str, ...]:
-        """Names of tasks whose training prompts it uses, without learning from their answers."""
+        """Names of tasks whose training prompts or validation it uses, without learning from their answers."""
         return ()
 
     @property

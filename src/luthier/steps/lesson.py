@@ -25,8 +25,8 @@ class Lesson:
         tasks: Without their test splits; at least one.
         metrics: The deciding metric of each.
         target: The task that the predictor's wording, shots and decoding are made for; `mean` for none alone.
-        rehearsed: Tasks whose training prompts the step uses without learning from their answers; without their test
-            splits.
+        rehearsed: Tasks whose training prompts or validation the step uses without learning from their answers;
+            without their test splits.
     """
 
     tasks: tuple[Task, ...]

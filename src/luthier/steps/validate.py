@@ -54,6 +54,12 @@ def validation_metrics(
     return {"loss": loss, metric.name: metric_value(metric, scores, judged)}
 
 
+def validation_loss(engine: Engine, predictor: Predictor, task: Task, *, model: Any = None) -> float:
+    """The loss of the references alone (nats a token), on the validation split."""
+    logprobs = engine.reference_logprobs(predictor, task.validation, model=model)
+    return -sum(own.nats for own in logprobs) / sum(own.tokens for own in logprobs)
+
+
 def _reference_choices(
     engine: Engine, predictor: Predictor, examples: Sequence[Example], answers: Sequence[Completion]
 ) -> list[LogProb]:

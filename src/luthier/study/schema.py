@@ -23,7 +23,7 @@ from luthier.errors import EvaluationError, StudyError
 from luthier.evaluate.metrics import check_metric_names, validate_metric
 from luthier.evaluate.over_tasks import MEAN
 from luthier.settings import Settings
-from luthier.steps import AnyStep, PretrainStep, RouteStep
+from luthier.steps import AnyStep, InterpolateStep, PretrainStep, RouteStep
 from luthier.study.explain import explain
 from luthier.study.yaml_lines import Lines, load_yaml
 
@@ -276,7 +276,8 @@ class Study(Settings):
                 named = [("data", task) for task in step.learns_from]
                 if isinstance(step, PretrainStep) and step.text.task is not None:
                     named.append(("text.task", step.text.task))
-                named += [("replay.task", task) for task in step.rehearses]
+                setting = "remember" if isinstance(step, InterpolateStep) else "replay.task"
+                named += [(setting, task) for task in step.rehearses]
                 for key, task in named:
                     if task not in self.tasks:
                         raise ValueError(
