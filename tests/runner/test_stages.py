@@ -263,15 +263,19 @@ def test_weights_of_a_mixture_are_chosen_on_validation(tiny_model_folder: Path, 
     weights = [{"sizes": 1, "colours": 9}, {"sizes": 1, "colours": 1}, {"sizes": 9, "colours": 1}]
     data = {"tasks": ["sizes", "colours"], "by": "weights", "weights": {"choose": weights}, "examples": 20}
     sft = {"step": "sft", "adapter": {"rank": 2}, "data": data, "epochs": 2, "batch_size": 4, "evaluations": 1}
-    study = chained(tiny_model_folder, approaches={"mixed": [{**sft, "learning_rate": 1e-2}]})
+    settings = chained(tiny_model_folder, approaches={"mixed": [{**sft, "learning_rate": 1e-2}]}).model_dump(
+        exclude_unset=True
+    )
+    tasks = {name: {**own, "metrics": ["loss"]} for name, own in settings["tasks"].items()}
+    study = build_study(**settings | {"tasks": tasks, "stage_answers": 0})
     result = run(study, tmp_path / "run", root=tmp_path)
     (choice,) = read_json(tmp_path / "run" / "approaches" / "mixed" / "approach.json")["choices"]
     assert [one["settings"]["data"]["weights"] for one in choice["tried"]] == weights
     taken = [one for one in choice["tried"] if one["taken"]]
     assert len(taken) == 1
     scores = [one["score"] for one in choice["tried"]]
-    assert len(set(scores)) > 1  # they learned from different mixtures
-    assert taken[0]["score"] == max(scores)
+    assert len(set(scores)) == 3  # they learned from different mixtures
+    assert taken[0]["score"] == max(scores)  # losses are negative in a mean over tasks
     (row,) = result.comparison["approaches"]
     assert row["cost"]["search_s"] > 0
 
