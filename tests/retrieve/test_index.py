@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
-import re
 import subprocess
 import sys
 import time
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
-from index_driver import NAMES, document, ready
+from index_driver import NAMES, State, document, ready, state_of
 from words import WordEmbedder
 
 from luthier.errors import RetrievalError
@@ -231,6 +231,33 @@ def test_a_damaged_store_is_named(tmp_path: Path) -> None:
         reopened(index).search("text", 1)
 
 
+def started(folder: Path, kind: str, *what: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, HERE / "index_driver.py", folder, kind, *what],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_processes_read_while_one_writes(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "index"
+    ready(folder, kind).add([document(name, -1) for name in NAMES])
+    readers = [started(folder, kind, "read") for _ in range(3)]
+    for reader in readers:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "looking\n"
+    writer = started(folder, kind, "0")
+    assert writer.stdout is not None
+    done = (line for line in writer.stdout if line == "done\n")
+    assert len(list(itertools.islice(done, 12))) == 12
+    for reader in readers:
+        said, _ = reader.communicate(timeout=60)
+        assert reader.returncode == 0
+        assert int(said.splitlines()[-1].removeprefix("seen ")) > 2
+    writer.kill()
+    writer.wait()
+
+
 @pytest.mark.skipif(not hasattr(os, "kill"), reason="processes are killed")
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_index_killed_in_the_middle_of_changes_is_one_state_or_the_next(tmp_path: Path, kind: str) -> None:
@@ -241,10 +268,7 @@ def test_an_index_killed_in_the_middle_of_changes_is_one_state_or_the_next(tmp_p
     state: State = (-1, True)
     changes = 0
     for seed in range(6):
-        driver = subprocess.Popen(
-            [sys.executable, HERE / "index_driver.py", folder, kind, str(seed)],
-            stdout=subprocess.PIPE, text=True, cwd=HERE, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        driver = started(folder, kind, str(seed))
         assert driver.stdout is not None
         lines = [driver.stdout.readline()]
         until = time.monotonic() + draw.random() * 0.8
@@ -270,19 +294,3 @@ def test_an_index_killed_in_the_middle_of_changes_is_one_state_or_the_next(tmp_p
     assert changes > 6
     ready(folder, kind).add([document(name, 5) for name in NAMES])
     assert state_of(reader) == (5, True)
-
-
-State = tuple[int, bool]
-
-
-def state_of(index: Index) -> State:
-    """The revision that all documents are at, and whether those that are taken out at times are there."""
-    hits = index.search("Document d1 has revision", 60, "hybrid")
-    assert len({re.findall(r"r(-?\d+)", hit.passage.text)[0] for hit in hits}) == 1
-    passages = list(index.passages.values())
-    (revision,) = {int(re.findall(r"r(-?\d+)", own.text)[0]) for own in passages}
-    counts = {name: sum(own.document == name for own in passages) for name in NAMES}
-    assert {counts[name] for name in NAMES[::2]} == {counts["d0"]}
-    (odd,) = {counts[name] for name in NAMES[1::2]}
-    assert odd in (0, counts["d0"])
-    return revision, odd > 0
