@@ -18,7 +18,7 @@ from words import WordEmbedder
 
 from luthier.errors import RetrievalError
 from luthier.retrieve.documents import Document
-from luthier.retrieve.index import Index, about_index, create, fused, open_index
+from luthier.retrieve.index import Index, about_index, copy_index, create, fused, open_index
 from luthier.retrieve.passages import ChunkSettings
 
 HERE = Path(__file__).parent
@@ -229,6 +229,23 @@ def test_a_damaged_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "index" / "store" / "CURRENT").write_text("7\n")
     with pytest.raises(RetrievalError, match=r"generation 7 .* missing"):
         reopened(index).search("text", 1)
+
+
+def test_a_copy_holds_the_same_and_goes_its_own_way(index: Index, tmp_path: Path) -> None:
+    for filled in (False, True):
+        if filled:
+            index.add(some_documents(20))
+            index.add(some_documents(10, seed=1))
+            index.remove(["group1/*"])
+        to = tmp_path / f"copies/{filled}"
+        copy_index(index.folder, to)
+        copy = open_index(to, lambda name: EMBEDDER)
+        assert (copy.kind, copy.chunks, copy.documents) == (index.kind, index.chunks, index.documents)
+        assert copy.passages == index.passages
+        assert copy.search("The whale eats honey", 9) == index.search("The whale eats honey", 9)
+        copy.add([Document("new", "New", "The yak eats moss.")])
+        assert "new" not in index.documents
+        assert copy.search("yak", 1, "lexical")[0].passage.document == "new"
 
 
 def started(folder: Path, kind: str, *what: str) -> subprocess.Popen[str]:

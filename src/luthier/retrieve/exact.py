@@ -87,6 +87,10 @@ class ExactStore:
             "the index again."
         )
 
+    def copy(self, folder: Path) -> None:
+        now = self.view()
+        ExactStore(folder, self._dimension)._write(Generation(1, now.held, now.vectors))
+
     def _number(self) -> int:
         file = self._folder / "CURRENT"
         try:

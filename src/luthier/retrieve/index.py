@@ -364,6 +364,18 @@ def open_index(folder: Path, embedder_of: Callable[[str], Embedder]) -> Index:
     return Index(folder, embedder, ChunkSettings.model_validate(about["chunks"]), store, about["store"])
 
 
+def copy_index(folder: Path, to: Path) -> None:
+    """Copy an index as it is now into a new folder; whole, or not there.
+
+    Raises:
+        RetrievalError: There is none, it is damaged, or the copy cannot be written.
+    """
+    about = about_index(folder)
+    to.mkdir(parents=True)
+    _store(folder, about["store"], about["dimension"]).copy(to / "store")
+    describe_index(to, about)  # last: without it there is no index
+
+
 def about_index(folder: Path) -> dict[str, Any]:
     """What `index.json` says.
 

@@ -85,6 +85,10 @@ class LanceStore:
             self._seen = LanceView(version, held)
         return self._seen
 
+    def copy(self, folder: Path) -> None:
+        rows = self.view().table.to_arrow()
+        LanceStore(folder, self._dimension)._table().add(rows)
+
     def _table(self) -> Any:
         """The table as it is now, made where there is none."""
         if self._open is None:

@@ -8,6 +8,7 @@ some step left it.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from luthier.types import Passage
@@ -53,4 +54,8 @@ class Store(Protocol):
 
     def view(self) -> View:
         """The store as it is now; the same object as before where nothing has changed."""
+        ...
+
+    def copy(self, folder: Path) -> None:
+        """Put all that it holds now into a store of its kind in another folder, where there is none yet."""
         ...

@@ -17,6 +17,7 @@ from luthier.model.virtual import count_virtual_tokens
 from luthier.progress import Progress
 from luthier.prompt.passages import without_citations
 from luthier.record import predictor_to_json
+from luthier.retrieve.index import copy_index
 from luthier.runner.folder import read_jsonl, write_json, write_text
 from luthier.runner.open import OpenRun
 from luthier.tree.logprobs import base_of
@@ -125,7 +126,8 @@ def _prompting(run: OpenRun, folder: Path) -> dict[str, Any]:
         for name in ("index", "embedder", "reranker"):
             own = getattr(run.predictor.retrieval, name)
             if own is not None and Path(own).is_relative_to(run.folder.path.resolve()):
-                shutil.copytree(own, folder / "retrieval" / name)
+                copy = copy_index if name == "index" else shutil.copytree
+                copy(Path(own), folder / "retrieval" / name)
                 row["retrieval"][name] = f"retrieval/{name}"
         row["retriever"] = row["reranker"] = None  # said by the retrieval
     return {"approach": run.name, "labels": list(run.labels), **row}

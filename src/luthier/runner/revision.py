@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from luthier.errors import DataError, StudyError
 from luthier.evaluate.revision import RevisedAnswer, revision_rates
 from luthier.evaluate.support import Shown
 from luthier.retrieve.documents import Document, read_folder
+from luthier.retrieve.index import copy_index
 from luthier.runner.fitted import Fitted
 from luthier.runner.folder import read_json, write_json
 from luthier.runner.keys import key_of, source_key
@@ -149,7 +149,7 @@ def _revised(
     predictor: Predictor, retrieval: Retrieval, revision: Revision, folder: Path, library: Library
 ) -> Predictor:
     """The predictor with a copy of its index in which documents are changed and removed, as a user would do it."""
-    shutil.copytree(retrieval.index, folder)
+    copy_index(Path(retrieval.index), folder)
     index = library.opened(str(folder), retrieval.embedder)
     index.add(revision.documents)
     if revision.removed:
