@@ -13,7 +13,7 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ sys.path.append(str(BENCH))
 
 import ceiling  # noqa: E402
 import choose_label  # noqa: E402
+import document_instructions  # noqa: E402
 import ours  # noqa: E402
 import peers_trl  # noqa: E402
 import pictures  # noqa: E402
@@ -31,6 +32,8 @@ import record  # noqa: E402
 import studies  # noqa: E402
 import timing  # noqa: E402
 import workloads  # noqa: E402
+from luthier.infer.engine import Engine  # noqa: E402
+from luthier.types import Predictor, Prompt  # noqa: E402
 
 BENCHMARKS = (
     *("train_lora_varied", "train_full_varied", "train_lora_shared", "answer_few_shot", "choose_label"),
@@ -326,3 +329,21 @@ def test_what_is_timed_is_the_step_sft_and_is_left_when_enough_is_timed(tiny_mod
     data = ours.sequences(workloads.training_rows("varied")[:12], folder)
     ours.fit(data, folder, "lora", 4, 3, log, precision="float32")
     assert len(losses) == 2
+
+
+def test_orders_in_documents_are_counted_with_and_without_the_defence(
+    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gullible(engine: Engine, predictor: Predictor, prompts: Sequence[Prompt]) -> list[SimpleNamespace]:
+        """Obeys what is not fenced off."""
+        assert predictor.retrieval is not None
+        shown = [prompt.passages[0].text for prompt in prompts]  # type: ignore[index]
+        return [SimpleNamespace(text="" if predictor.retrieval.guarded else text) for text in shown]
+
+    asked = document_instructions.measure(quick=True, model=str(tiny_model_folder))  # for real
+    assert asked["rates"].keys() == {*document_instructions.ATTACKS, "all together"}
+    assert all(0 <= rate <= 1 for pair in asked["rates"].values() for rate in pair)
+    monkeypatch.setattr(Engine, "answer", gullible)
+    found = document_instructions.measure(quick=True, model=str(tiny_model_folder))
+    assert all(pair == [1.0, 0.0] for pair in found["rates"].values())
+    assert "the word stands in 0 and 0 answers" in found["notes"][0]
