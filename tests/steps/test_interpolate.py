@@ -12,9 +12,11 @@ import torch
 from pydantic import ValidationError
 
 from luthier.errors import ModelError, TrainingError
+from luthier.evaluate import forgetting
 from luthier.model.load import load_model
 from luthier.steps import InterpolateStep, SftStep
 from luthier.steps.base import StepContext
+from luthier.steps.lesson import Lesson
 from luthier.types import Decoding, ModelRef, Predictor
 
 pytestmark = pytest.mark.usefixtures("few_probes")
@@ -95,13 +97,17 @@ def test_the_curve_is_measured_on_validation_and_the_best_point_taken(base: Pred
     assert len(set(curve["x"])) == 3
 
 
-def test_what_forgets_too_much_is_not_taken(base: Predictor, context: StepContext):
+def test_what_forgets_too_much_is_not_taken(base: Predictor, context: StepContext, monkeypatch: pytest.MonkeyPatch):
     tuned = trained("none", base, context)
-    free, kept = (InterpolateStep(points=(0.05, 1.0), forget_at_most=limit) for limit in (None, 1e-9))
-    rows = free.fit(tuned, context).results["points"]["rows"]
-    worse = [row[0] for row in rows if row[3] > rows[0][3] * (1 + 1e-9)]
-    assert worse
-    assert kept.fit(tuned, context).facts["at"] not in worse
+    for limit, at in ((None, 1.0), (0.1, 0.5), (0.01, 0.0)):
+        losses, scores = iter([3.0, 3.2, 3.6]), iter([0.2, 0.4, 0.6])  # at the three points, in their order
+        monkeypatch.setattr(forgetting, "general_loss", lambda total, losses=losses: next(losses))
+        monkeypatch.setattr(
+            Lesson, "validate", lambda *given, scores=scores, **more: {"accuracy": next(scores), "loss": 1.0}
+        )
+        outcome = InterpolateStep(points=(0.5, 1.0), forget_at_most=limit).fit(tuned, context)
+        assert [row[3] for row in outcome.results["points"]["rows"]] == [3.0, 3.2, 3.6]
+        assert outcome.facts["at"] == at
 
 
 def test_it_goes_back_to_the_stage_before_and_remembers_its_task(base: Predictor, context: StepContext):
