@@ -17,7 +17,7 @@ from luthier.runner.folder import read_json
 from luthier.study import Study, load_study
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
-SMALL = ("latency_requests=1", "stage_answers=4", "forgetting.probe=false", "device=cpu")
+SMALL = ("latency_requests=1", "forgetting.probe=false", "device=cpu")
 LIMITS = {"train": 24, "validation": 6, "test": 20}
 SEVERAL_TASKS = {"train": 12, "validation": 2, "test": 8}
 MANY_TASKS = {"train": 6, "validation": 2, "test": 3}
@@ -54,6 +54,7 @@ def small(file: Path, *sets: str) -> Study:
     for name, number in curved:
         limits += [f"approaches.{name}.{number}.{setting}" for setting in ("learning_curve=[6]", "least_steps=1")]
     limits += [f"{place}.max_new_tokens=8" for place, task in tasks.items() if "max_new_tokens" in task]
+    limits.append(f"stage_answers={min(4, raw.get('stage_answers', 4))}")
     return load_study(file, (*SMALL, *limits, *sets))
 
 
