@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -248,15 +249,30 @@ def test_a_copy_holds_the_same_and_goes_its_own_way(index: Index, tmp_path: Path
         assert copy.search("yak", 1, "lexical")[0].passage.document == "new"
 
 
-def started(folder: Path, kind: str, *what: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, HERE / "index_driver.py", folder, kind, *what],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts drivers, none of which outlives the test."""
+    drivers: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, kind: str, what: str) -> subprocess.Popen[str]:
+        driver = subprocess.Popen(
+            [sys.executable, HERE / "index_driver.py", folder, kind, what],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        drivers.append(driver)
+        return driver
+
+    yield start
+    for driver in drivers:
+        driver.kill()
+        driver.communicate()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_processes_read_while_one_writes(tmp_path: Path, kind: str) -> None:
+def test_several_processes_read_while_one_writes(
+    tmp_path: Path, kind: str, started: Callable[..., subprocess.Popen[str]]
+) -> None:
     folder = tmp_path / "index"
     ready(folder, kind).add([document(name, -1) for name in NAMES])
     readers = [started(folder, kind, "read") for _ in range(2)]
@@ -271,13 +287,13 @@ def test_several_processes_read_while_one_writes(tmp_path: Path, kind: str) -> N
         said, _ = reader.communicate(timeout=60)
         assert reader.returncode == 0
         assert int(said.splitlines()[-1].removeprefix("seen ")) > 2
-    writer.kill()
-    writer.wait()
 
 
 @pytest.mark.skipif(not hasattr(os, "kill"), reason="processes are killed")
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_index_killed_in_the_middle_of_changes_is_one_state_or_the_next(tmp_path: Path, kind: str) -> None:
+def test_an_index_killed_in_the_middle_of_changes_is_one_state_or_the_next(
+    tmp_path: Path, kind: str, started: Callable[..., subprocess.Popen[str]]
+) -> None:
     folder = tmp_path / "index"
     draw = random.Random(kind)
     ready(folder, kind).add([document(name, -1) for name in NAMES])

@@ -6,7 +6,8 @@ here, because it computes similarities in another order of rounding.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -63,7 +64,7 @@ class LanceStore:
 
     def replace(self, documents: Collection[str], passages: Sequence[Passage], vectors: np.ndarray) -> None:
         table, rows = self._table(), self._rows(passages, vectors)
-        try:
+        with self._writing():
             if passages:
                 # One transaction: what the documents no longer have goes as their new passages come.
                 change = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -72,10 +73,6 @@ class LanceStore:
                 table.delete(_among(documents))
             if table.stats()["fragment_stats"]["num_small_fragments"] > _FRAGMENTS:
                 table.optimize()
-        except (OSError, RuntimeError) as error:
-            raise RetrievalError(
-                f"{self._folder} cannot be written: {str(error).splitlines()[0]}. The index is as it was before."
-            ) from error
 
     def view(self) -> LanceView:
         version = int(self._table().version)
@@ -86,8 +83,19 @@ class LanceStore:
         return self._seen
 
     def copy(self, folder: Path) -> None:
-        rows = self.view().table.to_arrow()
-        LanceStore(folder, self._dimension)._table().add(rows)
+        rows, made = self.view().table.to_arrow(), LanceStore(folder, self._dimension)
+        with made._writing():
+            made._table().add(rows)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Errors of LanceDB's, said as ours."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            raise RetrievalError(
+                f"{self._folder} cannot be written: {str(error).splitlines()[0]}. The index is as it was before."
+            ) from error
 
     def _table(self) -> Any:
         """The table as it is now, made where there is none."""

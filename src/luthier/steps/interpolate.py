@@ -96,7 +96,8 @@ class InterpolateStep(Step):
         )
 
     def _near(self, context: StepContext) -> ModelRef:
-        return context.start if self.back_to == "start" else (context.start, *context.before)[-2:][0]
+        earlier = context.before[:-1] if self.back_to == "stage" else ()
+        return earlier[-1] if earlier else context.start
 
     def _measured(self, blend: Blend, place: float, predictor: Predictor, context: StepContext) -> _Point:
         from luthier.evaluate.forgetting import general_loss

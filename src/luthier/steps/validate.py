@@ -50,13 +50,16 @@ def validation_metrics(
         answer_to(example, text, task.labels, logprob)
         for text, example, logprob in zip(texts, examples, logprobs, strict=True)
     ]
-    loss = -sum(own.nats for own in logprobs) / sum(own.tokens for own in logprobs)
-    return {"loss": loss, metric.name: metric_value(metric, scores, judged)}
+    return {"loss": _loss(logprobs), metric.name: metric_value(metric, scores, judged)}
 
 
 def validation_loss(engine: Engine, predictor: Predictor, task: Task, *, model: Any = None) -> float:
     """The loss of the references alone (nats a token), on the validation split."""
-    logprobs = engine.reference_logprobs(predictor, task.validation, model=model)
+    return _loss(engine.reference_logprobs(predictor, task.validation, model=model))
+
+
+def _loss(logprobs: Sequence[LogProb]) -> float:
+    """Nats a token over all."""
     return -sum(own.nats for own in logprobs) / sum(own.tokens for own in logprobs)
 
 
