@@ -301,7 +301,7 @@ def test_going_back_a_part_of_the_way(tiny_model_folder: Path, tmp_path: Path, m
     cost = {row["name"]: row["cost"] for row in result.comparison["approaches"]}
     assert cost["back"]["train_s"] > cost["all"]["train_s"]
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert "Gain against forgetting, from the model before training to the trained one" in page
+    assert "Gain against forgetting on general text, from the model before training to the trained one" in page
 
 
 def test_a_verdict_on_the_mean_over_several_tasks(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def _pictures(curve: Sequence[_Point], taken: _Point, metric: str, task: str | N
     return {
         "gain-against-forgetting": {
             "kind": "series",
-            "title": "Gain against forgetting, from the model before training to the trained one",
+            "title": f"Gain against forgetting {of}, from the model before training to the trained one",
             "x_label": f"loss {of}, nats a token (what was forgotten)",
             "y_label": f"{name} on validation",
             "lines": [both],
