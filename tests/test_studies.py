@@ -43,7 +43,8 @@ def small(file: Path, *sets: str) -> Study:
                 limits += [f"{place}.data.examples=12"] * ("examples" in (step.get("data") or ()))
     if file.stem == "adapters":  # one rate is enough to see that each is trained, and the tiny model has two layers
         of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
-        limits += [f"approaches.{name}.0.{setting}" for name in raw["approaches"] for setting in of_each]
+        trained = [name for name, steps in raw["approaches"].items() if steps]
+        limits += [f"approaches.{name}.0.{setting}" for name in trained for setting in of_each]
         limits += ["approaches.last-layers.0.adapter.count=1", "approaches.lora-upper-layers.0.adapter.layers=[1]"]
         limits += ["seeds=2", "finalists=1"]
     if file.stem == "retrieval":

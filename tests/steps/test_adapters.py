@@ -132,13 +132,14 @@ IN_PEFT: list[tuple[Any, str, dict[str, Any]]] = [
     ("ia3", "IA3Config", {}),  # PEFT knows where it goes in a Llama
     ({"kind": "peft", "type": "loha", "settings": {"r": 4}}, "LoHaConfig", {"r": 4}),
     ({"kind": "peft", "type": "vera", "settings": {"r": 4}}, "VeraConfig", {"r": 4}),
+    ({"kind": "peft", "type": "LN_TUNING"}, "LNTuningConfig", {}),  # nor does it go on linear layers
 ]
 
 
 def peft_directly(make_tiny: Callable[..., Any], config: str, settings: Mapping[str, Any]) -> Any:
     import peft
 
-    targets = {} if config == "IA3Config" else {"target_modules": "all-linear"}
+    targets = {} if config in ("IA3Config", "LNTuningConfig") else {"target_modules": "all-linear"}
     own = getattr(peft, config)(task_type="CAUSAL_LM", **{**targets, **settings})
     plain = make_tiny()
     torch.manual_seed(0)

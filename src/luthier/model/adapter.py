@@ -31,6 +31,8 @@ _UNSERVED = {
     "XLORA": "mixes adapters that are trained already, which is not served here",
     "POLY": "needs the number of each example's task, which is not served here",
 }
+# Adapters of PEFT's that do not go on linear layers, and for which PEFT knows where they go.
+_NOT_ON_LINEAR = ("LN_TUNING", "TRAINABLE_TOKENS")
 
 
 def add_lora(
@@ -125,17 +127,22 @@ def add_peft(model: Any, config: Any, seed: int) -> Any:
 
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, config, autocast_adapter_dtype=True)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
     except (ValueError, TypeError, NotImplementedError) as error:
         where = f" (targets: {config.target_modules!r})" if getattr(config, "target_modules", None) else ""
         raise ModelError(
             f"an adapter of type {config.peft_type.value}{where} does not fit this model: "
             f"{' '.join(str(error).split())} Its linear layers: {', '.join(sorted(_linear_names(model)))}."
         ) from error
+    for parameter in adapted.parameters():  # PEFT leaves copies of the model's own weights (LN_TUNING) as they are
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
 
 
 def peft_config(name: str, settings: Mapping[str, Any]) -> Any:
-    """PEFT's configuration of a type, adapting every linear layer but the head where nothing else is said.
+    """PEFT's configuration of a type; where no modules are named, of every linear layer but the head, or of those that
+    PEFT has for a type that is not for linear layers.
 
     Raises:
         ModelError: There is no such type, it cannot be trained here, or it does not take these settings.
@@ -189,10 +196,10 @@ def _peft_type(name: str) -> Any:
 def _peft_config(name: str, settings: Mapping[str, Any]) -> Any:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    kind = PEFT_TYPE_TO_CONFIG_MAPPING[_peft_type(name)]
-    defaults = (
-        {"target_modules": "all-linear"} if "target_modules" in {f.name for f in dataclasses.fields(kind)} else {}
-    )
+    found = _peft_type(name)
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[found]
+    linear = "target_modules" in {f.name for f in dataclasses.fields(kind)} and found.value not in _NOT_ON_LINEAR
+    defaults = {"target_modules": "all-linear"} if linear else {}
     return kind(**{**defaults, **settings, "task_type": "CAUSAL_LM"})
 
 

@@ -227,7 +227,7 @@ def _fit(
     try:
         outcome = step.fit(before.predictor, context)
     except GivenUp as given_up:
-        _keep_given_up(folder, given_up.outcome)
+        _keep_given_up(folder, given_up.outcome, time.perf_counter() - started)
         raise CandidateGivenUp(
             key, _spent(read_json(folder / _GIVEN_UP)), given_up.outcome.best_score, given_up.evaluation
         ) from None
@@ -297,10 +297,10 @@ def _write_results(folder: Path, results: Mapping[str, Any]) -> None:
         write_json(folder / "results" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}.json", value)
 
 
-def _keep_given_up(folder: Path, outcome: TrainingOutcome) -> None:
-    """Record what a training took that was given up; its weights are not kept."""
+def _keep_given_up(folder: Path, outcome: TrainingOutcome, elapsed_s: float) -> None:
+    """Record what a training took that was given up, loading and what it wrote before included; no weights are kept."""
     spent = Spent(
-        train_s=outcome.seconds + outcome.validation_s,
+        train_s=max(elapsed_s, outcome.seconds + outcome.validation_s),  # an interrupted training counts whole
         loop_s=outcome.seconds,
         trained_tokens=outcome.tokens,
         peak_bytes=outcome.peak_bytes,

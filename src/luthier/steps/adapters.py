@@ -314,7 +314,8 @@ class Peft(Adapter):
     type: str
     """Its name in PEFT, such as LoHa, OFT or VeRA."""
     settings: Mapping[str, Any] = {}
-    """The arguments of its configuration. Default of target_modules: every linear layer but the head."""
+    """The arguments of its configuration. Default of target_modules: every linear layer but the head; of a type that is
+    not for linear layers (LN_TUNING, TRAINABLE_TOKENS) what PEFT has for it."""
 
     def problem(self) -> str:
         from luthier.model.adapter import peft_problem

@@ -67,6 +67,7 @@ class InterpolateStep(Step):
             TrainingError: No weight was trained before.
         """
         from luthier.model.blend import Blend
+        from luthier.model.device import peak_bytes, reset_peak
         from luthier.model.load import load_model
 
         near = self._near(context)
@@ -77,6 +78,7 @@ class InterpolateStep(Step):
             )
         engine, started = context.engine, time.perf_counter()
         engine.release()
+        reset_peak(engine.device)
         model, start = (load_model(ref, device=engine.device, precision="float32") for ref in (predictor.model, near))
         blend = Blend(model, start)
         del start
@@ -91,6 +93,7 @@ class InterpolateStep(Step):
         return StepOutcome(
             replace(predictor, model=ref),
             train_s=time.perf_counter() - started,
+            peak_bytes=peak_bytes(engine.device),
             results=_pictures(curve, taken, context.lesson.metric_name, self.remember),
             facts={"at": taken.at},
         )

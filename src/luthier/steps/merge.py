@@ -138,10 +138,12 @@ class MergeStep(Step):
         Raises:
             ModelError: What was trained is no change of the model's own weights.
         """
+        from luthier.model.device import peak_bytes, reset_peak
         from luthier.model.merge import merge
 
         started = time.perf_counter()
         context.engine.release()
+        reset_peak("cpu")  # where models are merged
         models = self._models(context)
         with context.progress.track("merging", 1) as advance:
             merged = merge(
@@ -156,6 +158,7 @@ class MergeStep(Step):
         return StepOutcome(
             replace(predictor, model=merged.ref),
             train_s=time.perf_counter() - started,
+            peak_bytes=peak_bytes("cpu"),
             results=_tables(list(models), merged),
             facts={"models": list(models), "rank": merged.rank, "kept": merged.kept},
         )
