@@ -73,6 +73,18 @@ def test_a_step_behind_that_learns_nothing_makes_no_task_an_earlier_one():
         assert found[figure] == plain[figure]
 
 
+def test_a_task_that_gets_a_model_apart_at_the_end_is_no_earlier_one():
+    stages = chain()
+    together = stage("mixture", "abc", a=[1, 1, 1, 1], b=[0, 1, 1, 0], c=[0, 1, 0, 0])
+    last = StageResult("route", ("a", "b"), stages[3].scores, stages[3].answers, apart=("a", "b"))
+    metrics = dict.fromkeys(TASKS, METRICS["accuracy"])
+    found = stage_matrix([stages[0], together, last], metrics, "answers", 0)
+    assert found["backward_transfer"]["tasks"] == 1
+    assert found["backward_transfer"]["value"] == pytest.approx(0.75)  # c alone is left to the model of before
+    every = StageResult("route", ("a", "b", "c"), stages[3].scores, stages[3].answers, apart=("a", "b", "c"))
+    assert stage_matrix([stages[0], together, every], metrics, "answers", 0)["backward_transfer"] is None
+
+
 def test_one_task_transfers_to_nothing_and_scales_are_not_mixed():
     one = [stage("before", "", a=[0, 1], b=[0, 1]), stage("s", "a", a=[1, 1], b=[0, 0])]
     assert stage_matrix(one, dict.fromkeys("ab", METRICS["accuracy"]), "answers", 0)["average"] is None

@@ -101,6 +101,14 @@ def test_a_gap_in_a_series_is_not_bridged() -> None:
     assert str(drawn).split('d="', 1)[1].split('"')[0].count("M") == 2
 
 
+def test_a_series_may_name_its_points_and_mark_one() -> None:
+    one, look = {"name": "loss", "x": [3.0, 3.4], "y": [2.0, 1.5]}, looks(["a"])["a"]
+    named = {**one, "labels": ["0", "1, taken"], "marked": 1}
+    drawn = str(series(700, {"title": "curve", "lines": [named]}, look))
+    assert drawn.count(">1, taken</text>") == drawn.count('class="taken') == 1
+    assert "taken" not in str(series(700, {"title": "curve", "lines": [one]}, look))
+
+
 def test_table_puts_numbers_to_the_right() -> None:
     drawn = table(["name", "n"], [["a<b", 3], ["c", None]])
     assert '<td class="num">3</td>' in drawn

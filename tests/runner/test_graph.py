@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("few_probes")
 
 SFT: dict[str, Any] = {"step": "sft", "adapter": {"rank": 2}, "epochs": 1, "batch_size": 4, "evaluations": 1}
 FULL = {**SFT, "adapter": "none"}
+SOFT = {"step": "sft", "adapter": "prompt-tuning"}
 TASKS = ("colours", "sizes")  # the second is the target
 SPECIALISTS = {"colours": [{**SFT, "data": "colours"}], "sizes": [SFT]}
 
@@ -312,6 +313,20 @@ def test_a_forecast_counts_a_common_beginning_once_and_further_seeds(tiny_model_
             r"r\.0\.otherwise: 'few' words the target's prompts",
         ),
         ({"r": [{"step": "route", "each": {"step": "sft", "epoch": 1}}]}, r"each\.epoch: unknown key; did you mean"),
+        ({"q": ["sft", {"step": "sft", "adapter": "qlora"}]}, r"q\.1\.adapter: qlora \(bits\) begins at a model as it"),
+        (
+            {"p": [{"step": "sft", "adapter": "prefix-tuning"}, {"step": "sft", "adapter": "prompt-tuning"}]},
+            r"p\.1\.adapter: the model has virtual tokens already",
+        ),
+        (
+            {"p": [SOFT, {"step": "route", "each": SOFT}]},
+            r"p\.1\.each\.adapter: the model has virtual tokens already",
+        ),
+        ({"i": ["few-shot", "interpolate"]}, r"i\.1\.step: interpolate goes back from what was trained, and no step"),
+        (
+            {"i": [{"step": "sft", "adapter": "prompt-tuning"}, "interpolate"]},
+            r"i\.1\.step: a step before interpolate \(sft\) trains virtual tokens, .* so there is no way back from it",
+        ),
     ],
 )
 def test_what_cannot_be_is_named(approaches: dict[str, Any], said: str, tiny_model_folder: Path) -> None:

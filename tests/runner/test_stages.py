@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny import tiny_study
 
+from luthier.data.split import subsample
 from luthier.errors import RunError, StudyError
 from luthier.evaluate import forgetting
 from luthier.infer.engine import Engine
@@ -86,8 +88,10 @@ def test_every_stage_is_scored_on_every_task(
         assert loss[figure]["low"] <= loss[figure]["value"] <= loss[figure]["high"]
     # The last row is the approach itself: its own losses and answers.
     rows = [json.loads(line) for line in (tmp_path / "run/approaches/chain/predictions.jsonl").read_text().splitlines()]
-    own = [row for row in rows if row["task"] == "sounds"][:4]
-    assert answers["values"][3][1] == sum(row["scores"]["accuracy"] for row in own) / 4
+    examples = [SimpleNamespace(**row) for row in rows if row["task"] == "sounds"]
+    drawn = subsample(examples, 4, study.seed, "stages")
+    assert sorted(own.label for own in drawn) == ["moo", "moo", "woof", "woof"]
+    assert answers["values"][3][1] == sum(own.scores["accuracy"] for own in drawn) / 4
     # Both chains begin with the same step, which was done once; the target's task was not.
     chains = [
         json.loads((tmp_path / f"run/approaches/{n}/approach.json").read_text()) for n in result.comparison["matrix"]
@@ -301,7 +305,7 @@ def test_going_back_a_part_of_the_way(tiny_model_folder: Path, tmp_path: Path, m
     cost = {row["name"]: row["cost"] for row in result.comparison["approaches"]}
     assert cost["back"]["train_s"] > cost["all"]["train_s"]
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert "Gain against forgetting on general text, from the model before training to the trained one" in page
+    assert "Gain against forgetting on general text, from the model before training (0) to the trained one (1)" in page
 
 
 def test_a_verdict_on_the_mean_over_several_tasks(tiny_model_folder: Path, tmp_path: Path) -> None:

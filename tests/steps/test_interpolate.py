@@ -50,9 +50,19 @@ def between(near: ModelRef, far: ModelRef, at: float) -> torch.Tensor:
     return logits(model)
 
 
+# LoRA with a module that is trained whole beside it.
+WITH_NORM = {"kind": "peft", "type": "LORA", "settings": {"r": 2, "modules_to_save": ["norm"]}}
+
+
 @pytest.mark.parametrize(
     ("adapter", "kept"),
-    [({"rank": 2}, "adapter"), ("none", "model"), ("dora", "model"), ({"kind": "last-layers", "count": 1}, "model")],
+    [
+        ({"rank": 2}, "adapter"),
+        ("none", "model"),
+        ("dora", "model"),
+        ({"kind": "last-layers", "count": 1}, "model"),
+        (WITH_NORM, "model"),
+    ],
 )
 def test_every_weight_is_a_mean(base: Predictor, context: StepContext, adapter: Any, kept: str):
     tuned = trained(adapter, base, context)
@@ -94,6 +104,8 @@ def test_the_curve_is_measured_on_validation_and_the_best_point_taken(base: Pred
     curve = outcome.results["gain-against-forgetting"]["lines"][0]
     assert curve["x"] == [row[3] for row in rows]
     assert curve["y"] == [row[1] for row in rows]
+    assert rows[curve["marked"]][-1] == "taken"
+    assert curve["labels"][curve["marked"]] == f"{outcome.facts['at']:g}, taken"
     assert len(set(curve["x"])) == 3
 
 

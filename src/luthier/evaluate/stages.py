@@ -6,8 +6,8 @@ average accuracy, the mean of the last row over the tasks that were learned; bac
 were first learned before the last of the learning stages changed from their own stage to the end, negative where they
 were forgotten; and forward transfer, how much better than before any stage a task was just before its own. A task that
 is learned again together with others (replayed, or in a mixture) counts from the first time; one that the last of the
-learning stages learns alone is no earlier one. Theirs compares with a model of random weights; ours with the model that
-training began from.
+learning stages learns alone, or for which it trains a model apart, is no earlier one. Theirs compares with a model of
+random weights; ours with the model that training began from.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ class StageResult:
         learned: The tasks of its stage; none for the model before all stages.
         scores: Task → metric → scores; the same examples for every stage.
         answers: Task → metric → the answers that its scores are of.
+        apart: Those learned that each have a model of their own, which learned nothing else in the stage.
     """
 
     name: str
     learned: tuple[str, ...]
     scores: Mapping[str, Mapping[str, Sequence[Score]]]
     answers: Mapping[str, Mapping[str, Sequence[Answer]]]
+    apart: tuple[str, ...] = ()
 
 
 def stage_matrix(
@@ -117,8 +119,9 @@ def _transfer(
     alike = len({metrics[task].name for task in learned}) == 1 or all(metrics[task].bounded for task in learned)
     if not alike:  # a mean over nats and shares says nothing
         return nothing
-    newest = stages[last_learning].learned
-    earlier = [task for task in learned if first[task] < last_learning and newest != (task,)]
+    newest = stages[last_learning]
+    alone = newest.learned if len(newest.learned) == 1 else newest.apart
+    earlier = [task for task in learned if first[task] < last_learning and task not in alone]
     return {
         "average": _within(_mean([level(task) for task in learned]), all(metrics[task].bounded for task in learned)),
         "backward_transfer": _mean([change(task, last, first[task]) for task in earlier]),

@@ -73,9 +73,16 @@ def scaled_adapters(ref: ModelRef, start: ModelRef, at: float, folder: Path) -> 
 
 
 def is_plain_lora(folder: str) -> bool:
-    """Whether a folder holds a LoRA adapter whose product is all that it changes."""
+    """Whether a folder holds a LoRA adapter whose products A·B are all that it changes."""
+    from safetensors import safe_open
+
     file = Path(folder) / "adapter_config.json"
     if not file.is_file() or count_virtual_tokens(folder):
         return False
     config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return config.get("peft_type") == "LORA" and not config.get("use_dora") and config.get("bias", "none") == "none"
+    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias", "none") != "none":
+        return False
+    # Not so with whole modules or tokens trained along (modules_to_save, trainable_token_indices), or an embedding.
+    with safe_open(file.with_name("adapter_model.safetensors"), framework="pt") as weights:
+        names = list(weights.keys())
+    return all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in names)

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from luthier.report.pictures import Axis, frame, responsive
+from luthier.report.pictures import Axis, Frame, frame, responsive
 from luthier.report.svg import Look, join, line, linear_ticks, padded, picture, spread, tag, text, text_width
 from luthier.report.units import MISSING, is_number, plain, setting
 
@@ -37,7 +37,10 @@ def draw(content: Mapping[str, Any], look: Look, beside: Sequence[Mapping[str, A
 
 
 def series(width: int, content: Mapping[str, Any], look: Look, beside: Sequence[Mapping[str, Any]] = ()) -> Markup:
-    """Lines over a common x axis, named at their ends. All have the approach's colour; dashes tell them apart."""
+    """Lines over a common x axis, named at their ends. All have the approach's colour; dashes tell them apart.
+
+    A line may name its points (`labels`, one each) and mark one of them (`marked`, its number).
+    """
     lines = [(str(one["name"]), _points(one["x"], one["y"])) for one in content["lines"]]
     drawn = [point for _, points in lines for point in points if point[1] is not None]
     title = str(content["title"])
@@ -74,6 +77,7 @@ def series(width: int, content: Mapping[str, Any], look: Look, beside: Sequence[
                     class_=f"dot {look.colour}")
                 for x, y in known
             ]  # fmt: skip
+        parts += _named_points(content["lines"][index], area, look)
         ends.append((name, area.x(known[-1][0]), area.y(known[-1][1])) if known else None)
     named = [end for end in ends if end is not None]
     beyond = max(x for _, x, _ in named)  # beside the lines, which may end before the axis does
@@ -82,6 +86,17 @@ def series(width: int, content: Mapping[str, Any], look: Look, beside: Sequence[
         parts.append(line(x + 2, y, beyond + 6, label, f"leader {look.colour}"))
         parts.append(text(beyond + 9, label + 4, name, class_="name"))
     return picture(width, height, title, *parts)
+
+
+def _named_points(content: Mapping[str, Any], area: Frame, look: Look) -> list[Markup]:
+    """What stands beside a line's points, and a ring around the one that is marked."""
+    found: list[Markup] = []
+    for number, label in enumerate(content.get("labels") or ()):
+        x, y = area.x(content["x"][number]), area.y(content["y"][number])
+        if number == content.get("marked"):
+            found.append(tag("circle", cx=x, cy=y, r=7, class_=f"taken {look.colour}"))
+        found.append(text(x, y - 11, str(label), "middle", "tick"))
+    return found
 
 
 def _values_axis(label: str, low: float, high: float) -> Axis:

@@ -51,6 +51,9 @@ def _cells(found: Mapping[str, Any], row: int) -> Iterator[str]:
 
 def _figures(found: Mapping[str, Any]) -> Iterator[str]:
     loss = found["measure"] == "loss"
+    metrics = list(dict.fromkeys(column["metric"] for column in found["columns"]))
+    # Of several metrics there is a mean only where they are all shares.
+    share = len(metrics) > 1 or units.score_unit(metrics[0], *(v for row in found["values"] for v in row)).share
     said = {
         "average": "Average over the tasks learned, after the last stage",
         "backward_transfer": "Backward transfer: what the tasks learned earlier gained (lost, if negative) since their "
@@ -60,9 +63,9 @@ def _figures(found: Mapping[str, Any]) -> Iterator[str]:
     for key, text in said.items():
         if figure := found.get(key):
             value, low, high = (
-                (f"{figure[end]:.3f}" if loss else f"{100 * figure[end]:.1f}").replace("-", "−")
+                (f"{100 * figure[end]:.1f}" if share else f"{figure[end]:.3f}").replace("-", "−")
                 for end in ("value", "low", "high")
             )
-            unit = "nats a token" if loss else "points"
+            unit = "nats a token" if loss else "points" if share else ""
             of = units.plural(figure["tasks"], "task")
-            yield f"{text}: {value} {unit} [{low}, {high}] ({of})."
+            yield f"{text}: {value} {unit}".rstrip() + f" [{low}, {high}] ({of})."

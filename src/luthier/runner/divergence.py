@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.split import subsample
 from luthier.evaluate.forgetting import general_text, mean_divergence
 from luthier.runner.fitted import Fitted
 from luthier.runner.folder import read_json, write_json
 from luthier.runner.keys import examples_key, key_of
 from luthier.runner.measure import Bench
-from luthier.types import ModelRef
+from luthier.types import Example, ModelRef
 
 if TYPE_CHECKING:
     from luthier.infer.divergence import Predictions
     from luthier.prompt.render import TrainingSequence
 
-# Examples of each task, the first ones: what one text more adds to the interval is little by then.
+# Examples of each task, drawn by the seed: what one text more adds to the interval is little by then.
 EXAMPLES = 100
 GENERAL = "general_text"
 
@@ -34,14 +35,15 @@ def measure_divergence(
         In the form of `divergence` in `comparison.json`.
     """
     known: dict[tuple[ModelRef, tuple[TrainingSequence, ...]], Predictions] = {}
+    examples = {task: subsample(own, EXAMPLES, seed, "divergence") for task, own in bench.examples.items()}
     found = {}
     for name, own in fitted.items():
         base = bases[name]
         if own.predictor.models == (base.predictor.model,):
             continue
-        file = bench.folder.divergence(_key(own, base, bench))
+        file = bench.folder.divergence(_key(own, base, bench, examples))
         if not file.is_file():
-            write_json(file, _measured(name, own, base, bench, known))
+            write_json(file, _measured(name, own, base, bench, examples, known))
         learned = {task for stage in own.stages for task in stage.learned}
         found[name] = [
             {"on": on, "learned": on in learned}
@@ -56,6 +58,7 @@ def _measured(
     fitted: Fitted,
     base: Fitted,
     bench: Bench,
+    examples: Mapping[str, Sequence[Example]],
     known: dict[tuple[ModelRef, tuple[TrainingSequence, ...]], Predictions],
 ) -> dict[str, list[dict[str, Any]]]:
     """For each set of texts the divergence of each of them.
@@ -64,7 +67,7 @@ def _measured(
         known: What bases predict, by model and sequences: approaches mostly ask alike, and begin from the same base.
     """
     engine, before = bench.engine, base.predictor.model
-    asked = _sequences(fitted, bench)
+    asked = _sequences(fitted, bench, examples)
     of_model: dict[ModelRef, list[str]] = {}
     for on in asked:
         of_model.setdefault(fitted.predictor.routed(on).model, []).append(on)
@@ -83,20 +86,22 @@ def _measured(
     return {on: found[on] for on in asked}
 
 
-def _sequences(fitted: Fitted, bench: Bench) -> dict[str, list[TrainingSequence]]:
+def _sequences(
+    fitted: Fitted, bench: Bench, examples: Mapping[str, Sequence[Example]]
+) -> dict[str, list[TrainingSequence]]:
     """What is compared, set by set: general texts, and references after their prompts as the approach words them."""
     engine, predictor = bench.engine, fitted.predictor
     texts = {GENERAL: engine.text_sequences(predictor.model, general_text())}
     return texts | {
-        task: engine.reference_sequences(predictor.asked(bench.tasks[task], bench.target), examples[:EXAMPLES])
-        for task, examples in bench.examples.items()
+        task: engine.reference_sequences(predictor.asked(bench.tasks[task], bench.target), own)
+        for task, own in examples.items()
     }
 
 
-def _key(fitted: Fitted, base: Fitted, bench: Bench) -> str:
+def _key(fitted: Fitted, base: Fitted, bench: Bench, examples: Mapping[str, Sequence[Example]]) -> str:
     return key_of(
         before=base.key,
         after=fitted.key,
-        examples={task: examples_key(examples[:EXAMPLES]) for task, examples in bench.examples.items()},
+        examples={task: examples_key(own) for task, own in examples.items()},
         target=bench.target,
     )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from luthier.data.split import subsample
 from luthier.evaluate.answer import Answer, answer_to
 from luthier.evaluate.metrics import METRICS, Metric, score
 from luthier.evaluate.stages import StageResult, stage_matrix
 from luthier.runner.fitted import Fitted, Stage
 from luthier.runner.folder import read_json, read_jsonl, write_json
+from luthier.runner.keys import examples_key
 from luthier.runner.measure import Bench
 from luthier.runner.stage_losses import stage_key, stage_losses
-from luthier.types import Score
+from luthier.types import Example, Score
+
+Examples = Mapping[str, Sequence[Example]]  # by task
 
 
 def has_stages(fitted: Fitted, bench: Bench) -> bool:
@@ -30,16 +34,19 @@ def stage_matrices(
         name: The approach that it is of.
         fitted: All approaches, by name, whose answers to the test are there already: a stage that is one of them does
             not answer again.
-        answers: Examples of each task that every stage answers; 0 leaves the second matrix out.
+        answers: Examples of each task that every stage answers, drawn by the seed, every label in proportion; 0
+            leaves the second matrix out.
     """
     own = fitted[name]
     before = Stage("before training", (), base.key, base.predictor.model)
+    answered = _metrics_of_answers(bench) if answers else {}
+    asked = {task: subsample(bench.examples[task], answers, seed, "stages") for task in answered}
     stages = [
-        _measured(name, number, stage, fitted, bench, answers) for number, stage in enumerate((before, *own.stages))
+        _measured(name, number, stage, fitted, bench, asked) for number, stage in enumerate((before, *own.stages))
     ]
     loss = METRICS["loss"]
     found = [stage_matrix(stages, dict.fromkeys(bench.tasks, loss), "loss", seed)]
-    if answers and (answered := _metrics_of_answers(bench)):
+    if answered:
         found.append(stage_matrix(stages, answered, "answers", seed))
     return found
 
@@ -51,48 +58,47 @@ def _metrics_of_answers(bench: Bench) -> dict[str, Metric]:
 
 
 def _measured(
-    name: str, number: int, stage: Stage, fitted: Mapping[str, Fitted], bench: Bench, answers: int
+    name: str, number: int, stage: Stage, fitted: Mapping[str, Fitted], bench: Bench, asked: Examples
 ) -> StageResult:
     """A stage's losses and answers, from the folder where they are there already."""
     predictor, what = fitted[name].predictor, f"{name}: {_title(number, stage)}"
-    metrics = _metrics_of_answers(bench) if answers else {}
-    texts = _answers(what, stage, name, fitted, bench, dict.fromkeys(metrics, answers)) if metrics else {}
+    metrics = _metrics_of_answers(bench) if asked else {}
+    texts = _answers(what, stage, name, fitted, bench, asked) if asked else {}
     scores: dict[str, dict[str, list[Score]]] = {}
     judged: dict[str, dict[str, list[Answer]]] = {}
-    for task_name, examples in bench.examples.items():
+    for task_name in bench.examples:
         task = bench.tasks[task_name]
         losses = stage_losses(what, stage, predictor, task, bench)
         scores[task_name], judged[task_name] = {"loss": [s for s, _ in losses]}, {"loss": [a for _, a in losses]}
         if (metric := metrics.get(task_name)) is not None:
             options: Mapping[str, str] = task.metric_options.get(metric.name, {})
-            answered = list(zip(examples[:answers], texts[task_name], strict=True))
+            answered = list(zip(asked[task_name], texts[task_name], strict=True))
             scores[task_name][metric.name] = [score(metric, t, e, task.labels, options, None) for e, t in answered]
             judged[task_name][metric.name] = [answer_to(e, t, task.labels, None) for e, t in answered]
-    return StageResult(_title(number, stage), stage.learned, scores, judged)
+    apart = tuple(task for task in stage.learned if task in stage.routes)
+    return StageResult(_title(number, stage), stage.learned, scores, judged, apart)
 
 
 def _answers(
-    what: str, stage: Stage, name: str, fitted: Mapping[str, Fitted], bench: Bench, counts: Mapping[str, int]
+    what: str, stage: Stage, name: str, fitted: Mapping[str, Fitted], bench: Bench, asked: Examples
 ) -> dict[str, list[str]]:
-    """Task → a stage's answers to its first examples, from the folder where they are there already.
-
-    Args:
-        counts: Task → how many of its examples are asked.
-    """
+    """Task → a stage's answers to the examples that are asked, from the folder where they are there already."""
     predictor = fitted[name].predictor
-    file = bench.folder.stage(stage_key(stage, predictor, bench, answers=counts))
+    file = bench.folder.stage(
+        stage_key(stage, predictor, bench, answers={task: examples_key(own) for task, own in asked.items()})
+    )
     if not file.is_file():
         own = replace(predictor, model=stage.model, routes=stage.routes)
         same = next((other for other, one in fitted.items() if one.predictor == own), None)
         known = {} if same is None else _answers_of(same, bench)
         found = {}
-        for task_name, count in counts.items():
-            task, asked = bench.tasks[task_name], bench.examples[task_name][:count]
-            if all((task_name, example.id) in known for example in asked):
-                found[task_name] = [known[task_name, example.id] for example in asked]
+        for task_name, examples in asked.items():
+            task = bench.tasks[task_name]
+            if all((task_name, example.id) in known for example in examples):
+                found[task_name] = [known[task_name, example.id] for example in examples]
                 continue
-            with bench.progress.track(f"{what}: answering {task_name}", len(asked)) as advance:
-                prompts = [example.prompt for example in asked]
+            with bench.progress.track(f"{what}: answering {task_name}", len(examples)) as advance:
+                prompts = [example.prompt for example in examples]
                 given = bench.engine.answer(own.asked(task, bench.target), prompts, task.labels, advance=advance)
             found[task_name] = [one.text for one in given]
         write_json(file, found)

@@ -45,6 +45,17 @@ class Adapter(Settings):
         """Why these settings cannot be used anywhere, found without a model; empty where they can."""
         return ""
 
+    def problem_behind(self, adapted: bool, virtual: bool) -> str:
+        """Why it cannot be trained behind other trainings; empty where it can.
+
+        Args:
+            adapted: Whether they left an adapter beside the model's own weights.
+            virtual: Whether they left virtual tokens before its sequences.
+        """
+        if virtual and self.virtual_tokens:
+            return "the model has virtual tokens already; prompt and prefix tuning come once in an approach"
+        return ""
+
     def problem_on(self, device: str) -> str:
         """Why it cannot be used on a device; empty where it can."""
         return ""
@@ -127,6 +138,11 @@ class Lora(Adapter):
 
     def described(self) -> dict[str, Any]:
         return super().described() | {"alpha": self._alpha}
+
+    def problem_behind(self, adapted: bool, virtual: bool) -> str:
+        if adapted and self.bits:
+            return "qlora (bits) begins at a model as it was loaded, and here it was adapted before; use lora"
+        return ""
 
     def problem_on(self, device: str) -> str:
         from luthier.model.adapter import quantising_problem

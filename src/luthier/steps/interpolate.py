@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -55,6 +55,19 @@ class InterpolateStep(Step):
     def rehearses(self) -> tuple[str, ...]:
         """The task by which forgetting is measured."""
         return () if self.remember is None else (self.remember,)
+
+    def check_graph(
+        self, before: Sequence[Step], others: Mapping[str, Sequence[Step]], tasks: Sequence[str], target: str
+    ) -> list[str]:
+        """There must be a training to go back from, and it must have changed the model's own weights."""
+        training = [step for step in before if step.trains]
+        if not training:
+            return ["step: interpolate goes back from what was trained, and no step before it trains"]
+        return [
+            f"step: a step before interpolate ({step.step}) {step.unmergeable}, so there is no way back from it"
+            for step in training
+            if step.unmergeable
+        ]
 
     def disk_bytes(self, model_bytes: int) -> int:
         """The whole model, where its weights were trained themselves."""
@@ -151,13 +164,19 @@ def _pictures(curve: Sequence[_Point], taken: _Point, metric: str, task: str | N
     name, places = metric.replace("_", " "), [point.at for point in curve]
     gained = {"name": f"validation {name}", "x": places, "y": [point.metrics[metric] for point in curve]}
     forgot = {"name": task or "general text", "x": places, "y": [point.kept for point in curve]}
-    both = {"name": name, "x": [point.kept for point in curve], "y": [point.metrics[metric] for point in curve]}
+    both = {
+        "name": name,
+        "x": [point.kept for point in curve],
+        "y": [point.metrics[metric] for point in curve],
+        "labels": [f"{point.at:g}{', taken' if point is taken else ''}" for point in curve],
+        "marked": curve.index(taken),
+    }
     shown = {name: metric, "loss": "loss"}  # once where the loss decides
     way = "way from the model before training (0) to the trained one (1)"
     return {
         "gain-against-forgetting": {
             "kind": "series",
-            "title": f"Gain against forgetting {of}, from the model before training to the trained one",
+            "title": f"Gain against forgetting {of}, from the model before training (0) to the trained one (1)",
             "x_label": f"loss {of}, nats a token (what was forgotten)",
             "y_label": f"{name} on validation",
             "lines": [both],

@@ -97,6 +97,8 @@ class RouteStep(Step):
             for task in self.routed
             if task not in tasks
         ]
+        if self.each is not None:
+            problems += [f"each.{problem}" for problem in self.each.check_graph(before, others, tasks, target)]
         answering = (self.of or {}).get(target, None if target in self.routed else self.otherwise)
         if answering and _prompting(others[answering]) != _prompting(before):
             problems.append(

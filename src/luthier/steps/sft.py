@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from luthier.prompt.shots import spread_order
 from luthier.prompt.wording import phrased
-from luthier.settings import Choose, Count, Open, Positive, Share, closed
+from luthier.settings import Choose, Count, Open, Positive, Share
 from luthier.steps.adapters import AnyAdapter, Lora
 from luthier.steps.base import Step, StepContext
 from luthier.steps.keep import AnyKeep, Keep
@@ -110,25 +110,22 @@ class SftStep(TrainingStep):
             raise ValueError("examples and learning_curve are for one task; a mixture has examples of its own")
         return self
 
-    @property
-    def unmergeable(self) -> str:
-        """Virtual tokens are no weights of the model."""
-        virtual = any(step.trained.virtual_tokens for step in closed(self) if isinstance(step, SftStep))
-        return "trains virtual tokens, which are no weights of the model" if virtual else ""
-
     def check_graph(
         self, before: Sequence[Step], others: Mapping[str, Sequence[Step]], tasks: Sequence[str], target: str
     ) -> list[str]:
         """Passages come from a step `rag`, and what stands for their absence from its settings."""
+        problems = super().check_graph(before, others, tasks, target)
         if self.passages is None:
-            return []
+            return problems
         searching = [step for step in before if isinstance(step, RagStep)]
         if not searching:
-            return ["passages: there are none to train with; put a step rag before this one"]
+            return [*problems, "passages: there are none to train with; put a step rag before this one"]
         absent = searching[-1].absent
         if self.passages.otherwise == "absent" and "" in (absent.choose if isinstance(absent, Choose) else (absent,)):
-            return ["passages.otherwise: absent, but the step rag before this one has no answer for that (its absent)"]
-        return []
+            problems.append(
+                "passages.otherwise: absent, but the step rag before this one has no answer for that (its absent)"
+            )
+        return problems
 
     def check(self, task: Task) -> list[str]:
         problems = super().check(task)

@@ -85,6 +85,22 @@ class TrainingStep(Step):
         found += [step.held.problem(step.trained, step._learning_rate()) for step in steps if step.held is not None]
         return [problem for problem in dict.fromkeys(found) if problem]
 
+    def check_graph(
+        self, before: Sequence[Step], others: Mapping[str, Sequence[Step]], tasks: Sequence[str], target: str
+    ) -> list[str]:
+        """The adapter must be one that can be trained behind those before it."""
+        earlier = [_adapters(step) for step in before if step.trains]  # none of a merge, say, of which it is not known
+        virtual = any(own and all(a.virtual_tokens for a in own) for own in earlier)
+        adapted = virtual or (bool(earlier and earlier[-1]) and not any(own.full for own in earlier[-1]))
+        found = (own.problem_behind(adapted, virtual) for own in _adapters(self))
+        return [f"adapter: {problem}" for problem in dict.fromkeys(found) if problem]
+
+    @property
+    def unmergeable(self) -> str:
+        """Virtual tokens are no weights of the model."""
+        virtual = any(own.virtual_tokens for own in _adapters(self))
+        return "trains virtual tokens, which are no weights of the model" if virtual else ""
+
     def described(self) -> dict[str, Any]:
         """The settings with those filled in that follow from others."""
         return super().described() | {"adapter": self.trained.described(), "learning_rate": self._learning_rate()}
@@ -322,3 +338,8 @@ class TrainingStep(Step):
 
     def _learning_rate(self) -> float:
         return self.trained.learning_rate if self.learning_rate is None else given(self.learning_rate)
+
+
+def _adapters(step: Step) -> list[Adapter]:
+    """Those that a step may train, every open setting given; none where it trains in another way."""
+    return [own.trained for own in closed(step) if isinstance(own, TrainingStep)]

@@ -173,8 +173,8 @@ class Study(Settings):
     """auto (bfloat16 where the hardware has it), bfloat16 or float32. Trained weights are float32 in any case."""
     stage_answers: int = Field(default=100, ge=0)
     """Where there are several tasks and an approach trains in several steps: test examples of each task that the model
-    after each step answers, scored by the first of the task's metrics that judges answers. The loss of the references
-    is taken on all of them."""
+    after each step answers, drawn by the seed with every label in proportion, and scored by the first of the task's
+    metrics that judges answers. The loss of the references is taken on all of them."""
     latency_requests: int = Field(default=20, ge=1)
     """Requests that are asked one by one to measure the latency."""
 
