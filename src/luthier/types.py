@@ -398,7 +398,7 @@ class Cost:
         peak_bytes: Highest resident (or device) memory while training or, untrained, answering.
         trainable_parameters: 0 where no weight is trained.
         trainable_share: Their share of all parameters.
-        stored_bytes: Bytes on disk beyond the base model.
+        stored_bytes: Bytes on disk beyond the base model, the weights of every stage included.
         prompt_tokens: Mean prompt tokens a request.
         window_share: `prompt_tokens` as a share of the model's window.
         passage_tokens: The part of `prompt_tokens` that retrieved passages take, with what goes with them.

@@ -315,7 +315,7 @@ def test_a_verdict_on_the_mean_over_several_tasks(tiny_model_folder: Path, tmp_p
         "zero-shot": [],
         "few-shot": [{"step": "few-shot", "shots": {"choose": [1, 2]}, "by": "random"}],
         "all": [sft],
-        "mixture": [{**sft, "data": {"tasks": ["colours", "sounds"], "by": "equal"}}],
+        "mixture": [{**sft, "data": {"tasks": ["colours", "sounds"], "by": "equal", "examples": 8}}],
     }
     study = chained(tiny_model_folder, approaches=approaches, target=["sounds", "sizes"])
     assert {one.name for one in forecast(study, tmp_path).approaches} == set(approaches)
@@ -338,6 +338,8 @@ def test_a_verdict_on_the_mean_over_several_tasks(tiny_model_folder: Path, tmp_p
     step = json.loads((tmp_path / "run/approaches/all/approach.json").read_text())["steps"][0]["hash"]
     facts = json.loads((tmp_path / f"run/steps/{step}/step.json").read_text())["facts"]
     assert facts["examples_of_tasks"] == {"sounds": 6, "sizes": 6}
+    unseen = "mixture: training holds not all examples, and never sees the others: 4 of 6 of colours, 4 of 6 of sounds"
+    assert unseen in read_json(tmp_path / "run/run.json")["warnings"]
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "Task by task" in page
     with pytest.raises(RunError, match="--task: colours, sounds, sizes"):

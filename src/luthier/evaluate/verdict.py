@@ -266,9 +266,14 @@ def _paid(trained: Standing, untrained: Standing, requests: object) -> str:
 def forgot_text(change: Mapping[str, object]) -> str:
     """How much worse a probe got: "loss on general_text rose by 12.0% (3.1 → 3.472)"."""
     before, after, much = change["before"], change["after"], worsening(change)
+    low, high = change.get("low"), change.get("high")
+    shown = not (isinstance(low, float) and isinstance(high, float) and low <= 0 <= high)
+    chance = "" if shown else "; its 95% interval includes no change"
     if change["higher_is_better"]:
-        return f"{change['metric']} on {change['probe']} fell by {100 * much:.1f} points ({before:.3g} → {after:.3g})"
-    return f"{change['metric']} on {change['probe']} rose by {100 * much:.1f}% ({before:.4g} → {after:.4g})"
+        much_of, digits = f"fell by {100 * much:.1f} points", ".3g"
+    else:
+        much_of, digits = f"rose by {100 * much:.1f}%", ".4g"
+    return f"{change['metric']} on {change['probe']} {much_of} ({before:{digits}} → {after:{digits}}{chance})"
 
 
 def duration(seconds: float) -> str:

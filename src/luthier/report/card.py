@@ -120,12 +120,12 @@ def _comparison(folder: RunFolder, approach: str) -> Iterator[str]:
 
 
 def _forgetting(row: Record) -> Iterator[str]:
-    if row.get("forgotten"):
+    if row.get("forgotten") or row.get("other_tasks"):
         yield "### What it forgot"
         yield ""
         head = ["probe", "metric", "n", "before", "after", "change", "95% interval"]
         rows = []
-        for probe in (*row["forgotten"], *(row.get("other_tasks") or ())):
+        for probe in (*(row.get("forgotten") or ()), *(row.get("other_tasks") or ())):
             unit = probe_unit(probe)
             rows.append(
                 [

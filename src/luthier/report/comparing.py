@@ -264,11 +264,12 @@ def cost_picture(folder: RunFolder, looks: Looks) -> Markup | None:
               hollow=not row["cost"]["trainable_parameters"])
         for row in rows
     ]  # fmt: skip
-    y = _mean_axis(folder, points, unit)
+    y = mean_axis(folder, points, unit)
     return responsive(lambda width: scatter(width, "Gain against cost", points, x, y))
 
 
-def _mean_axis(folder: RunFolder, points: list[Point], unit: ScoreUnit) -> Axis:
+def mean_axis(folder: RunFolder, points: list[Point], unit: ScoreUnit) -> Axis:
+    """The upright axis of the deciding metric."""
     lows = [point.low if point.low is not None else point.y for point in points]
     highs = [point.high if point.high is not None else point.y for point in points]
     label = str(folder.comparison["metric"]).replace("_", " ")
@@ -297,7 +298,7 @@ def _forgetting_picture(
         if one is None and row.get("forgotten"):
             continue
         x = one["difference"] if one else 0.0
-        change = lost.difference(x) if one else "no weight was changed"
+        change = lost.difference(x) if one else "the model that answers was not changed"
         title = f"{row['name']}: {unit.value(row['mean'])}, {name} {change}"
         points.append(
             Point(looks[row["name"]], x, row["mean"], row["low"], row["high"], title,
@@ -313,7 +314,7 @@ def _forgetting_picture(
     low, high = padded(min(ends), max(ends), 0.1)
     label = f"change of {probe['metric'].replace('_', ' ')}{', points' if lost.share else ''} (worse to the left)"
     x_axis = Axis(label, low, high, write=lost.difference_tick, reverse=not better_up)
-    y_axis = _mean_axis(folder, points, unit)
+    y_axis = mean_axis(folder, points, unit)
     return {
         "probe": name,
         "n": probe["n"],

@@ -18,7 +18,7 @@ from luthier.report.curve import Curve, curves
 from luthier.report.examples import BUDGET_BYTES, browser
 from luthier.report.folder import Result, RunFolder, read_run
 from luthier.report.grounding import grounding, halves, revision, room
-from luthier.report.other_tasks import other_tasks
+from luthier.report.other_tasks import other_tasks, task_pictures
 from luthier.report.pictures import responsive
 from luthier.report.results import draw, histogram
 from luthier.report.seeds import seed_rows
@@ -89,6 +89,7 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         costs=comparing.every_cost(folder, known),
         cost_picture=comparing.cost_picture(folder, known),
         forgetting=comparing.forgetting_pictures(folder, known),
+        task_pictures=task_pictures(folder, known),
         other_tasks=other_tasks(folder, known),
         divergence=comparing.divergences(folder, known),
         stages=stage_pictures(folder, known),

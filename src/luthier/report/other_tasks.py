@@ -1,15 +1,54 @@
-"""What became of the tasks that are no targets, approach by approach."""
+"""What became of the tasks that are no targets, approach by approach: scores beside the target's, and changes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from luthier.report.comparing import probe_unit
+from luthier.report import units
+from luthier.report.comparing import lower_is_better, mean_axis, probe_unit, target_unit
 from luthier.report.folder import RunFolder
+from luthier.report.pictures import Point, responsive, scatter, share_axis
 from luthier.report.svg import Look
 
 Values = dict[str, Any]
+
+_MOST_PICTURES = 4  # of more tasks the table says it
+_FALLING = ("loss", "perplexity")  # metrics of which less is better
+
+
+def task_pictures(folder: RunFolder, looks: Mapping[str, Look]) -> list[Values]:
+    """For each task that is no target every approach's score on it beside its score on the target."""
+    rows = [row for row in folder.comparison["approaches"] if row["mean"] is not None]
+    targets = folder.comparison.get("targets") or [folder.comparison["target"]]
+    tasks = [task for task in dict.fromkeys(t for row in rows for t in row.get("scores") or ()) if task not in targets]
+    return [_task_picture(folder, rows, task, looks) for task in tasks] if 0 < len(tasks) <= _MOST_PICTURES else []
+
+
+def _task_picture(folder: RunFolder, rows: list[Any], task: str, looks: Mapping[str, Look]) -> Values:
+    own = {row["name"]: row["scores"][task][0] for row in rows if (row.get("scores") or {}).get(task)}
+    own = {name: score for name, score in own.items() if score["mean"] is not None}
+    metric, unit = str(next(iter(own.values()))["metric"]), target_unit(folder.comparison)
+    ends = [value for score in own.values() for value in (score["mean"], score["low"], score["high"])]
+    shown = units.score_unit(metric, *ends)
+    points = [
+        Point(looks[row["name"]], one["mean"], row["mean"], row["low"], row["high"],
+              f"{row['name']}: {unit.value(row['mean'])}, {task} {shown.value(one['mean'])}",
+              one["low"], one["high"], hollow=not row["cost"]["trainable_parameters"])
+        for row in rows
+        if (one := own.get(row["name"]))
+    ]  # fmt: skip
+    label = f"{task}: {metric.replace('_', ' ')} (worse to the left)"
+    x_axis = share_axis(label, ends, ends, shown.tick)
+    x_axis = replace(x_axis, reverse=metric in _FALLING)
+    y_axis = mean_axis(folder, points, unit)
+    return {
+        "task": task,
+        "n": next(iter(own.values()))["n"],
+        "down": lower_is_better(folder.comparison),
+        "picture": responsive(lambda width: scatter(width, f"The target against {task}", points, x_axis, y_axis)),
+    }
 
 
 def other_tasks(folder: RunFolder, looks: Mapping[str, Look]) -> Values | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,9 @@ class HarnessTasks:
     def key(self) -> dict[str, Any]:
         """What results depend on beside the model."""
         configs = {name: str(task.dump_config()) for name, task in self.loaded["tasks"].items()}
-        return {"tasks": configs, "limit": self.limit, "lm_eval": version("lm_eval")}
+        # A file of the user's own may change and keep its name.
+        asked = {name: list(islice(task.eval_docs, self.limit)) for name, task in self.loaded["tasks"].items()}
+        return {"tasks": configs, "documents": asked, "limit": self.limit, "lm_eval": version("lm_eval")}
 
 
 def load_harness(names: Sequence[str], limit: int, root: Path) -> HarnessTasks | None:

@@ -27,6 +27,7 @@ from luthier.runner.forgotten import general_changes, task_changes
 from luthier.runner.grounding import diagnose, grounding_of
 from luthier.runner.harness import HarnessTasks, load_harness
 from luthier.runner.keys import examples_key, key_of, versions
+from luthier.runner.left_out import left_out
 from luthier.runner.measure import Bench, is_answered, measure, result_of
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.repeats import Repeats, fold_repeats, measure_repeats, unanswered_repeats
@@ -273,7 +274,7 @@ def _about(
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
     warnings += seen_elsewhere(prepared.tasks, study.learned_tasks)
     warnings += text_warnings(prepared.texts.values(), prepared.tasks)
-    warnings += _dropped(prepared, folder)
+    warnings += left_out(prepared, folder)
     warnings += _not_on_trees(prepared, folder)
     if validation_only:
         warnings.append(
@@ -315,22 +316,3 @@ def _not_on_trees(prepared: Prepared, folder: RunFolder) -> list[str]:
         for name, reason in reasons.items()
         if reason
     ]
-
-
-def _dropped(prepared: Prepared, folder: RunFolder) -> list[str]:
-    """A warning for each approach whose shots or passages did not all fit, in answering or in training."""
-    warnings = []
-    for name in prepared.study.approaches:
-        rows = read_jsonl(folder.approach(name) / "predictions.jsonl")
-        steps = read_json(folder.approach(name) / "approach.json")["steps"]
-        all_steps = [own for step in steps for own in (step, *step.get("parts", ()))]
-        facts = [read_json(folder.step(own["hash"]) / "step.json")["facts"] for own in all_steps]
-        for what, room in (("shots", "in the model's window"), ("passages", "in their tokens or the model's window")):
-            dropped = [row[f"dropped_{what}"] for row in rows if row.get(f"dropped_{what}")]
-            trained = sum(own.get(f"dropped_{what}", 0) for own in facts)
-            if dropped or trained:
-                warnings.append(
-                    f"{name}: {what} that did not fit {room} were left out: {sum(dropped)} in {len(dropped)} of "
-                    f"{len(rows)} prompts, {trained} in training"
-                )
-    return warnings

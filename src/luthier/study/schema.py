@@ -84,8 +84,9 @@ class ForgettingSettings(Settings):
     lm_eval_limit: int = Field(default=200, ge=2)
     """Examples of each such task, the first ones."""
     limit: float | None = Field(default=None, gt=0)
-    """An approach that got worse by more than this on any probe is not recommended: a fraction, of points for
-    accuracy (0.02 is two points) and relative for loss (0.02 is two per cent)."""
+    """An approach that got worse by more than this on any probe, or in the loss of a task that is no target, is not
+    recommended: a fraction, of points for accuracy (0.02 is two points) and relative for loss (0.02 is two per cent).
+    The measured change counts, not its interval."""
 
     @model_validator(mode="after")
     def _a_limit_needs_probes(self) -> ForgettingSettings:
