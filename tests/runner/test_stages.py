@@ -292,7 +292,11 @@ def test_going_back_a_part_of_the_way(tiny_model_folder: Path, tmp_path: Path, m
     sft = {"step": "sft", "adapter": {"rank": 2}, "epochs": 2, "batch_size": 4, "evaluations": 1}
     approaches = {"all": [sft], "back": [sft, {"step": "interpolate", "at": 0.5}]}
     study = chained(tiny_model_folder, approaches=approaches)
-    assert {one.name for one in forecast(study, tmp_path).approaches} == {"all", "back"}
+    longer = {"step": "interpolate", "at": 0.5, "points": [n / 40 for n in range(41)]}
+    foreseen = forecast(chained(tiny_model_folder, approaches=approaches | {"longer": [sft, longer]}), tmp_path)
+    seconds = {one.name: one.seconds for one in foreseen.approaches}
+    assert set(seconds) == {"all", "back", "longer"}
+    assert seconds["longer"] > seconds["back"]
     result = run(study, tmp_path / "run", root=tmp_path)
     loss, _ = result.comparison["matrix"]["back"]
     assert [(row["name"], row["learned"]) for row in loss["rows"]] == [

@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from luthier.evaluate.metrics import Metric
 from luthier.evaluate.power import describe_power
 from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
 from luthier.model.load import count_parameters, load_config
+from luthier.runner.answering import Answering, answering_of
 from luthier.runner.describe import data_report, example_counts, seen_elsewhere, text_warnings
 from luthier.runner.divergence import EXAMPLES
 from luthier.runner.harness import load_harness
@@ -24,26 +24,20 @@ from luthier.runner.show import prompting_of
 from luthier.settings import closed
 from luthier.steps.adapters import Lora
 from luthier.steps.base import Step
+from luthier.steps.interpolate import InterpolateStep
 from luthier.steps.lesson import Lesson, TextLesson
 from luthier.steps.replay import Replay
 from luthier.steps.search_tuning import SearchTuningStep
 from luthier.steps.training import TrainingStep
 from luthier.study import Approach, Study
-from luthier.tree.build import build_tree
-from luthier.tree.trunk import find_trunk
 from luthier.types import Predictor, Task
 
 if TYPE_CHECKING:
-    from luthier.infer.engine import Engine
-    from luthier.prompt.render import RenderedPrompt, TrainingSequence
+    from luthier.prompt.render import TrainingSequence
     from luthier.train.loop import LoopSettings
     from luthier.train.memory import MemoryPlan, TrainingShape
     from luthier.train.timing import TrainingSpeed
 
-# Prompts of a task that are looked at for their lengths and what they share.
-_SAMPLE = 48
-# A model that was not trained on the task seldom ends its answers; one that was writes about as much as is wanted.
-_LONGER_ANSWERS = 1.2
 # About the tokens of the general probes.
 _PROBE_TOKENS = 8000
 # About those of them that are general text.
@@ -224,7 +218,7 @@ def _forecast_approach(
     common = _done_before(name, study)
     prompting = prompting_of(prepared, name)
     all_answering = {
-        own.name: _answering(prompting.asked(own, study.target_name), own, prepared, speed, approach.trains)
+        own.name: answering_of(prompting.asked(own, study.target_name), own, prepared, speed, approach.trains)
         for own in prepared.tasks.values()
     }
     judged = [all_answering[task.name] for task in prepared.targets]
@@ -257,6 +251,9 @@ def _forecast_approach(
         seconds += sum(training(planned) for planned in trainings if planned.number == number and planned.curve)
         seconds += own + (values * validating(prepared.lesson(step)) if values > 1 else 0.0)
         again += own / values
+        if isinstance(step, InterpolateStep):
+            seconds += _measuring_the_curve(step, validating(prepared.lesson(step)), all_answering, prepared, speed)
+    seconds += _stage_by_stage(approach, common, all_answering, prepared)
     if approach.trains and study.seeds > 1:
         again += sum(own.together(len(own.task.test)) for own in judged)
         trained = sum(own.trains for own in study.approaches.values())
@@ -274,7 +271,7 @@ def _on_documents(
     prepared: Prepared,
     common: int,
     prompting: Predictor,
-    answering: Mapping[str, _Answering],
+    answering: Mapping[str, Answering],
 ) -> float:
     """Seconds for embedding documents, for training what searches them, and for telling which half is weak."""
     task = prepared.targets[0]
@@ -290,6 +287,38 @@ def _on_documents(
     if prepared.study.diagnose:
         seconds += 3 * answering[task.name].together(len(task.validation))
     return seconds
+
+
+def _measuring_the_curve(
+    step: InterpolateStep,
+    validating: float,
+    answering: Mapping[str, Answering],
+    prepared: Prepared,
+    speed: AnswerSpeed,
+) -> float:
+    """Seconds for the points of `interpolate`, which are measured in float32."""
+    if step.remember is None:
+        remembering = _TEXT_TOKENS * (speed.token_s + speed.head_s)
+    else:
+        remembering = answering[step.remember].comparing(len(prepared.tasks[step.remember].validation))
+    slower = 2 if prepared.precision == "bfloat16" else 1
+    return slower * (len(step.points) + 1) * (validating + remembering)
+
+
+def _stage_by_stage(approach: Approach, common: int, answering: Mapping[str, Answering], prepared: Prepared) -> float:
+    """Seconds for the models on the way, on every task: losses of all of them, answers of those before the last."""
+    stages = [number for number, step in enumerate(approach.steps) if step.trains]
+    if len(stages) < 2 or len(prepared.tasks) < 2:
+        return 0.0
+    asked = {
+        name: min(prepared.study.stage_answers, len(task.test))
+        for name, task in prepared.tasks.items()
+        if not all(metric.needs_logprobs for metric in prepared.metrics[name])
+    }
+    losses = sum(own.comparing(len(own.task.test)) for own in answering.values())
+    answers = sum(answering[name].together(count) for name, count in asked.items())
+    new = [number for number in stages if number >= common]
+    return len(new) * losses + (len(new) - 1) * answers if new else 0.0
 
 
 def _done_before(name: str, study: Study) -> int:
@@ -333,73 +362,9 @@ def _held_out_tokens(lesson: TextLesson, prepared: Prepared) -> int:
     return sum(len(block.ids) for own in blocks for block in own)
 
 
-def _writing(replay: Replay, answering: Mapping[str, _Answering], prepared: Prepared, speed: AnswerSpeed) -> float:
+def _writing(replay: Replay, answering: Mapping[str, Answering], prepared: Prepared, speed: AnswerSpeed) -> float:
     """Seconds until the model has written what it will learn along."""
     if replay.task is not None:
         return answering[replay.task].together(min(replay.examples, len(prepared.tasks[replay.task].train)))
     batches = ceil(replay.examples / MAX_ROWS[prepared.device])
     return 2 * batches * replay.decoding(None, 0).max_new_tokens * speed.batch_s  # prompts, then answers
-
-
-def _answering(predictor: Predictor, task: Task, prepared: Prepared, speed: AnswerSpeed, trained: bool) -> _Answering:
-    sample = [example.prompt for example in (*task.validation, *task.train)[:_SAMPLE]]
-    rendered = prepared.engine.render(predictor, sample, reserve=0)
-    return _Answering(predictor, task, rendered, prepared.engine, speed, trained=trained)
-
-
-class _Answering:
-    """What answering takes with a predictor, from a sample of its prompts."""
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        task: Task,
-        rendered: Sequence[RenderedPrompt],
-        engine: Engine,
-        speed: AnswerSpeed,
-        *,
-        trained: bool,
-    ) -> None:
-        self.task = task
-        ids = [r.ids for r in rendered]
-        trunk = find_trunk(ids)
-        renderer = engine.renderer(predictor.model)
-        self._speed, self._rows = speed, MAX_ROWS[engine.device]
-        self._shared = len(trunk)
-        self._own = sum(len(own) - int(depth) for own, depth in zip(ids, trunk.depths, strict=True)) / len(ids)
-        self.prompt_tokens = sum(map(len, ids)) / len(ids)
-        self._generates = predictor.decoding.answer == "generate"
-        messages = rendered[0].messages
-        wanted = [len(renderer.completion(messages, e.completion)) for e in task.train[: 4 * _SAMPLE]]
-        self._wanted = sum(wanted) / len(wanted)
-        if self._generates:
-            most = predictor.decoding.max_new_tokens
-            self._steps = min(most, _LONGER_ANSWERS * self._wanted) if trained else most
-        else:
-            labels = [renderer.completion(messages, label) for label in task.labels]
-            tree = build_tree([(0, *label) for label in labels], [[0.0] + [1.0] * len(label) for label in labels])
-            self._below, self._heads = len(tree) - 1, len(set(tree.target_nodes.tolist()))
-
-    def together(self, prompts: int) -> float:
-        """Seconds for so many prompts in batches."""
-        seconds = (self._shared + prompts * self._own) * self._speed.token_s
-        if self._generates:
-            batches = ceil(prompts / self._rows)
-            return seconds + prompts * self._speed.head_s + self._steps * batches * self._speed.batch_s
-        return seconds + prompts * (self._below * self._speed.token_s + self._heads * self._speed.head_s)
-
-    def scoring(self, metric: Metric, prompts: int) -> float:
-        """Seconds for a metric of so many prompts' answers."""
-        return self.comparing(prompts) if metric.needs_logprobs else self.together(prompts)
-
-    def comparing(self, prompts: int) -> float:
-        """Seconds for the predictions of the references to so many prompts."""
-        tokens = self._shared + prompts * (self._own + self._wanted)
-        return tokens * self._speed.token_s + prompts * self._wanted * self._speed.head_s
-
-    def alone(self) -> float:
-        """Seconds for one prompt by itself."""
-        seconds = self.prompt_tokens * self._speed.token_s
-        if self._generates:
-            return seconds + self._steps * self._speed.alone_s
-        return seconds + self._below * self._speed.token_s + self._heads * self._speed.head_s
