@@ -325,7 +325,7 @@ def test_a_forecast_counts_a_common_beginning_once_and_further_seeds(tiny_model_
         ({"i": ["few-shot", "interpolate"]}, r"i\.1\.step: interpolate goes back from what was trained, and no step"),
         (
             {"i": [{"step": "sft", "adapter": "prompt-tuning"}, "interpolate"]},
-            r"i\.1\.step: a step before interpolate \(sft\) trains virtual tokens, .* so there is no way back from it",
+            r"i\.1\.step: step 1 of the approach trains virtual tokens, .* so interpolate finds no way back from it",
         ),
     ],
 )

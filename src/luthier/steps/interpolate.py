@@ -60,12 +60,11 @@ class InterpolateStep(Step):
         self, before: Sequence[Step], others: Mapping[str, Sequence[Step]], tasks: Sequence[str], target: str
     ) -> list[str]:
         """There must be a training to go back from, and it must have changed the model's own weights."""
-        training = [step for step in before if step.trains]
-        if not training:
+        if not any(step.trains for step in before):
             return ["step: interpolate goes back from what was trained, and no step before it trains"]
         return [
-            f"step: a step before interpolate ({step.step}) {step.unmergeable}, so there is no way back from it"
-            for step in training
+            f"step: step {number} of the approach {step.unmergeable}, so interpolate finds no way back from it"
+            for number, step in enumerate(before, start=1)
             if step.unmergeable
         ]
 
