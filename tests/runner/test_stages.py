@@ -15,6 +15,7 @@ from luthier.data.split import subsample
 from luthier.errors import RunError, StudyError
 from luthier.evaluate import forgetting
 from luthier.infer.engine import Engine
+from luthier.report.comparing import forgotten_by
 from luthier.report.html import write_report
 from luthier.runner.estimate import forecast
 from luthier.runner.folder import read_json
@@ -119,6 +120,11 @@ def test_every_stage_is_scored_on_every_task(
     assert "Stage after stage" in page
     assert "The other tasks" in page
     assert "Backward transfer" in page
+    assert page.count("Another task of the study beside the target") == 2
+    assert "colours: accuracy (worse to the left)" in page
+    # What its own earlier steps had learned counts among what the chain forgot, what it never learned does not.
+    assert [own["probe"] for own in forgotten_by(rows["chain"])][-2:] == ["colours", "sounds"]
+    assert [own["probe"] for own in forgotten_by(rows["direct"])] == ["general_text", "minimal_pairs"]
 
 
 def test_stages_answer_also_where_the_loss_decides_and_none_answers_twice(

@@ -26,6 +26,7 @@ from luthier.report.units import ScoreUnit, score_unit
 Looks = Mapping[str, Look]
 Values = dict[str, Any]
 _ROW_WIDTH = 232.0
+_NOT_LEARNED = "the base model"  # since when a task has changed that no earlier step learned
 
 
 def target_unit(comparison: Mapping[str, Any]) -> ScoreUnit:
@@ -94,7 +95,7 @@ def ranking(folder: RunFolder, looks: Looks) -> Values:
                 "request": units.seconds(cost["seconds_per_request"]),
                 "prompt": units.count(cost["prompt_tokens"]),
                 "stored": units.size(cost["stored_bytes"]),
-                "forgotten": [_forgotten_cell(probe) for probe in row.get("forgotten") or ()],
+                "forgotten": [_forgotten_cell(probe) for probe in forgotten_by(row)],
             }
         )
     return {
@@ -105,7 +106,7 @@ def ranking(folder: RunFolder, looks: Looks) -> Values:
         if (least := folder.comparison.get("minimum_detectable")) is None
         else (f"{100 * least:.1f} points" if unit.share else units.plain(least)),
         "intervals": sorted({str(row["interval"]) for row in rows if row.get("interval")}),
-        "any_forgotten": any(row.get("forgotten") for row in rows),
+        "any_forgotten": any(map(forgotten_by, rows)),
     }
 
 
@@ -116,6 +117,12 @@ def _difference_cell(behind: Values | None, unit: ScoreUnit) -> Values | None:
         "difference": unit.difference(behind["difference"]),
         "interval": unit.difference_interval(behind["low"], behind["high"]) if behind["low"] is not None else "",
     }
+
+
+def forgotten_by(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The changes of an approach's general probes, and of the tasks that its own earlier steps had learned."""
+    earlier = [task for task in row.get("other_tasks") or () if task["since"] != _NOT_LEARNED]
+    return [*(row.get("forgotten") or ()), *earlier]
 
 
 def worsening(probe: Mapping[str, Any]) -> float:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.report import units
-from luthier.report.comparing import difference_to_best, probe_change, target_unit, worsening
+from luthier.report.comparing import difference_to_best, forgotten_by, probe_change, target_unit, worsening
 
 _NAME_WIDTH = 24
 _REASONS = 3  # the rest stands in the report
@@ -87,9 +87,9 @@ def _notes(comparison: Mapping[str, Any], kept: list[_Column]) -> Iterator[str]:
         if row.get("unscored"):
             yield f"  {row['name']}: {units.plural(row['unscored'], 'answer')} could not be scored."
     if any(column.heading == "forgotten" for column in kept):
-        probes = dict.fromkeys(p["probe"] for row in comparison["approaches"] for p in row.get("forgotten") or ())
+        probes = dict.fromkeys(p["probe"] for row in comparison["approaches"] for p in forgotten_by(row))
         if len(probes) > 1:
-            yield f"  forgotten: the probe that got worst, of {', '.join(probes)}."
+            yield f"  forgotten: what got worst, of {', '.join(probes)}."
     seeds = comparison.get("seeds")
     if seeds:
         unit = target_unit(comparison)
@@ -129,7 +129,7 @@ def _columns(comparison: Mapping[str, Any], bar: int, ascii_only: bool) -> Itera
         return Text("best" if row["name"] == best else unit.difference(found["difference"] if found else None))
 
     def forgotten(row: Mapping[str, Any]) -> Text:
-        return Text(_worst(row.get("forgotten") or ()))
+        return Text(_worst(forgotten_by(row)))
 
     def cost(write: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], Text]:
         return lambda row: Text(write(row["cost"]))
@@ -145,7 +145,7 @@ def _columns(comparison: Mapping[str, Any], bar: int, ascii_only: bool) -> Itera
     yield _Column("request", 4, cost(lambda c: _brief(c["seconds_per_request"])))
     yield _Column("prompt", 6, cost(lambda c: f"{units.count(c['prompt_tokens'])} tok"))
     yield _Column("stored", 7, cost(lambda c: units.size(c["stored_bytes"])))
-    if any(row.get("forgotten") for row in rows):
+    if any(map(forgotten_by, rows)):
         yield _Column("forgotten", 5, forgotten)
 
 
