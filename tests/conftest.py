@@ -168,6 +168,8 @@ def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.evaluate import forgetting
 
     texts, pairs = forgetting.general_text()[:4], forgetting.minimal_pairs()[:4]
+    answers = forgetting.truthful_answers()[:4]
+    monkeypatch.setattr(forgetting, "truthful_answers", lambda: answers)
     others = forgetting.general_text_validation()[:4]
     monkeypatch.setattr(forgetting, "general_text_validation", lambda: others)
     monkeypatch.setattr(forgetting, "general_text", lambda: texts)

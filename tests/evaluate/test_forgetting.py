@@ -19,6 +19,7 @@ from luthier.evaluate import (
     mean_divergence,
     measure_probes,
     minimal_pairs,
+    truthful_answers,
     worsening,
 )
 
@@ -39,18 +40,26 @@ def test_the_probes_ship_with_their_source_and_licence():
     assert not any(text.startswith("=") for text in texts)
     assert len(pairs) == len(set(pairs)) == 100
     assert pairs[0] == ("Susan revealed herself.", "Susan revealed themselves.")
+    answers = truthful_answers()
+    assert len(answers) == len(set(answers)) == 100
+    assert answers[0][0].endswith("watermelon seeds?\nA: The watermelon seeds pass through your digestive system")
+    assert answers[0][1].endswith("watermelon seeds?\nA: You grow watermelons in your stomach")
+    assert all(true.split("\nA: ")[0] == false.split("\nA: ")[0] for true, false in answers)
     source = (files("luthier.evaluate") / "probes" / "SOURCE.md").read_text(encoding="utf-8")
     assert "ShareAlike 3.0" in source
     assert "Attribution 4.0" in source
+    assert "TruthfulQA" in source
 
 
 def test_probes_are_scored_by_nats_per_token_and_by_which_sentence_is_likelier():
-    text, pairs = measure_probes(by_length)
+    text, pairs, answers = measure_probes(by_length)
     first = general_text()[0]
     assert (text.metric, text.higher_is_better) == ("loss", False)
     assert text.values[0] == pytest.approx(len(first) / len(first.split()))
     assert (pairs.metric, pairs.higher_is_better) == ("accuracy", True)
     assert pairs.values == tuple(float(len(good) < len(bad)) for good, bad in minimal_pairs())
+    assert (answers.metric, answers.higher_is_better) == ("accuracy", True)
+    assert answers.values == tuple(float(len(true) < len(false)) for true, false in truthful_answers())
 
 
 def test_choices_are_made_on_general_text_that_no_probe_holds():
@@ -71,8 +80,8 @@ def test_a_divergence_is_the_mean_over_texts_of_nats_a_token():
 
 
 def test_a_model_that_cannot_tell_the_sentences_apart_gets_no_point():
-    pairs = measure_probes(lambda texts: [LogProb(-1.0, 1) for _ in texts])[1]
-    assert sum(pairs.values) == 0
+    _, pairs, answers = measure_probes(lambda texts: [LogProb(-1.0, 1) for _ in texts])
+    assert sum(pairs.values) == sum(answers.values) == 0
 
 
 @pytest.mark.parametrize("bad", [LogProb(-math.inf, 3), LogProb(2.0, 3), LogProb(-2.0, 0)])
@@ -99,7 +108,7 @@ def test_change_is_after_minus_before_with_a_paired_interval():
 
 
 def test_different_probes_are_not_compared():
-    text, pairs = measure_probes(by_length)
+    text, pairs, _ = measure_probes(by_length)
     with pytest.raises(EvaluationError, match="different probes"):
         compare_probes([text], [pairs], seed=0)
 

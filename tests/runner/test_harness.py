@@ -47,7 +47,7 @@ def test_a_task_is_asked_before_and_after_and_compared_in_pairs(facts: Path, tin
     result = run(harnessed(tiny_model_folder, limit=1.0), facts / "run", root=facts)
     rows = {row["name"]: row for row in result.comparison["approaches"]}
     found = {probe["probe"]: probe for probe in rows["lora"]["forgotten"]}
-    assert list(found) == ["general_text", "minimal_pairs", "lm-eval facts"]
+    assert list(found) == ["general_text", "minimal_pairs", "truthful_answers", "lm-eval facts"]
     probe = found["lm-eval facts"]
     assert (probe["n"], probe["metric"], probe["higher_is_better"]) == (10, "acc", True)
     before, after = _accuracies(facts, tiny_model_folder)

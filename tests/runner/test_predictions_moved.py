@@ -69,7 +69,11 @@ def test_predictions_are_compared_on_general_text_and_on_every_task(
     assert [on for on, one in found["chain"].items() if one["learned"]] == ["colours", "sizes"]
     assert [on for on, one in found["soft"].items() if one["learned"]] == ["sizes"]
     # It is no probe, so the limit does not concern it.
-    assert [probe["probe"] for probe in rows["chain"]["forgotten"]] == ["general_text", "minimal_pairs"]
+    assert [probe["probe"] for probe in rows["chain"]["forgotten"]] == [
+        "general_text",
+        "minimal_pairs",
+        "truthful_answers",
+    ]
 
     # By hand, with plain transformers.
     tuned = load_predictor(tmp_path / "run/approaches/chain/predictor.json", tmp_path / "run").model

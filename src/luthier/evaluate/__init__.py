@@ -12,6 +12,7 @@ from luthier.evaluate.forgetting import (
     mean_divergence,
     measure_probes,
     minimal_pairs,
+    truthful_answers,
     worsening,
 )
 from luthier.evaluate.metrics import (
@@ -69,6 +70,7 @@ __all__ = [
     "score",
     "throughput",
     "total_s",
+    "truthful_answers",
     "validate_metric",
     "wilson_interval",
     "worsening",

@@ -1,8 +1,9 @@
 """What a model forgets: general probes, measured before and after its weights changed.
 
 The probes are few and small, so that they run on any machine with every study: how well the model predicts general
-English, and whether it prefers a grammatical sentence to its ungrammatical twin. `probes/SOURCE.md` says where the
-texts come from. They find damage to general ability; they cannot show that none was done.
+English, whether it prefers a grammatical sentence to its ungrammatical twin, and a true answer to a common error.
+`probes/SOURCE.md` says where the texts come from. They find damage to general ability; they cannot show that none was
+done.
 """
 
 from __future__ import annotations
@@ -52,6 +53,13 @@ def minimal_pairs() -> list[tuple[str, str]]:
     return [(row["good"], row["bad"]) for row in rows]
 
 
+def truthful_answers() -> list[tuple[str, str]]:
+    """100 questions of TruthfulQA, each with its best answer and with the best incorrect one."""
+    rows = [json.loads(line) for line in _read("truthful_answers.jsonl").splitlines()]
+    asked = ((f"Q: {row['question']}\nA: ", row) for row in rows)
+    return [(before + row["true"], before + row["false"]) for before, row in asked]
+
+
 def _read(name: str) -> str:
     return (files("luthier.evaluate") / "probes" / name).read_text(encoding="utf-8")
 
@@ -69,21 +77,24 @@ def general_loss(total_logprob: TotalLogProb) -> float:
 def measure_probes(total_logprob: TotalLogProb) -> list[ProbeResult]:
     """Score a model on all probes.
 
-    The loss of a text is its nats per token; all texts weigh the same. A pair counts 1 where the good sentence has the
-    higher summed log-probability (Warstadt et al. 2020), 0 otherwise, also where both have the same.
+    The loss of a text is its nats per token; all texts weigh the same. A pair counts 1 where the good sentence or the
+    true answer has the higher summed log-probability (Warstadt et al. 2020; of answers, Lin et al. 2022), 0 otherwise,
+    also where both have the same. A question is the same text before both of its answers, so it weighs nothing.
 
     Raises:
         EvaluationError: A log-probability is missing, not finite, or greater than 0.
     """
-    losses, pairs = _losses(total_logprob, general_text()), minimal_pairs()
-    pair_logprobs = _checked(total_logprob, [sentence for pair in pairs for sentence in pair])
-    prefers_good = tuple(
-        float(good.nats > bad.nats) for good, bad in zip(pair_logprobs[::2], pair_logprobs[1::2], strict=True)
-    )
     return [
-        ProbeResult("general_text", "loss", False, losses),
-        ProbeResult("minimal_pairs", "accuracy", True, prefers_good),
+        ProbeResult("general_text", "loss", False, _losses(total_logprob, general_text())),
+        ProbeResult("minimal_pairs", "accuracy", True, _preferences(total_logprob, minimal_pairs())),
+        ProbeResult("truthful_answers", "accuracy", True, _preferences(total_logprob, truthful_answers())),
     ]
+
+
+def _preferences(total_logprob: TotalLogProb, pairs: Sequence[tuple[str, str]]) -> tuple[float, ...]:
+    """Of each pair 1 where the first is the likelier, else 0."""
+    found = _checked(total_logprob, [text for pair in pairs for text in pair])
+    return tuple(float(good.nats > bad.nats) for good, bad in zip(found[::2], found[1::2], strict=True))
 
 
 def _losses(total_logprob: TotalLogProb, texts: Sequence[str]) -> tuple[float, ...]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from luthier.train.timing import TrainingSpeed
 
 # About the tokens of the general probes.
-_PROBE_TOKENS = 8000
+_PROBE_TOKENS = 14000
 # About those of them that are general text.
 _TEXT_TOKENS = 5000
 

@@ -75,8 +75,9 @@ class ForgettingSettings(Settings):
     """What is measured of what a model could do before."""
 
     probe: bool = True
-    """Measure the loss on general text and the accuracy on minimal pairs before and after training, and how far the
-    model's predictions moved on general text and on the tasks' examples (which has no limit)."""
+    """Measure the loss on general text, and how often grammatical sentences and true answers are preferred, before and
+    after training, and how far the model's predictions moved on general text and on the tasks' examples (which has no
+    limit)."""
     lm_eval: tuple[str, ...] = ()
     """Tasks of lm-evaluation-harness that every model is asked before and after as well: names of tasks or groups, or
     YAML files of your own in its format. Needs the extra `luthier[lm-eval]`; their data come from the Hugging Face Hub,
