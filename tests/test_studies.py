@@ -41,12 +41,14 @@ def small(file: Path, *sets: str) -> Study:
                 limits += [f"{place}.each.{setting}" for setting in short["sft"] if "each" in step]
                 limits += [f"{place}.replay.examples=4"] * ("replay" in step)
                 limits += [f"{place}.data.examples=12"] * ("examples" in (step.get("data") or ()))
-    if file.stem == "adapters":  # one rate is enough to see that each is trained, and the tiny model has two layers
+    if file.stem in ("adapters", "adapter_rates"):  # one rate is enough to see that each is trained
         of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
         trained = [name for name, steps in raw["approaches"].items() if steps]
         limits += [f"approaches.{name}.0.{setting}" for name in trained for setting in of_each]
-        limits += ["approaches.last-layers.0.adapter.count=1", "approaches.lora-upper-layers.0.adapter.layers=[1]"]
-        limits += ["seeds=2", "finalists=1"]
+    if file.stem == "adapters":  # the tiny model has two layers
+        limits += ["approaches.last-layers.0.adapter.count=1", "seeds=2", "finalists=1"]
+    if file.stem == "adapter_rates":
+        limits.append("approaches.lora-upper-layers.0.adapter.layers=[1]")
     if file.stem == "retrieval":
         limits += [f"approaches.{name}.0.epochs=1" for name in ("retriever-rag", "retriever-rag-sft")]
         limits += [f"approaches.{name}.0.negatives=1" for name in ("retriever-rag", "retriever-rag-sft")]
