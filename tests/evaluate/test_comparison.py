@@ -80,8 +80,8 @@ def loss_rise(after: float) -> dict[str, object]:
         "before": 3.0,
         "after": after,
         "difference": after - 3.0,
-        "low": 0.0,
-        "high": 1.0,
+        "low": after - 3.1,
+        "high": after - 2.9,
     }
 
 
@@ -329,6 +329,9 @@ def test_an_approach_that_forgets_too_much_is_left_out_and_named():
     assert result["recommended"] == "lora"
     assert result["verdict"].endswith("full scores better but forgets more than the limit of 5%.")
     assert "full is left out: loss on general_text rose by 20.0% (3 → 3.6); the limit is 5%." in result["reasons"]
+    unsure = {**loss_rise(3.6), "low": -0.1, "high": 1.3}
+    result = compared(approach("few-shot", right(120)), approach("full", right(190), train_s=10, forgotten=[unsure]))
+    assert any("(3 → 3.6; its 95% interval includes no change)" in reason for reason in result["reasons"])
 
 
 def test_nothing_is_recommended_where_every_approach_forgets_too_much():

@@ -128,7 +128,13 @@ def load_quantised(ref: ModelRef, *, device: str, bits: int) -> Any:
         raise ModelError("qlora (bits) begins at a model as it was loaded, and this one was adapted before; use lora.")
     four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
     config = BitsAndBytesConfig(load_in_4bit=True, **four) if bits == 4 else BitsAndBytesConfig(load_in_8bit=True)
-    return _load_base(ref.base, torch.bfloat16, "sdpa", quantization_config=config, device_map=device).eval()
+    model = _load_base(ref.base, torch.bfloat16, "sdpa", quantization_config=config, device_map=device).eval()
+    for module in model.modules():
+        # On CPUs with AVX512-BF16 bitsandbytes packs weights anew once they answer: no gradient passes through them
+        # then, and they must be of whole blocks.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _load_base(folder: str, dtype: Any, attention: str, **others: Any) -> Any:
