@@ -89,13 +89,15 @@ def series(width: int, content: Mapping[str, Any], look: Look, beside: Sequence[
 
 
 def _named_points(content: Mapping[str, Any], area: Frame, look: Look) -> list[Markup]:
-    """What stands beside a line's points, and a ring around the one that is marked."""
+    """What stands beside a line's points, where the line does not go, and a ring around the one that is marked."""
     found: list[Markup] = []
-    for number, label in enumerate(content.get("labels") or ()):
-        x, y = area.x(content["x"][number]), area.y(content["y"][number])
+    labels = content.get("labels") or ()
+    places = [(area.x(x), area.y(y)) for x, y in zip(content["x"], content["y"], strict=True)] if labels else []
+    rises = bool(places) and (max(places)[1] - min(places)[1]) < 0  # upwards on the page, from left to right
+    for number, (label, (x, y)) in enumerate(zip(labels, places, strict=True)):
         if number == content.get("marked"):
             found.append(tag("circle", cx=x, cy=y, r=7, class_=f"taken {look.colour}"))
-        found.append(text(x, y - 11, str(label), "middle", "tick"))
+        found.append(text(x + 8, min(y + 16, area.bottom - 4) if rises else y - 9, str(label), "start", "tick beside"))
     return found
 
 
