@@ -121,6 +121,20 @@ def test_report_draws_results_by_kind(page: Page) -> None:
     assert "3, v_proj: no value" in page.text
 
 
+def test_another_task_is_drawn_by_the_approaches_that_it_could_score(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    file = run / "comparison.json"
+    comparison = json.loads(file.read_text(encoding="utf-8"))
+    one = {"metric": "loss", "n": 1, "low": None, "high": None}  # a single example has no interval
+    for number, row in enumerate(comparison["approaches"]):
+        row["scores"]["sums"] = [{**one, "mean": 1.5 + number if number else None}]
+        row["scores"]["unscored"] = [{**one, "mean": None}]
+    file.write_text(json.dumps(comparison), encoding="utf-8")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert page.count("Another task of the study beside the target") == 1
+    assert "sums: loss (worse to the left)" in page
+
+
 def test_a_result_of_an_unknown_kind_is_shown_as_text(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", examples=20)
     result = {"kind": "graph", "title": "A new thing", "edges": [[1, 2]], "origin": "elsewhere"}

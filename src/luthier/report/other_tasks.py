@@ -22,15 +22,22 @@ def task_pictures(folder: RunFolder, looks: Mapping[str, Look]) -> list[Values]:
     """For each task that is no target every approach's score on it beside its score on the target."""
     rows = [row for row in folder.comparison["approaches"] if row["mean"] is not None]
     targets = folder.comparison.get("targets") or [folder.comparison["target"]]
-    tasks = [task for task in dict.fromkeys(t for row in rows for t in row.get("scores") or ()) if task not in targets]
-    return [_task_picture(folder, rows, task, looks) for task in tasks] if 0 < len(tasks) <= _MOST_PICTURES else []
+    scored: dict[str, dict[str, Any]] = {}  # by task, then by approach
+    for row in rows:
+        for task, scores in (row.get("scores") or {}).items():
+            if task not in targets and scores and scores[0]["mean"] is not None:
+                scored.setdefault(task, {})[row["name"]] = scores[0]
+    if len(scored) > _MOST_PICTURES:
+        return []
+    return [_task_picture(folder, rows, task, own, looks) for task, own in scored.items()]
 
 
-def _task_picture(folder: RunFolder, rows: list[Any], task: str, looks: Mapping[str, Look]) -> Values:
-    own = {row["name"]: row["scores"][task][0] for row in rows if (row.get("scores") or {}).get(task)}
-    own = {name: score for name, score in own.items() if score["mean"] is not None}
+def _task_picture(
+    folder: RunFolder, rows: list[Any], task: str, own: Mapping[str, Any], looks: Mapping[str, Look]
+) -> Values:
+    """One task's picture, from the approaches' scores on it."""
     metric, unit = str(next(iter(own.values()))["metric"]), target_unit(folder.comparison)
-    ends = [value for score in own.values() for value in (score["mean"], score["low"], score["high"])]
+    ends = [score[end] for score in own.values() for end in ("mean", "low", "high") if score[end] is not None]
     shown = units.score_unit(metric, *ends)
     points = [
         Point(looks[row["name"]], one["mean"], row["mean"], row["low"], row["high"],
@@ -40,8 +47,7 @@ def _task_picture(folder: RunFolder, rows: list[Any], task: str, looks: Mapping[
         if (one := own.get(row["name"]))
     ]  # fmt: skip
     label = f"{task}: {metric.replace('_', ' ')} (worse to the left)"
-    x_axis = share_axis(label, ends, ends, shown.tick)
-    x_axis = replace(x_axis, reverse=metric in _FALLING)
+    x_axis = replace(share_axis(label, ends, ends, shown.tick), reverse=metric in _FALLING)
     y_axis = mean_axis(folder, points, unit)
     return {
         "task": task,

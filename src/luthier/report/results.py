@@ -91,10 +91,12 @@ def series(width: int, content: Mapping[str, Any], look: Look, beside: Sequence[
 def _named_points(content: Mapping[str, Any], area: Frame, look: Look) -> list[Markup]:
     """What stands beside a line's points, where the line does not go, and a ring around the one that is marked."""
     found: list[Markup] = []
-    labels = content.get("labels") or ()
-    places = [(area.x(x), area.y(y)) for x, y in zip(content["x"], content["y"], strict=True)] if labels else []
-    rises = bool(places) and (max(places)[1] - min(places)[1]) < 0  # upwards on the page, from left to right
-    for number, (label, (x, y)) in enumerate(zip(labels, places, strict=True)):
+    drawn = [(x, y, n) for n, (x, y) in enumerate(_points(content["x"], content["y"])) if y is not None]
+    if not drawn or not content.get("labels"):
+        return []
+    rises = max(drawn)[1] > min(drawn)[1]  # from left to right
+    for value, score, number in drawn:
+        x, y, label = area.x(value), area.y(score), content["labels"][number]
         if number == content.get("marked"):
             found.append(tag("circle", cx=x, cy=y, r=7, class_=f"taken {look.colour}"))
         found.append(text(x + 8, min(y + 16, area.bottom - 4) if rises else y - 9, str(label), "start", "tick beside"))

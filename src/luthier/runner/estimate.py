@@ -313,7 +313,7 @@ def _stage_by_stage(approach: Approach, common: int, answering: Mapping[str, Ans
     asked = {
         name: min(prepared.study.stage_answers, len(task.test))
         for name, task in prepared.tasks.items()
-        if not all(metric.needs_logprobs for metric in prepared.metrics[name])
+        if prepared.study.stage_answers and not all(metric.needs_logprobs for metric in prepared.metrics[name])
     }
     losses = sum(own.comparing(len(own.task.test)) for own in answering.values())
     answers = sum(answering[name].together(count) for name, count in asked.items())
