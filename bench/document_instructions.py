@@ -82,10 +82,10 @@ def _obeyed(model: str, retrieval: Any, attacks: Sequence[str | None], count: in
     from luthier.infer.engine import Engine
     from luthier.model.device import resolve_precision
     from luthier.model.find import find_model
-    from luthier.types import Decoding, ModelRef, Predictor
+    from luthier.types import Decoding, ModelRef, PromptedModel
 
     engine = _ENGINES.setdefault(model, Engine("cpu", resolve_precision("auto", "cpu")))
-    predictor = Predictor(
+    predictor = PromptedModel(
         ModelRef(str(find_model(model, Path()))), Decoding(max_new_tokens=24), retrieval=replace(retrieval, tokens=2000)
     )
     prompts = [prompt for attack in attacks for prompt in _prompts(attack, count)]

@@ -91,7 +91,7 @@ def fit(
     from luthier.steps.base import StepContext
     from luthier.steps.lesson import Lesson
     from luthier.steps.sft import SftStep
-    from luthier.types import Decoding, ModelRef, Predictor
+    from luthier.types import Decoding, ModelRef, PromptedModel
 
     class Fit(SftStep):
         def sequences(
@@ -104,7 +104,7 @@ def fit(
     nothing = Lesson((), (), "")  # it serves validation, which comes behind the last step
     with tempfile.TemporaryDirectory() as work, contextlib.suppress(_EnoughError):
         context = StepContext(nothing, ModelRef(folder), Engine(DEVICE, precision), Path(work), SEED, Silent(), log)
-        own.fit(Predictor(ModelRef(folder), Decoding()), context)
+        own.fit(PromptedModel(ModelRef(folder), Decoding()), context)
 
 
 def _settings(adapter: Adapter) -> Any:

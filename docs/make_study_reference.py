@@ -38,6 +38,8 @@ PLACES = {
     "Approach": "Each of `approaches`",
     "PromptStep": "`step: prompt`",
     "FewShotStep": "`step: few-shot`",
+    "NearestStep": "`step: nearest`",
+    "ClassifierStep": "`step: classifier`",
     "RagStep": "`step: rag`",
     "RetrieverStep": "`step: retriever`",
     "RerankerStep": "`step: reranker`",

@@ -33,7 +33,7 @@ import studies  # noqa: E402
 import timing  # noqa: E402
 import workloads  # noqa: E402
 from luthier.infer.engine import Engine  # noqa: E402
-from luthier.types import Predictor, Prompt  # noqa: E402
+from luthier.types import Prompt, PromptedModel  # noqa: E402
 
 BENCHMARKS = (
     *("train_lora_varied", "train_full_varied", "train_lora_shared", "answer_few_shot", "choose_label"),
@@ -334,7 +334,7 @@ def test_what_is_timed_is_the_step_sft_and_is_left_when_enough_is_timed(tiny_mod
 def test_orders_in_documents_are_counted_with_and_without_the_defence(
     tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gullible(engine: Engine, predictor: Predictor, prompts: Sequence[Prompt]) -> list[SimpleNamespace]:
+    def gullible(engine: Engine, predictor: PromptedModel, prompts: Sequence[Prompt]) -> list[SimpleNamespace]:
         """Obeys what is not fenced off."""
         assert predictor.retrieval is not None
         shown = [prompt.passages[0].text for prompt in prompts]  # type: ignore[index]

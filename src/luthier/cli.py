@@ -13,6 +13,7 @@ from luthier import __version__ as luthier_version
 from luthier.errors import LuthierError
 from luthier.index_cli import index_app
 from luthier.quiet import quiet
+from luthier.types import PromptedModel
 
 app = typer.Typer(
     name="luthier",
@@ -239,7 +240,8 @@ def chat(run_dir: RunDir, approach: ApproachName = None, task: TaskName = None) 
 
     quiet()
     opened = open_run(run_dir, approach, task)
-    console.print(f"{opened.name} on {opened.study.model}. An empty line ends.", style="dim", markup=False)
+    on = f" on {opened.study.model}" if opened.predictor.models else ""
+    console.print(f"{opened.name}{on}. An empty line ends.", style="dim", markup=False)
     turns: list[Message] = []
     while True:
         try:
@@ -277,16 +279,17 @@ def export(
     quiet()
     opened = open_run(run_dir, approach, task)
     with RichProgress() as progress:
-        card = partial(model_card, run_dir, opened.name)
+        card = partial(model_card, run_dir, opened.name)  # of its kind and usage
         done = export_run(opened, to, merge=merge, card=card, check=check, progress=progress)
-    kind = "an adapter" if done.kind == "adapter" else "a whole model"
-    say(console, f"Wrote {opened.name} as {kind} to {done.folder}.")
+    kind = {"adapter": " as an adapter", "model": " as a whole model"}.get(done.kind, "")
+    say(console, f"Wrote {opened.name}{kind} to {done.folder}.")
     if opened.routed:
         say(console, f"The approach has a model for each task; this is the one for {opened.task_name} (see --task).")
-    say(console, f"Loaded from there, it gave the run's model's answer to all of {done.checked} test prompts.")
+    say(console, f"Loaded from there, it gave the run's answer to all of {done.checked} test prompts.")
     if done.score is not None and done.score_in_run is not None:
         say(console, f"{done.metric} on them: {done.score:.3f} (in the run: {done.score_in_run:.3f})")
-    if opened.predictor.shots or opened.predictor.wording.template or opened.predictor.wording.system:
+    asked = opened.predictor
+    if isinstance(asked, PromptedModel) and (asked.shots or asked.wording.template or asked.wording.system):
         say(console, "The approach also words its prompts; luthier.json in that folder says how to ask the model.")
 
 

@@ -199,7 +199,8 @@ def say(to: Console, text: str, style: str = "") -> None:
 def print_forecast(to: Console, settings: Study, found: Forecast, folder: Path | None, *, details: bool) -> None:
     """What a study will take and can show."""
     say(to, settings.name, "bold")
-    say(to, f"{settings.model}: {found.parameters / 1e6:.0f} M parameters, on {found.device} in {found.precision}")
+    if found.parameters is not None:
+        say(to, f"{settings.model}: {found.parameters / 1e6:.0f} M parameters, on {found.device} in {found.precision}")
     for name, task in found.tasks.items():
         labels = f", {len(task['labels'])} labels" if task["labels"] else ""
         sizes = f"{task['train']} training, {task['validation']} validation, {task['test']} test examples"
@@ -212,7 +213,9 @@ def print_forecast(to: Console, settings: Study, found: Forecast, folder: Path |
     for column in ("approach", "prompt tokens", "about"):
         table.add_column(column, justify="left" if column == "approach" else "right")
     for row in found.approaches:
-        table.add_row(Text(row.name), f"{row.prompt_tokens:.0f}", duration(row.seconds))
+        table.add_row(
+            Text(row.name), "–" if row.prompt_tokens is None else f"{row.prompt_tokens:.0f}", duration(row.seconds)
+        )
     to.print(table)
     say(
         to,

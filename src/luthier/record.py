@@ -1,90 +1,79 @@
-"""Predictors as JSON and back. Folders inside the run are written relative to it, so that a run can be moved."""
+"""Predictors as JSON and back, whatever their kind. Folders inside the run are written relative to it, so that a run
+can be moved."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from luthier.errors import RunError
-from luthier.types import (
-    Decoding,
-    Example,
-    Message,
-    ModelRef,
-    Passage,
-    Place,
-    Predictor,
-    Prompt,
-    Relevance,
-    Retrieval,
-    Shots,
-    Wording,
-)
+from luthier.types import FOLDER, NAMED, ModelRef, Passage, Predictor
 
 
 def predictor_to_json(predictor: Predictor, run_dir: Path) -> dict[str, Any]:
-    """The predictor as plain values."""
-    row = asdict(predictor)
-    row["model"] = _model_to_json(predictor.model, run_dir)
-    row["routes"] = {task: _model_to_json(ref, run_dir) for task, ref in predictor.routes.items()}
-    for name in ("retriever", "reranker"):
-        row[name] = _named_to_json(row[name], run_dir)
-    if row["retrieval"] is not None:
-        for name in ("index", "embedder", "reranker"):
-            row["retrieval"][name] = _named_to_json(row["retrieval"][name], run_dir)
-    return row
+    """The predictor as plain values, its kind first."""
+    written = {FOLDER["place"]: _relative, NAMED["place"]: _named}
+    placed = _with_places(predictor, lambda place, how: written[how](place, run_dir))
+    return {"kind": predictor.kind, **asdict(placed)}
 
 
 def predictor_from_json(row: Mapping[str, Any], run_dir: Path) -> Predictor:
-    """The predictor that `predictor_to_json` wrote."""
-    decoding = row["decoding"]
-    return Predictor(
-        model=_model_from_json(row["model"], run_dir),
-        decoding=Decoding(**{**decoding, "stop": tuple(decoding["stop"])}),
-        wording=Wording(**row["wording"]),
-        shots=None if row["shots"] is None else _shots(row["shots"]),
-        task_shots={task: _shots(own) for task, own in row["task_shots"].items()},
-        routes={task: _model_from_json(ref, run_dir) for task, ref in row["routes"].items()},
-        retrieval=None if row["retrieval"] is None else _retrieval(row["retrieval"], run_dir),
-        retriever=_named_from_json(row["retriever"], run_dir),
-        reranker=_named_from_json(row["reranker"], run_dir),
-    )
+    """The predictor that `predictor_to_json` wrote.
+
+    Raises:
+        RunError: It is of a kind that is not known, or a field of it is missing, unknown or of another type: another
+            version of Luthier wrote it.
+    """
+    kind = Predictor.kinds.get(row.get("kind", ""))
+    values = {name: value for name, value in row.items() if name != "kind"}
+    if kind is None or values.keys() != {own.name for own in fields(kind)}:  # type: ignore[arg-type]
+        raise RunError(_OTHER_VERSION)
+    try:
+        predictor: Predictor = TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise RunError(_OTHER_VERSION) from error
+    read = {FOLDER["place"]: _absolute, NAMED["place"]: _found}
+    placed: Predictor = _with_places(predictor, lambda place, how: read[how](place, run_dir))
+    return placed
 
 
 def load_predictor(file: Path, run_dir: Path) -> Predictor:
     """Read `predictor.json`.
 
     Raises:
-        RunError: It is not there.
+        RunError: It is not there, or was written by another version of Luthier.
     """
     if not file.is_file():
         raise RunError(f"{file} is missing: this approach has not been fitted yet. Run the study again to go on.")
     return predictor_from_json(json.loads(file.read_text(encoding="utf-8")), run_dir)
 
 
-def _model_to_json(ref: ModelRef, run_dir: Path) -> dict[str, Any]:
-    return {"base": _relative(ref.base, run_dir), "adapters": [_relative(folder, run_dir) for folder in ref.adapters]}
+def places_of(predictor: Predictor) -> tuple[str, ...]:
+    """The folders that it answers with, and the names of models that may be folders."""
+    found: list[str] = []
+
+    def kept(place: str, how: str) -> str:
+        found.append(place)
+        return place
+
+    _with_places(predictor, kept)
+    return tuple(dict.fromkeys(found))
 
 
-def _model_from_json(row: Mapping[str, Any], run_dir: Path) -> ModelRef:
-    return ModelRef(_absolute(row["base"], run_dir), tuple(_absolute(folder, run_dir) for folder in row["adapters"]))
-
-
-def _shots(row: Mapping[str, Any]) -> Shots:
-    return Shots(tuple(_example(e) for e in row["pool"]), row["count"], row["by"], row["embedder"])
-
-
-def _retrieval(row: Mapping[str, Any], run_dir: Path) -> Retrieval:
-    own = Retrieval(**row)
-    return replace(
-        own,
-        index=str(_named_from_json(own.index, run_dir)),
-        embedder=str(_named_from_json(own.embedder, run_dir)),
-        reranker=_named_from_json(own.reranker, run_dir),
-    )
+def with_models(value: Any, change: Callable[[ModelRef], ModelRef]) -> Any:
+    """A record with every model that it, or a record in it, names changed."""
+    if isinstance(value, ModelRef):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: with_models(one, change) for key, one in value.items()}
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{own.name: with_models(getattr(value, own.name), change) for own in fields(value)})
 
 
 def passage_from_json(row: Mapping[str, Any]) -> Passage:
@@ -92,36 +81,53 @@ def passage_from_json(row: Mapping[str, Any]) -> Passage:
     return Passage(**{**row, "headings": tuple(row["headings"])})
 
 
-def _example(row: Mapping[str, Any]) -> Example:
-    prompt, passages, relevance = row["prompt"], row["prompt"]["passages"], row["relevance"]
-    own = {
-        "messages": tuple(Message(**m) for m in prompt["messages"]),
-        "passages": None if passages is None else tuple(passage_from_json(passage) for passage in passages),
-    }
-    return Example(
-        prompt=Prompt(**{**prompt, **own}),
-        completion=row["completion"],
-        references=tuple(row["references"]),
-        label=row["label"],
-        place=Place(**row["place"]),
-        relevance=None if relevance is None else Relevance(**{k: tuple(v) for k, v in relevance.items()}),
-    )
+_OTHER_VERSION = (
+    "a predictor in this run folder was written by another version of Luthier. Run the study again, with the same "
+    "--output: what still holds is kept."
+)
+
+
+def _with_places(value: Any, change: Callable[[str, str], str]) -> Any:
+    """A record, with the records and mappings of records that it holds, and its folders changed.
+
+    Args:
+        change: Takes a folder or name and how it is marked.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {}
+        for own in fields(value):
+            old = getattr(value, own.name)
+            how = own.metadata.get("place")
+            new = _with_places(old, change) if how is None else _placed(old, how, change)
+            if new is not old:
+                changed[own.name] = new
+        return replace(value, **changed) if changed else value
+    if isinstance(value, Mapping) and any(map(is_dataclass, value.values())):
+        return {key: _with_places(one, change) for key, one in value.items()}
+    return value  # no kind has folders in a list: pools of examples, which may be long, are left alone
+
+
+def _placed(value: Any, how: str, change: Callable[[str, str], str]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(change(one, how) for one in value)
+    if isinstance(value, Mapping):
+        return {key: change(one, how) for key, one in value.items()}
+    return None if value is None else change(value, how)
 
 
 # A folder inside the run, among names that may as well be built in or of the hub.
 _INSIDE = "run:"
 
 
-def _named_to_json(name: str | None, run_dir: Path) -> str | None:
-    path = None if name is None else Path(name)
-    if path is None or not path.is_absolute() or not path.resolve().is_relative_to(run_dir.resolve()):
+def _named(name: str, run_dir: Path) -> str:
+    path = Path(name)
+    if not path.is_absolute() or not path.resolve().is_relative_to(run_dir.resolve()):
         return name
-    return _INSIDE + _relative(str(path), run_dir)
+    return _INSIDE + _relative(name, run_dir)
 
 
-def _named_from_json(name: str | None, run_dir: Path) -> str | None:
-    inside = name is not None and name.startswith(_INSIDE)
-    return _absolute(str(name).removeprefix(_INSIDE), run_dir) if inside else name
+def _found(name: str, run_dir: Path) -> str:
+    return _absolute(name.removeprefix(_INSIDE), run_dir) if name.startswith(_INSIDE) else name
 
 
 def _relative(folder: str, run_dir: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeAlias, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,9 @@ class Settings(BaseModel):
     """Base of every settings class: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    chooses: ClassVar[frozenset[str]] = frozenset()
+    """Names of settings whose open values it tries itself, as it can do that for less than one whole fit each."""
 
     def is_changed(self, name: str) -> bool:
         """Whether a setting differs from its default. Giving the default says nothing, as in a resolved study."""
@@ -45,6 +48,11 @@ else:
             return Union[kind, Choose[kind]]  # noqa: UP007
 
 
+def values_of(setting: Any) -> tuple[Any, ...]:
+    """The values of a setting that may be left open; one where it is not."""
+    return tuple(setting.choose) if isinstance(setting, Choose) else (setting,)
+
+
 def given(setting: Any) -> float:
     """The number of a setting that may be left open, where it is not."""
     assert not isinstance(setting, Choose), "all settings are given by now"
@@ -59,6 +67,8 @@ def closed(settings: Settings) -> Iterator[Settings]:
     open_fields: dict[str, list[Any]] = {}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
+        if name in type(settings).chooses:
+            continue
         if isinstance(value, Choose):
             open_fields[name] = [each for one in value.choose for each in _closed_value(one)]
         elif isinstance(value, Settings) and len(inner := list(closed(value))) > 1:

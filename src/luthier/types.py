@@ -6,14 +6,28 @@ without its target; predictors are given prompts only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args
 
 from luthier.words import spaced
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
 Role = Literal["system", "user", "assistant", "tool"]
 Split = Literal["train", "validation", "test"]
+
+Training = Literal["none", "small model", "language model"]
+"""What was trained for an approach: nothing, a small model beside the language model (a classifier, an embedder), or
+the language model itself."""
+TRAININGS: tuple[Training, ...] = get_args(Training)
+
+# Marks a field that holds a folder, or a name that may be one: inside a run it is written relative to the run.
+FOLDER = {"place": "folder"}
+NAMED = {"place": "named"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +238,8 @@ class ModelRef:
         adapters: PEFT adapter folders, merged into the base one after the other.
     """
 
-    base: str
-    adapters: tuple[str, ...] = ()
+    base: str = field(metadata=FOLDER)
+    adapters: tuple[str, ...] = field(default=(), metadata=FOLDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,12 +294,12 @@ class Retrieval:
         guarded: Whether passages are fenced off as data.
     """
 
-    index: str
-    embedder: str
+    index: str = field(metadata=NAMED)
+    embedder: str = field(metadata=NAMED)
     kind: Literal["dense", "lexical", "hybrid"] = "hybrid"
     k: int = 3
     query: str | None = None
-    reranker: str | None = None
+    reranker: str | None = field(default=None, metadata=NAMED)
     depth: int = 20
     tokens: int = 1000
     order: Literal["document", "best-first", "best-last"] = "document"
@@ -303,9 +317,115 @@ class Grounding:
     passages: tuple[Passage, ...]
 
 
-@dataclass(frozen=True, slots=True)
+class TextEmbedder(Protocol):
+    """What makes vectors of texts."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of unit length, float32. (N, D)"""
+        ...
+
+    def too_long(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than it reads; what is behind that is cut."""
+        ...
+
+    def unknown_share(self, texts: Sequence[str]) -> float:
+        """Share of the texts' words that it has no token for, from 0 to 1."""
+        ...
+
+
+class Tools(Protocol):
+    """What a predictor may use to answer. The engine is one."""
+
+    def embedder(self, name: str) -> TextEmbedder:
+        """The embedder of a name."""
+        ...
+
+    def hidden(self, predictor: PromptedModel, prompts: Sequence[Prompt], layers: Sequence[int]) -> np.ndarray:
+        """What layers of a language model hold of its prompts: the mean over their own tokens, and that of the last
+        one, float32. (P, layers, 2, H)"""
+        ...
+
+    def layers(self, ref: ModelRef) -> int:
+        """How many layers a language model has; nothing is loaded for it."""
+        ...
+
+    def find_passages(self, retrieval: Retrieval, prompts: Sequence[Prompt]) -> Sequence[tuple[Passage, ...]]:
+        """For each prompt its passages, best first."""
+        ...
+
+
 class Predictor:
-    """Something that answers prompts: a frozen record. Steps return it with fields replaced.
+    """Something that answers prompts: a frozen record, of one of several kinds. Steps return it with fields replaced.
+
+    A kind is a frozen dataclass under this class with a `kind` of its own and `answer`; that is all that measuring,
+    writing and reading need. `luthier.record` writes every field and reads every field. A field that holds a folder is
+    marked by `FOLDER` or `NAMED`.
+    """
+
+    __slots__ = ()
+    kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type[Predictor]]] = {}
+    """All of them, by `kind`."""
+
+    def __init_subclass__(cls, **more: object) -> None:
+        super().__init_subclass__(**more)
+        Predictor.kinds[cls.kind] = cls  # a dataclass with slots is made twice, and the second is the one
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """The language models that it answers with, each once; none where it needs none."""
+        return ()
+
+    def asked(self, task: Task, target: str) -> Predictor:
+        """As it is asked a task, where `target` is the task that the verdict concerns."""
+        return self.serving(task.name, task.decoding, target)
+
+    def serving(self, task: str, decoding: Decoding, target: str) -> Predictor:
+        """The same for a task that is known by its name and the decoding that its settings give."""
+        return self
+
+    def declines(self, task: str) -> str:
+        """Why it has no answers to a task's prompts; empty where it has."""
+        return ""
+
+    def answer(
+        self, tools: Tools, prompts: Sequence[Prompt], labels: Sequence[str], advance: Callable[[int], None]
+    ) -> list[Completion]:
+        """Answers to prompts, in their order.
+
+        Args:
+            labels: The task's labels, none for open-ended tasks.
+            advance: Called with the number of prompts answered since the last call.
+        """
+        raise NotImplementedError
+
+    def export(self, folder: Path, tools: Tools) -> Predictor:
+        """Write all that it answers with into a folder, for others to load; what gives the same answers from there.
+
+        A language model is exported elsewhere.
+        """
+        raise NotImplementedError
+
+    def usage(self) -> str:
+        """Markdown: how what `export` wrote is loaded and asked without Luthier."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing(Predictor):
+    """What an approach begins from that uses no language model. It answers nothing: its first step gives what does."""
+
+    kind: ClassVar[str] = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptedModel(Predictor):
+    """A language model, and how it is prompted. The engine answers with it.
 
     Attributes:
         model: What answers, but for the tasks in `routes`.
@@ -316,6 +436,8 @@ class Predictor:
         routes: Task → the model that answers its prompts.
     """
 
+    kind: ClassVar[str] = "prompted model"
+
     model: ModelRef
     decoding: Decoding
     wording: Wording = field(default_factory=Wording)
@@ -323,19 +445,19 @@ class Predictor:
     task_shots: Mapping[str, Shots] = field(default_factory=dict)
     routes: Mapping[str, ModelRef] = field(default_factory=dict)
     retrieval: Retrieval | None = None
-    retriever: str | None = None
-    reranker: str | None = None
+    retriever: str | None = field(default=None, metadata=NAMED)
+    reranker: str | None = field(default=None, metadata=NAMED)
 
-    def asked(self, task: Task, target: str) -> Predictor:
+    def asked(self, task: Task, target: str) -> PromptedModel:
         """As it is asked a task: wording, shots and decoding were made for the target, and serve no other."""
         return self.serving(task.name, task.decoding, target)
 
-    def serving(self, task: str, decoding: Decoding, target: str) -> Predictor:
+    def serving(self, task: str, decoding: Decoding, target: str) -> PromptedModel:
         """The same for a task that is known by its name and the decoding that its settings give."""
         own = self.routed(task)
-        return own if task == target else Predictor(own.model, decoding, shots=self.task_shots.get(task))
+        return own if task == target else PromptedModel(own.model, decoding, shots=self.task_shots.get(task))
 
-    def routed(self, task: str) -> Predictor:
+    def routed(self, task: str) -> PromptedModel:
         """With the one model that answers the prompts of a task."""
         return replace(self, model=self.routes.get(task, self.model), routes={}) if self.routes else self
 
@@ -345,13 +467,20 @@ class Predictor:
         return tuple(dict.fromkeys((self.model, *self.routes.values())))
 
 
+def prompted(predictor: Predictor) -> PromptedModel:
+    """The predictor, where it has been checked before that a language model answers."""
+    assert isinstance(predictor, PromptedModel), f"a language model is needed here, and this is {predictor.kind}"
+    return predictor
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """An answer, with what it took.
 
     Attributes:
         messages: The whole prompt as sent: wording applied, shots in front.
-        stopped: `end` of turn, a `stop` string, the `length` limit, or a `choice` among labels.
+        stopped: `end` of turn, a `stop` string, the `length` limit, a `choice` among labels, a `copy` of a known
+            answer, or `abstained`: it was not sure enough, and `text` is what it says then.
         dropped_shots: Shots that did not fit in the model's window.
         label_logprobs: For choices: log-probability of each label in nats (summed over its tokens).
         passages: Those that were shown, in their order; the first is number 1.
@@ -359,6 +488,8 @@ class Completion:
         dropped_passages: Passages that were found and did not fit.
         cited: Numbers of the passages that the answer named, as it wrote them; `text` is without them.
         written: The answer as it was written, where `text` is without something.
+        confidence: How sure it is of its answer, in a unit of its own in which more is surer; also of one that it kept
+            back. None where nothing says it.
     """
 
     id: str
@@ -366,7 +497,7 @@ class Completion:
     messages: tuple[Message, ...]
     prompt_tokens: int
     completion_tokens: int
-    stopped: Literal["end", "stop", "length", "choice"]
+    stopped: Literal["end", "stop", "length", "choice", "copy", "abstained"]
     dropped_shots: int = 0
     label_logprobs: Mapping[str, float] | None = None
     passages: tuple[Passage, ...] = ()
@@ -374,6 +505,7 @@ class Completion:
     dropped_passages: int = 0
     cited: tuple[int, ...] = ()
     written: str | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +538,7 @@ class Cost:
         latency_p95_s: 95th percentile of the same.
         throughput_per_s: Requests a second when answered in batches.
         seconds_per_request: 1 / throughput, what the recommendation counts with.
+        completion_tokens: Mean tokens of an answer; of a choice those of the label.
     """
 
     train_s: float
@@ -423,3 +556,4 @@ class Cost:
     throughput_per_s: float
     seconds_per_request: float
     passage_tokens: float = 0.0
+    completion_tokens: float = 0.0

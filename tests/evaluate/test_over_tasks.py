@@ -22,7 +22,7 @@ def approach(name: str, values: Mapping[str, Sequence[float | None]], metric: st
         for task, own in values.items()
     }
     cost = Cost(0, 0, 0, None, 1, 0, 0, 0, 10, 0.1, 0.1, 0.1, 10, 0.1)
-    return ApproachResult(name, False, scores, dict.fromkeys(values, metric), cost)
+    return ApproachResult(name, "none", scores, dict.fromkeys(values, metric), cost)
 
 
 def compared(*approaches: ApproachResult, targets: Sequence[str] = ("large", "small")) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def test_a_metric_of_a_whole_test_set_keeps_its_meaning_in_the_mean():
     tasks = ("large", "small")
     result = ApproachResult(
         "a",
-        False,
+        "none",
         {task: {"macro_f1": scores} for task in tasks},
         dict.fromkeys(tasks, "macro_f1"),
         cost,

@@ -13,7 +13,7 @@ import torch
 from colours import make_example
 from luthier.errors import DataError
 from luthier.infer.engine import Engine
-from luthier.types import Decoding, Message, ModelRef, Predictor, Shots, Task, Wording
+from luthier.types import Decoding, Message, ModelRef, PromptedModel, Shots, Task, Wording
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def predictor(tiny_model_folder: Path) -> Predictor:
-    return Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+def predictor(tiny_model_folder: Path) -> PromptedModel:
+    return PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"))
 
 
 def prompts_of(task: Task):
@@ -31,7 +31,7 @@ def prompts_of(task: Task):
 
 
 def test_choosing_takes_the_label_that_is_likeliest_after_the_rendered_prompt(
-    engine: Engine, predictor: Predictor, tiny_task: Task, tokenizer: Any
+    engine: Engine, predictor: PromptedModel, tiny_task: Task, tokenizer: Any
 ):
     answers = engine.answer(predictor, prompts_of(tiny_task), tiny_task.labels)
     model = engine.load(predictor.model)
@@ -52,7 +52,7 @@ def test_choosing_takes_the_label_that_is_likeliest_after_the_rendered_prompt(
         assert answer.stopped == "choice"
 
 
-def test_choosing_per_token_divides_by_the_labels_length(engine: Engine, predictor: Predictor, tiny_task: Task):
+def test_choosing_per_token_divides_by_the_labels_length(engine: Engine, predictor: PromptedModel, tiny_task: Task):
     labels = ("red", "a very long name of a colour")
     normalised = replace(predictor, decoding=Decoding("choose-normalised"))
     renderer = engine.renderer(predictor.model)
@@ -66,7 +66,7 @@ def test_choosing_per_token_divides_by_the_labels_length(engine: Engine, predict
 
 
 def test_shots_stand_before_the_question_and_in_the_answer_s_messages(
-    engine: Engine, predictor: Predictor, tiny_task: Task
+    engine: Engine, predictor: PromptedModel, tiny_task: Task
 ):
     shown = replace(predictor, shots=Shots(tiny_task.train, 2, "random"))
     answer = engine.answer(shown, prompts_of(tiny_task)[:1], tiny_task.labels)[0]
@@ -82,7 +82,7 @@ def test_shots_stand_before_the_question_and_in_the_answer_s_messages(
 
 
 def test_shots_that_leave_no_room_for_the_answer_are_dropped_and_counted(
-    engine: Engine, predictor: Predictor, tiny_task: Task
+    engine: Engine, predictor: PromptedModel, tiny_task: Task
 ):
     long = make_example(99, "word " * 400, "red", label="red")
     shown = replace(
@@ -95,13 +95,15 @@ def test_shots_that_leave_no_room_for_the_answer_are_dropped_and_counted(
     assert answer.messages[0] == tiny_task.train[0].prompt.messages[0]
 
 
-def test_a_prompt_that_leaves_no_room_for_the_answer_is_an_error(engine: Engine, predictor: Predictor, tiny_task: Task):
+def test_a_prompt_that_leaves_no_room_for_the_answer_is_an_error(
+    engine: Engine, predictor: PromptedModel, tiny_task: Task
+):
     greedy = replace(predictor, decoding=Decoding("generate", max_new_tokens=500))
     with pytest.raises(DataError, match=r"e12: the prompt takes \d+ tokens and the answer up to 500; .* window is 512"):
         engine.answer(greedy, prompts_of(tiny_task))
 
 
-def test_generated_answers_come_in_the_order_of_the_prompts(engine: Engine, predictor: Predictor, tiny_task: Task):
+def test_generated_answers_come_in_the_order_of_the_prompts(engine: Engine, predictor: PromptedModel, tiny_task: Task):
     greedy = replace(predictor, decoding=Decoding("generate", max_new_tokens=5))
     prompts = prompts_of(tiny_task)
     done: list[int] = []
@@ -113,7 +115,7 @@ def test_generated_answers_come_in_the_order_of_the_prompts(engine: Engine, pred
 
 
 def test_a_live_model_answers_in_evaluation_mode_and_goes_on_training(
-    engine: Engine, predictor: Predictor, tiny_task: Task, load_tiny: Callable[..., Any]
+    engine: Engine, predictor: PromptedModel, tiny_task: Task, load_tiny: Callable[..., Any]
 ):
     model = load_tiny().train()
     modes = []
@@ -127,7 +129,7 @@ def test_a_live_model_answers_in_evaluation_mode_and_goes_on_training(
 
 
 def test_a_live_model_in_float32_answers_as_the_loaded_one(
-    engine: Engine, predictor: Predictor, tiny_task: Task, load_tiny: Callable[..., Any]
+    engine: Engine, predictor: PromptedModel, tiny_task: Task, load_tiny: Callable[..., Any]
 ):
     live = engine.answer(predictor, prompts_of(tiny_task), tiny_task.labels, model=load_tiny(attention="eager"))
     loaded = engine.answer(predictor, prompts_of(tiny_task), tiny_task.labels)
@@ -136,7 +138,7 @@ def test_a_live_model_in_float32_answers_as_the_loaded_one(
 
 
 def test_a_live_model_with_an_adapter_answers_with_it(
-    engine: Engine, predictor: Predictor, tiny_task: Task, load_tiny: Callable[..., Any], tokenizer: Any
+    engine: Engine, predictor: PromptedModel, tiny_task: Task, load_tiny: Callable[..., Any], tokenizer: Any
 ):
     from peft import LoraConfig, get_peft_model
 
@@ -161,7 +163,7 @@ def test_a_live_model_with_an_adapter_answers_with_it(
 
 
 def test_a_live_model_in_bfloat16_answers_as_in_float32_but_for_rounding(
-    predictor: Predictor, tiny_task: Task, load_tiny: Callable[..., Any]
+    predictor: PromptedModel, tiny_task: Task, load_tiny: Callable[..., Any]
 ):
     model, prompts = load_tiny(), prompts_of(tiny_task)
     exact = Engine("cpu", "float32").answer(predictor, prompts, tiny_task.labels, model=model)
@@ -175,7 +177,7 @@ def test_a_live_model_in_bfloat16_answers_as_in_float32_but_for_rounding(
     assert all(answer.completion_tokens <= 4 for answer in rounding.answer(warm, prompts, model=model))
 
 
-def test_drawn_answers_depend_on_the_seed(engine: Engine, predictor: Predictor, tiny_task: Task):
+def test_drawn_answers_depend_on_the_seed(engine: Engine, predictor: PromptedModel, tiny_task: Task):
     prompts = prompts_of(tiny_task)
     warm = replace(predictor, decoding=Decoding("generate", max_new_tokens=6, temperature=1.0, seed=1))
     first = engine.answer(warm, prompts)
@@ -186,7 +188,7 @@ def test_drawn_answers_depend_on_the_seed(engine: Engine, predictor: Predictor, 
 
 
 def test_choosing_works_where_only_the_new_wording_suits_the_chat_template(
-    engine: Engine, predictor: Predictor, tiny_task: Task
+    engine: Engine, predictor: PromptedModel, tiny_task: Task
 ):
     renderer = engine.renderer(predictor.model)
     renderer.tokenizer.chat_template = (
@@ -201,7 +203,7 @@ def test_choosing_works_where_only_the_new_wording_suits_the_chat_template(
 
 
 def test_reference_logprobs_count_the_answer_and_the_end_of_the_turn(
-    engine: Engine, predictor: Predictor, tiny_task: Task, tokenizer: Any
+    engine: Engine, predictor: PromptedModel, tiny_task: Task, tokenizer: Any
 ):
     answers = engine.answer(predictor, prompts_of(tiny_task), tiny_task.labels)
     found = engine.reference_logprobs(predictor, tiny_task.validation)
@@ -211,13 +213,13 @@ def test_reference_logprobs_count_the_answer_and_the_end_of_the_turn(
         assert own.tokens == len(tokenizer(f"{example.completion}<|im_end|>", add_special_tokens=False)["input_ids"])
 
 
-def test_raw_texts_score_all_tokens_but_the_first(engine: Engine, predictor: Predictor, tokenizer: Any):
+def test_raw_texts_score_all_tokens_but_the_first(engine: Engine, predictor: PromptedModel, tokenizer: Any):
     texts = ["The sky is blue.", "Grass"]
     found = engine.text_logprobs(predictor.model, texts)
     assert [own.tokens for own in found] == [len(tokenizer(text)["input_ids"]) - 1 for text in texts]
 
 
-def test_a_model_is_loaded_once_for_predictors_that_share_it(engine: Engine, predictor: Predictor):
+def test_a_model_is_loaded_once_for_predictors_that_share_it(engine: Engine, predictor: PromptedModel):
     model = engine.load(predictor.model)
     assert engine.load(ModelRef(predictor.model.base)) is model
     engine.release()

@@ -17,7 +17,7 @@ from luthier.infer.engine import Engine
 from luthier.model.find import BUILT_IN_MODELS, _in_package, find_model
 from luthier.model.gguf import convert_gguf
 from luthier.model.load import load_config, load_model, load_tokenizer
-from luthier.types import Decoding, Message, ModelRef, Predictor, Prompt
+from luthier.types import Decoding, Message, ModelRef, Prompt, PromptedModel
 
 TOKENS = ["<pad>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "Ċ", "ab", "Ġa"]
 NAMES = {
@@ -228,5 +228,5 @@ def test_the_built_in_model_knows_english_and_the_capital_of_france(real_model_f
     assert sum(losses) / len(losses) < 4.0  # a perplexity of 55 on short beginnings; wrong weights give thousands
     question = "What is the capital of France?"
     prompt = Prompt("q", "t", (Message("user", question),), {}, "f")
-    (answer,) = engine.answer(Predictor(ref, Decoding("generate", max_new_tokens=12)), [prompt])
+    (answer,) = engine.answer(PromptedModel(ref, Decoding("generate", max_new_tokens=12)), [prompt])
     assert "Paris" in answer.text

@@ -102,7 +102,7 @@ def test_an_export_never_overwrites(finished: Path, tmp_path: Path) -> None:
     to.mkdir()
     (to / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="not empty"):
-        export(open_run(finished, "lora"), to, merge=False, card=str, check=1, progress=Silent())
+        export(open_run(finished, "lora"), to, merge=False, card=lambda kind, usage: kind, check=1, progress=Silent())
     assert (to / "mine.txt").read_text() == "mine"
 
 
@@ -123,7 +123,14 @@ def test_an_export_that_answers_differently_is_refused(
 
     monkeypatch.setattr(module, "load_model", spoilt)
     with pytest.raises(RunError, match="another answer"):
-        export(open_run(finished, "lora"), tmp_path / "out", merge=True, card=str, check=24, progress=Silent())
+        export(
+            open_run(finished, "lora"),
+            tmp_path / "out",
+            merge=True,
+            card=lambda kind, usage: kind,
+            check=24,
+            progress=Silent(),
+        )
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".out*"))
 

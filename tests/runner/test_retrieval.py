@@ -130,7 +130,7 @@ def test_a_study_that_retrieves(root: Path, tiny_model_folder: Path) -> None:
     assert sources(replace(answer, cited=(1, 9))) == [answer.passages[0].place]
 
     opened = open_run(moved, "all")
-    done = export(opened, root / "out", merge=False, card=lambda kind: kind, check=4, progress=Silent())
+    done = export(opened, root / "out", merge=False, card=lambda kind, usage: kind, check=4, progress=Silent())
     assert done.score == pytest.approx(done.score_in_run)
     said = read_json(root / "out" / "luthier.json")["retrieval"]
     index = open_index(

@@ -15,6 +15,7 @@ from luthier.runner import run
 from luthier.runner.folder import RunFolder, read_json, read_jsonl
 
 COSTS = {
+    "completion_tokens",
     "train_s",
     "search_s",
     "tokens_seen",

@@ -25,7 +25,7 @@ from luthier.runner.predict import predict_rows
 from luthier.runner.prepare import prepare
 from luthier.runner.show import token_tree, training_examples
 from luthier.study import Study, build_study
-from luthier.types import Predictor
+from luthier.types import PromptedModel
 
 WORDS = {
     "colours": {"red": "cherry", "green": "leaf"},
@@ -141,7 +141,7 @@ def test_stages_answer_also_where_the_loss_decides_and_none_answers_twice(
     asked: list[int] = []
     answer = Engine.answer
 
-    def counted(engine: Engine, predictor: Predictor, prompts: Any, *given: Any, **more: Any) -> Any:
+    def counted(engine: Engine, predictor: PromptedModel, prompts: Any, *given: Any, **more: Any) -> Any:
         asked.append(len(prompts))
         return answer(engine, predictor, prompts, *given, **more)
 
@@ -389,7 +389,7 @@ def test_a_task_is_learned_in_several_phrasings_and_asked_in_one(tiny_model_fold
     assert any("ow big is a" in text for text in texts)
     prepared = prepare(several, tmp_path)
     assert not any("ow big" in e.prompt.messages[-1].content for e in prepared.targets[0].test)
-    assert prepared.base().key != prepare(study, tmp_path).base().key  # what is learned has changed
+    assert prepared.base("direct").key != prepare(study, tmp_path).base("direct").key  # what is learned has changed
     tasks["sizes"]["phrasings"] = ["How big is a {{ txt }}?"]
     wrong = chained(tiny_model_folder, approaches={"direct": []}, tasks=tasks)
     with pytest.raises(StudyError, match=r"tasks\.sizes\.phrasings: the wording .* names txt"):

@@ -25,7 +25,7 @@ from luthier.train.forward import Forward
 from luthier.train.optimizer import build_optimizer
 from luthier.tree.build import build_tree
 from luthier.tree.logprobs import base_of, tree_logprobs
-from luthier.types import Decoding, Message, ModelRef, Predictor, Prompt
+from luthier.types import Decoding, Message, ModelRef, Prompt, PromptedModel
 
 SEQUENCES = [(5, 6, 7, 8, 9, 10), (5, 6, 7, 8, 11), (5, 6, 12, 13), (20, 21, 22)]
 WEIGHTS = [[0.0] + [1.0] * (len(ids) - 1) for ids in SEQUENCES]
@@ -228,7 +228,7 @@ def test_what_is_saved_comes_back(
 
 @pytest.mark.parametrize("adapter", KINDS, ids=named)
 def test_each_learns_the_tiny_task(adapter: Any, tiny_model_folder: Path, context: Any, rows: list[Any]):
-    base = Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+    base = PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"))
     step = SftStep(adapter=adapter, epochs=3, learning_rate=2e-2, batch_size=4, evaluations=1)
     outcome = step.fit(base, context)
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
@@ -247,7 +247,9 @@ def test_answers_behind_virtual_tokens_do_not_depend_on_what_is_answered_beside(
 
     own = made({"kind": kind, "tokens": 20})
     own.save(moved(attached(load_tiny(), {"kind": kind, "tokens": 20})), None, tmp_path / "adapter")
-    predictor = Predictor(ModelRef(str(tiny_model_folder), (str(tmp_path / "adapter"),)), Decoding(max_new_tokens=6))
+    predictor = PromptedModel(
+        ModelRef(str(tiny_model_folder), (str(tmp_path / "adapter"),)), Decoding(max_new_tokens=6)
+    )
     engine = Engine("cpu", "float32")
     prompts = [Prompt(str(i), "t", (Message("user", f"What is {i}?"),), {}, str(i)) for i in range(5)]
     together = [answer.text for answer in engine.answer(predictor, prompts)]
@@ -262,7 +264,7 @@ def test_answers_behind_virtual_tokens_do_not_depend_on_what_is_answered_beside(
 
 
 def test_an_adapter_can_stand_on_virtual_tokens(tiny_model_folder: Path, context: Any, tmp_path: Path):
-    predictor = Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+    predictor = PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"))
     folders = []
     for adapter in ({"kind": "prompt-tuning", "tokens": 3}, "lora", {"kind": "last-layers", "count": 1}, "none"):
         folder = tmp_path / named(adapter)
@@ -335,7 +337,7 @@ def test_adapters_of_peft_are_checked_before_anything_runs(
 
 def test_qlora_says_where_it_runs(tiny_model_folder: Path, context: Any, monkeypatch: pytest.MonkeyPatch):
     assert "runs on CUDA GPUs and on the CPU; this is mps" in made("qlora").problem_on("mps")
-    base = Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+    base = PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"needs the package bitsandbytes; .* pip install 'luthier\[qlora\]'"):
         SftStep(adapter="qlora").fit(base, context)
@@ -387,7 +389,7 @@ def test_qlora_is_peft_s_lora_on_the_model_in_few_bits(tiny_model_folder: Path, 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_qlora_learns_the_tiny_task(bits: int, tiny_model_folder: Path, context: Any, rows: list[Any]):
-    base = Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+    base = PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"))
     plain, packed = (
         SftStep(adapter={"kind": "lora", "bits": own}, epochs=3, learning_rate=2e-2, batch_size=4, evaluations=1)
         for own in (None, bits)

@@ -17,17 +17,17 @@ from luthier.model.load import load_model
 from luthier.steps import InterpolateStep, SftStep
 from luthier.steps.base import StepContext
 from luthier.steps.lesson import Lesson
-from luthier.types import Decoding, ModelRef, Predictor
+from luthier.types import Decoding, ModelRef, PromptedModel
 
 pytestmark = pytest.mark.usefixtures("few_probes")
 
 
 @pytest.fixture
-def base(tiny_model_folder: Path) -> Predictor:
-    return Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+def base(tiny_model_folder: Path) -> PromptedModel:
+    return PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"))
 
 
-def trained(adapter: Any, predictor: Predictor, context: StepContext, name: str = "trained") -> Predictor:
+def trained(adapter: Any, predictor: PromptedModel, context: StepContext, name: str = "trained") -> PromptedModel:
     step = SftStep(adapter=adapter, epochs=4, learning_rate=1e-2, batch_size=4, evaluations=1)
     return step.fit(predictor, replace(context, folder=context.folder / name)).predictor
 
@@ -64,7 +64,7 @@ WITH_NORM = {"kind": "peft", "type": "LORA", "settings": {"r": 2, "modules_to_sa
         (WITH_NORM, "model"),
     ],
 )
-def test_every_weight_is_a_mean(base: Predictor, context: StepContext, adapter: Any, kept: str):
+def test_every_weight_is_a_mean(base: PromptedModel, context: StepContext, adapter: Any, kept: str):
     tuned = trained(adapter, base, context)
     outcome = InterpolateStep(at=0.25, points=(1.0,)).fit(tuned, context)
     ref = outcome.predictor.model
@@ -74,14 +74,14 @@ def test_every_weight_is_a_mean(base: Predictor, context: StepContext, adapter: 
     assert (logits(load(ref)) - logits(load(base.model))).abs().max() > 1e-2
 
 
-def test_the_ends_are_the_two_models(base: Predictor, context: StepContext):
+def test_the_ends_are_the_two_models(base: PromptedModel, context: StepContext):
     tuned = trained({"rank": 2}, base, context)
     assert InterpolateStep(at=1.0).fit(tuned, context).predictor == tuned
     start = InterpolateStep(at=0.0).fit(tuned, context).predictor.model
     torch.testing.assert_close(logits(load(start)), logits(load(base.model)), rtol=0, atol=1e-5)
 
 
-def test_two_adapters_go_back_together_and_what_came_before_stays(base: Predictor, context: StepContext):
+def test_two_adapters_go_back_together_and_what_came_before_stays(base: PromptedModel, context: StepContext):
     own = trained({"rank": 2}, base, context, "own")  # an approach's own model may be adapted already
     far = trained({"rank": 2}, trained({"rank": 4}, own, context, "first"), context, "second")
     later = replace(context, start=own.model)
@@ -90,7 +90,7 @@ def test_two_adapters_go_back_together_and_what_came_before_stays(base: Predicto
     torch.testing.assert_close(logits(load(ref)), between(own.model, far.model, 0.5), rtol=0, atol=2e-4)
 
 
-def test_the_curve_is_measured_on_validation_and_the_best_point_taken(base: Predictor, context: StepContext):
+def test_the_curve_is_measured_on_validation_and_the_best_point_taken(base: PromptedModel, context: StepContext):
     tuned = trained("none", base, context)
     outcome = InterpolateStep(points=(0.5, 1.0)).fit(tuned, context)
     rows = outcome.results["points"]["rows"]
@@ -109,7 +109,7 @@ def test_the_curve_is_measured_on_validation_and_the_best_point_taken(base: Pred
     assert len(set(curve["x"])) == 3
 
 
-def test_what_forgets_too_much_is_not_taken(base: Predictor, context: StepContext, monkeypatch: pytest.MonkeyPatch):
+def test_what_forgets_too_much_is_not_taken(base: PromptedModel, context: StepContext, monkeypatch: pytest.MonkeyPatch):
     tuned = trained("none", base, context)
     for limit, at in ((None, 1.0), (0.1, 0.5), (0.01, 0.0)):
         losses, scores = iter([3.0, 3.2, 3.6]), iter([0.2, 0.4, 0.6])  # at the three points, in their order
@@ -122,7 +122,7 @@ def test_what_forgets_too_much_is_not_taken(base: Predictor, context: StepContex
         assert outcome.facts["at"] == at
 
 
-def test_it_goes_back_to_the_stage_before_and_remembers_its_task(base: Predictor, context: StepContext):
+def test_it_goes_back_to_the_stage_before_and_remembers_its_task(base: PromptedModel, context: StepContext):
     first = trained({"rank": 4}, base, context, "first")
     far = trained({"rank": 2}, first, context, "second")
     own = context.lesson.task
@@ -142,14 +142,14 @@ def test_it_goes_back_to_the_stage_before_and_remembers_its_task(base: Predictor
         InterpolateStep(back_to="stage").fit(first, replace(context, before=(first.model, first.model)))
 
 
-def test_with_one_stage_before_it_the_stage_before_is_the_start(base: Predictor, context: StepContext):
+def test_with_one_stage_before_it_the_stage_before_is_the_start(base: PromptedModel, context: StepContext):
     tuned = trained({"rank": 2}, base, context)
     later = replace(context, before=(tuned.model,))
     found = [InterpolateStep(back_to=near, at=0.5, points=(1.0,)).fit(tuned, later) for near in ("start", "stage")]
     assert found[0].results == found[1].results
 
 
-def test_there_must_be_something_between(base: Predictor, context: StepContext):
+def test_there_must_be_something_between(base: PromptedModel, context: StepContext):
     with pytest.raises(TrainingError, match="interpolate comes behind a step that trains"):
         InterpolateStep().fit(base, context)
     soft = trained({"kind": "prompt-tuning", "tokens": 2}, base, context)
@@ -165,7 +165,7 @@ def test_settings_that_mean_nothing(settings: dict[str, Any]):
         InterpolateStep.model_validate(settings)
 
 
-def test_points_are_in_order_of_the_way(base: Predictor, context: StepContext):
+def test_points_are_in_order_of_the_way(base: PromptedModel, context: StepContext):
     outcome = InterpolateStep(points=(1.0, 0.25)).fit(trained({"rank": 2}, base, context), context)
     places = outcome.results["interpolation"]["lines"][0]["x"]
     assert all(a < b for a, b in itertools.pairwise(places))

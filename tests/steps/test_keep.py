@@ -18,12 +18,12 @@ from luthier.settings import closed
 from luthier.steps import SftStep
 from luthier.steps.base import StepContext
 from luthier.steps.keep import Keep
-from luthier.types import Decoding, ModelRef, Predictor, Task
+from luthier.types import Decoding, ModelRef, PromptedModel, Task
 
 
 @pytest.fixture
-def base(tiny_model_folder: Path) -> Predictor:
-    return Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+def base(tiny_model_folder: Path) -> PromptedModel:
+    return PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"))
 
 
 def sft(**settings: Any) -> SftStep:
@@ -31,7 +31,7 @@ def sft(**settings: Any) -> SftStep:
     return SftStep.model_validate({**usual, **settings})
 
 
-def moved(predictor: Predictor, base: Predictor, context: StepContext) -> float:
+def moved(predictor: PromptedModel, base: PromptedModel, context: StepContext) -> float:
     """KL(base‖trained) of the answers to the validation prompts, nats a token."""
     engine = context.engine
     sequences = engine.reference_sequences(base, context.task.validation)
@@ -46,7 +46,7 @@ def weights_of(ref: ModelRef) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("adapter", [{"rank": 2}, "pissa", "none", {"kind": "prompt-tuning", "tokens": 2}])
-def test_predictions_stay_nearer_whatever_is_trained(base: Predictor, context: StepContext, adapter: Any):
+def test_predictions_stay_nearer_whatever_is_trained(base: PromptedModel, context: StepContext, adapter: Any):
     free, held = (
         sft(adapter=adapter, epochs=1, **own).fit(base, replace(context, folder=context.folder / name)).predictor
         for name, own in (("free", {}), ("held", {"keep": {"kl": 20, "tokens": "all"}}))
@@ -54,13 +54,13 @@ def test_predictions_stay_nearer_whatever_is_trained(base: Predictor, context: S
     assert moved(held, base, context) < 0.8 * moved(free, base, context)
 
 
-def test_pissa_begins_at_no_divergence(base: Predictor, context: StepContext, rows: list[Mapping[str, float]]):
+def test_pissa_begins_at_no_divergence(base: PromptedModel, context: StepContext, rows: list[Mapping[str, float]]):
     sft(adapter={"kind": "pissa", "rank": 2}, keep=0.1, epochs=0.3).fit(base, context)
     assert rows[0]["train/kl"] == pytest.approx(0.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("adapter", [{"rank": 2}, "biases-and-norms"])
-def test_weights_go_back_to_where_they_began(base: Predictor, context: StepContext, adapter: Any):
+def test_weights_go_back_to_where_they_began(base: PromptedModel, context: StepContext, adapter: Any):
     def trained(name: str, **settings: Any) -> dict[str, torch.Tensor]:
         step = sft(adapter=adapter, weight_decay=0, schedule="constant", warmup=0, **settings)
         return weights_of(step.fit(base, replace(context, folder=context.folder / name)).predictor.model)
@@ -73,7 +73,7 @@ def test_weights_go_back_to_where_they_began(base: Predictor, context: StepConte
     assert near < 0.7 * far
 
 
-def test_an_interrupted_step_goes_on_to_the_same_adapter(base: Predictor, context: StepContext, tmp_path: Path):
+def test_an_interrupted_step_goes_on_to_the_same_adapter(base: PromptedModel, context: StepContext, tmp_path: Path):
     step = sft(adapter={"rank": 2, "dropout": 0.2}, keep={"kl": 0.3, "l2": 10}, evaluations=3)
     straight = step.fit(base, replace(context, folder=tmp_path / "straight")).predictor.model
 
@@ -129,4 +129,4 @@ def test_a_model_that_no_tree_serves_is_named_before_its_weights_load(
     monkeypatch.setattr("luthier.model.load._load_base", lambda *args, **others: pytest.fail("a model was loaded"))
     step = sft(adapter="none", keep=0.1)
     with pytest.raises(ModelError, match=r"keep: \{kl: …\} compares predictions on token trees"):
-        step.fit(Predictor(ModelRef(str(folder)), Decoding("choose")), context)
+        step.fit(PromptedModel(ModelRef(str(folder)), Decoding("choose")), context)

@@ -17,14 +17,14 @@ from luthier.report.svg import looks
 from luthier.steps import SftStep
 from luthier.steps.base import StepContext
 from luthier.steps.learning_curve import measure_curve
-from luthier.types import Decoding, ModelRef, Predictor, Task
+from luthier.types import Decoding, ModelRef, PromptedModel, Task
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 4, "evaluations": 1}
 
 
 @pytest.fixture
-def base(tiny_model_folder: Path) -> Predictor:
-    return Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+def base(tiny_model_folder: Path) -> PromptedModel:
+    return PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"))
 
 
 def test_fewer_examples_are_among_the_more_and_hold_every_label(context: StepContext):
@@ -45,13 +45,13 @@ def test_more_examples_than_there_are_are_refused(tiny_task: Task):
         SftStep(data={"by": "equal"}, examples=3)  # type: ignore[arg-type]
 
 
-def test_few_examples_are_passed_over_until_the_least_steps_are_done(base: Predictor, context: StepContext):
+def test_few_examples_are_passed_over_until_the_least_steps_are_done(base: PromptedModel, context: StepContext):
     outcome = SftStep(adapter={"rank": 2}, examples=4, least_steps=5, **SHORT).fit(base, context)  # type: ignore[arg-type]
     assert outcome.facts["steps"] == 5
     assert outcome.facts["examples"] == 4
 
 
-def test_a_random_start_forgets_all_and_is_drawn_by_the_seed(base: Predictor, context: StepContext):
+def test_a_random_start_forgets_all_and_is_drawn_by_the_seed(base: PromptedModel, context: StepContext):
     step = SftStep(adapter={"kind": "none", "start": "random"}, **SHORT)  # type: ignore[arg-type]
     one, same, other = (step.trainable_model(base.model, context.engine, seed) for seed in (1, 1, 2))
     own = load_model(base.model, device="cpu", precision="float32")
@@ -66,7 +66,7 @@ def test_a_random_start_forgets_all_and_is_drawn_by_the_seed(base: Predictor, co
     assert float(weights[0].detach().std()) == pytest.approx(own.config.initializer_range, rel=0.05)
 
 
-def test_the_curve_is_measured_on_validation_and_resumed(base: Predictor, context: StepContext):
+def test_the_curve_is_measured_on_validation_and_resumed(base: PromptedModel, context: StepContext):
     step = SftStep(adapter={"rank": 2}, learning_curve=(4, 8), **SHORT)  # type: ignore[arg-type]
     outcome = step.fit(base, context)
     curve = step.more_results(base, context, outcome.facts)["learning-curve"]
@@ -88,7 +88,7 @@ def test_the_curve_is_measured_on_validation_and_resumed(base: Predictor, contex
 
 
 def test_the_curve_of_a_random_start_begins_without_pre_training(
-    base: Predictor, context: StepContext, monkeypatch: pytest.MonkeyPatch
+    base: PromptedModel, context: StepContext, monkeypatch: pytest.MonkeyPatch
 ):
     context = replace(context, seed=7)
     step = SftStep(adapter={"kind": "none", "start": "random"}, learning_curve=(4,), **SHORT)  # type: ignore[arg-type]

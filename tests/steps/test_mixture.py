@@ -17,7 +17,7 @@ from luthier.steps import FewShotStep, SftStep
 from luthier.steps.base import StepContext
 from luthier.steps.lesson import Lesson
 from luthier.steps.mixture import Mixture, drawn
-from luthier.types import Decoding, ModelRef, Predictor, Task, Wording
+from luthier.types import Decoding, ModelRef, PromptedModel, Task, Wording
 
 SIZES = {"a": 100, "b": 400, "c": 1600, "d": 7}
 
@@ -78,8 +78,8 @@ def lesson(without_test: Task) -> Lesson:
 def test_a_step_learns_all_tasks_each_as_it_is_asked(
     lesson: Lesson, context: StepContext, rows: list[Any], tiny_model_folder: Path
 ):
-    base = Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"), Wording("Name the colour.", None))
-    shown = FewShotStep(shots=1).fit(base, context).predictor
+    base = PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"), Wording("Name the colour.", None))
+    shown = FewShotStep(shots=1, by="random").fit(base, context).predictor
     mixed = replace(context, lesson=lesson)
     step = SftStep(data={"tasks": ["colours", "free"], "by": "equal", "examples": 20}, epochs=1, evaluations=1)
     sequences = step.sequences(shown, lesson, context.engine, 0)

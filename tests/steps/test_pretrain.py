@@ -17,15 +17,15 @@ from luthier.model.load import load_model
 from luthier.prompt.render import Renderer
 from luthier.steps import PretrainStep
 from luthier.steps.base import StepContext
-from luthier.types import Decoding, ModelRef, Place, Predictor, Wording
+from luthier.types import Decoding, ModelRef, Place, PromptedModel, Wording
 
 TEXTS = [f"The {animal} of house {n} sleeps all day long." for n, animal in enumerate(["cat", "dog", "owl", "bat"] * 6)]
 END = 0  # SmolLM2's <|endoftext|>
 
 
 @pytest.fixture
-def base(tiny_model_folder: Path) -> Predictor:
-    return Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"), Wording("Be brief."))
+def base(tiny_model_folder: Path) -> PromptedModel:
+    return PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"), Wording("Be brief."))
 
 
 def pretraining(context: StepContext, **settings: Any) -> tuple[PretrainStep, StepContext]:
@@ -72,7 +72,9 @@ def test_a_block_fits_in_the_window_behind_virtual_tokens(tokenizer: Any):
     assert all(block.trained[:4] == (False, False, False, True) for block in blocks)
 
 
-def test_losses_are_those_of_plain_transformers(base: Predictor, context: StepContext, rows: list[Mapping[str, float]]):
+def test_losses_are_those_of_plain_transformers(
+    base: PromptedModel, context: StepContext, rows: list[Mapping[str, float]]
+):
     step, own = pretraining(context, block_tokens=6, batch_size=1000, evaluations=1)
     renderer = context.engine.renderer(base.model)
     parts = own.lesson.documents  # type: ignore[attr-defined]
@@ -91,7 +93,7 @@ def test_losses_are_those_of_plain_transformers(base: Predictor, context: StepCo
     ("adapter", "kept"), [("none", "model"), ({"rank": 2}, "adapter"), ("prompt-tuning", "adapter")]
 )
 def test_the_model_is_replaced_by_one_that_predicts_such_text_better(
-    base: Predictor, context: StepContext, rows: list[Mapping[str, float]], adapter: Any, kept: str
+    base: PromptedModel, context: StepContext, rows: list[Mapping[str, float]], adapter: Any, kept: str
 ):
     step, own = pretraining(context, adapter=adapter, epochs=2)
     before = own.lesson.validate(own.engine, base)["loss"]
@@ -109,7 +111,7 @@ def test_the_model_is_replaced_by_one_that_predicts_such_text_better(
     assert outcome.trained_tokens == rows[-1]["tokens"]
 
 
-def test_an_interrupted_pretraining_goes_on_to_the_same_bits(base: Predictor, context: StepContext, tmp_path: Path):
+def test_an_interrupted_pretraining_goes_on_to_the_same_bits(base: PromptedModel, context: StepContext, tmp_path: Path):
     step, own = pretraining(context, adapter={"rank": 2, "dropout": 0.2}, epochs=2)
     straight = step.fit(base, replace(own, folder=tmp_path / "straight")).predictor.model
 

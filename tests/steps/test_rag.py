@@ -24,7 +24,7 @@ from luthier.steps.base import StepContext
 from luthier.steps.lesson import Lesson
 from luthier.steps.raft import Raft
 from luthier.study import build_study
-from luthier.types import Decoding, Documents, ModelRef, Passage, Predictor, Relevance, Task
+from luthier.types import Decoding, Documents, ModelRef, Passage, PromptedModel, Relevance, Task
 
 
 class LetterEmbedder:
@@ -78,15 +78,15 @@ def rag_context(task: Task, tmp_path: Path, tiny_model_folder: Path) -> StepCont
 
 
 @pytest.fixture
-def base(rag_context: StepContext) -> Predictor:
-    return Predictor(rag_context.start, Decoding(max_new_tokens=4))
+def base(rag_context: StepContext) -> PromptedModel:
+    return PromptedModel(rag_context.start, Decoding(max_new_tokens=4))
 
 
-def grounded(step: RagStep, base: Predictor, context: StepContext) -> Predictor:
+def grounded(step: RagStep, base: PromptedModel, context: StepContext) -> PromptedModel:
     return step.fit(base, context).predictor
 
 
-def test_the_predictor_shows_passages_it_finds(base: Predictor, rag_context: StepContext, task: Task) -> None:
+def test_the_predictor_shows_passages_it_finds(base: PromptedModel, rag_context: StepContext, task: Task) -> None:
     outcome = RagStep(k=2, embedder="letters").fit(base, rag_context)
     assert outcome.facts["passages"] == outcome.facts["documents"] > 4
     answers = rag_context.engine.answer(outcome.predictor, [e.prompt for e in task.validation])
@@ -97,7 +97,7 @@ def test_the_predictor_shows_passages_it_finds(base: Predictor, rag_context: Ste
 
 
 def test_passages_given_with_a_prompt_stand_in_place_of_those_found(
-    base: Predictor, rag_context: StepContext, task: Task
+    base: PromptedModel, rag_context: StepContext, task: Task
 ) -> None:
     predictor = grounded(RagStep(embedder="letters"), base, rag_context)
     own = Passage("mine#1", "mine", "Mine", (), None, 0, 5, "Given.", "d")
@@ -109,14 +109,14 @@ def test_passages_given_with_a_prompt_stand_in_place_of_those_found(
     assert "No passage was found" in none.messages[-1].content
 
 
-def test_other_tasks_are_asked_without_passages(base: Predictor, rag_context: StepContext, task: Task) -> None:
+def test_other_tasks_are_asked_without_passages(base: PromptedModel, rag_context: StepContext, task: Task) -> None:
     predictor = grounded(RagStep(embedder="letters"), base, rag_context)
     assert predictor.asked(replace(task, name="other"), task.name).retrieval is None
     assert predictor.asked(task, task.name).retrieval is not None
 
 
 def test_a_predictor_with_retrieval_is_kept_and_moves_with_its_run(
-    base: Predictor, rag_context: StepContext, tmp_path: Path
+    base: PromptedModel, rag_context: StepContext, tmp_path: Path
 ) -> None:
     predictor = grounded(RagStep(embedder="letters", reranker="some/model"), base, rag_context)
     predictor = replace(predictor, retriever=str(tmp_path / "steps" / "x" / "retriever"))
@@ -130,7 +130,7 @@ def test_a_predictor_with_retrieval_is_kept_and_moves_with_its_run(
     assert moved.retriever == str(tmp_path / "elsewhere" / "steps" / "x" / "retriever")
 
 
-def test_open_settings_are_tried_over_one_index(base: Predictor, rag_context: StepContext) -> None:
+def test_open_settings_are_tried_over_one_index(base: PromptedModel, rag_context: StepContext) -> None:
     step = RagStep.model_validate({"k": {"choose": [1, 2]}, "kind": {"choose": ["dense", "lexical"]},
                                    "embedder": "letters"})  # fmt: skip
     found = [grounded(one, base, rag_context).retrieval for one in closed(step) if isinstance(one, RagStep)]
@@ -138,14 +138,14 @@ def test_open_settings_are_tried_over_one_index(base: Predictor, rag_context: St
     assert len({own.index for own in found if own}) == 1
 
 
-def test_sizes_of_passages_may_be_left_open(base: Predictor, rag_context: StepContext) -> None:
+def test_sizes_of_passages_may_be_left_open(base: PromptedModel, rag_context: StepContext) -> None:
     step = RagStep.model_validate({"chunks": {"choose": [{"tokens": 4}, {"tokens": 64}]}, "embedder": "letters"})
     found = [grounded(one, base, rag_context).retrieval for one in closed(step) if isinstance(one, RagStep)]
     assert len({own.index for own in found if own}) == 2
 
 
 def test_training_prompts_show_what_search_finds_and_answers_cite_it(
-    base: Predictor, rag_context: StepContext, task: Task
+    base: PromptedModel, rag_context: StepContext, task: Task
 ) -> None:
     predictor = grounded(RagStep(k=30, embedder="letters", tokens=5000), base, rag_context)
     sequences = SftStep().sequences(predictor, rag_context.lesson, rag_context.engine, 0)
@@ -158,7 +158,7 @@ def test_training_prompts_show_what_search_finds_and_answers_cite_it(
         assert f'number="{number}" source="{example.completion}.md' in text
 
 
-def raft(task: Task, base: Predictor, context: StepContext, **settings: Any) -> list[tuple[str, str]]:
+def raft(task: Task, base: PromptedModel, context: StepContext, **settings: Any) -> list[tuple[str, str]]:
     """What is learned and the sources that are shown, for each training example."""
     predictor = grounded(RagStep(embedder="letters"), base, context)
     examples, grounds = Raft(**settings).grounded(predictor, task.train, context.engine, 0)
@@ -166,7 +166,7 @@ def raft(task: Task, base: Predictor, context: StepContext, **settings: Any) -> 
 
 
 def test_raft_shows_the_right_passage_in_the_share_that_is_wanted(
-    base: Predictor, rag_context: StepContext, task: Task
+    base: PromptedModel, rag_context: StepContext, task: Task
 ) -> None:
     always = raft(task, base, rag_context, right=1.0, distractors=2)
     assert all(f"{answer}.md" in shown and len(shown.split()) == 3 for answer, shown in always)
@@ -180,7 +180,7 @@ def test_raft_shows_the_right_passage_in_the_share_that_is_wanted(
 
 
 def test_raft_teaches_an_answer_where_the_right_passage_is_not_known(
-    base: Predictor, rag_context: StepContext, task: Task
+    base: PromptedModel, rag_context: StepContext, task: Task
 ) -> None:
     predictor = grounded(RagStep(embedder="letters"), base, rag_context)
     unknown = [replace(e, relevance=None, references=("nowhere to be found",)) for e in task.train]
@@ -194,7 +194,9 @@ def test_raft_teaches_an_answer_where_the_right_passage_is_not_known(
         settings.grounded(predictor, unknown, rag_context.engine, 0)
 
 
-def test_what_the_draw_of_passages_came_to_is_counted(base: Predictor, rag_context: StepContext, task: Task) -> None:
+def test_what_the_draw_of_passages_came_to_is_counted(
+    base: PromptedModel, rag_context: StepContext, task: Task
+) -> None:
     predictor = grounded(RagStep(embedder="letters"), base, rag_context)
     step = SftStep(passages=Raft(right=0.5, distractors=1, otherwise="absent"))
     sequences = step.sequences(predictor, rag_context.lesson, rag_context.engine, 0)
@@ -248,7 +250,7 @@ def test_documents_are_named_for_what_is_said_of_them() -> None:
         )
 
 
-def test_chunks_are_the_index_s_own(base: Predictor, rag_context: StepContext) -> None:
+def test_chunks_are_the_index_s_own(base: PromptedModel, rag_context: StepContext) -> None:
     small = RagStep(embedder="letters", chunks=ChunkSettings(tokens=4, overlap=0, headings=False))
     whole = RagStep(embedder="letters")
     counts = [step.fit(base, rag_context).facts["passages"] for step in (small, whole)]
@@ -260,7 +262,7 @@ def test_chunks_are_the_index_s_own(base: Predictor, rag_context: StepContext) -
     [([1.1, 0.2], 0, "given/model"), ([1.1, 1.2], 1, "reranker"), ([0.0, 0.1], 0, None)],
 )
 def test_the_best_of_the_given_the_trained_and_no_reranker_is_used(
-    scores: list[float], kept: int, used: str | None, base: Predictor, rag_context: StepContext,
+    scores: list[float], kept: int, used: str | None, base: PromptedModel, rag_context: StepContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("luthier.retrieve.tuning.tune_reranker", lambda *_, **__: Tuned(scores, kept))
@@ -274,7 +276,7 @@ def test_the_best_of_the_given_the_trained_and_no_reranker_is_used(
 
 @pytest.mark.parametrize(("scores", "kept", "used"), [([0.5, 0.4], 0, "letters"), ([0.5, 0.6], 1, "retriever")])
 def test_the_embedder_before_is_kept_where_validation_is_not_better(
-    scores: list[float], kept: int, used: str, base: Predictor, rag_context: StepContext,
+    scores: list[float], kept: int, used: str, base: PromptedModel, rag_context: StepContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("luthier.retrieve.tuning.tune_embedder", lambda *_, **__: Tuned(scores, kept))
@@ -285,7 +287,7 @@ def test_the_embedder_before_is_kept_where_validation_is_not_better(
 
 
 def test_each_condition_of_the_diagnosis_shows_what_it_says(
-    base: Predictor, rag_context: StepContext, task: Task
+    base: PromptedModel, rag_context: StepContext, task: Task
 ) -> None:
     retrieval = grounded(RagStep(k=2, embedder="letters"), base, rag_context).retrieval
     assert retrieval is not None

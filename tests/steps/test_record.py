@@ -12,12 +12,12 @@ import pytest
 from colours import make_example
 from luthier.errors import RunError
 from luthier.record import load_predictor, predictor_from_json, predictor_to_json
-from luthier.types import Decoding, ModelRef, Predictor, Shots, Task, Wording
+from luthier.types import Decoding, ModelRef, PromptedModel, Shots, Task, Wording
 
 
-def predictor(run: Path) -> Predictor:
+def predictor(run: Path) -> PromptedModel:
     pool = (make_example(1, "sky?", "blue", label="blue", group="g"), make_example(2, "moss?", "green"))
-    return Predictor(
+    return PromptedModel(
         model=ModelRef("/models/base", (str(run / "steps" / "a" / "adapter"), str(run / "steps" / "b" / "adapter"))),
         decoding=Decoding("generate", 12, ("\n", "stop")),
         wording=Wording("System.", "{{ text }}"),
@@ -33,15 +33,15 @@ def test_a_predictor_comes_back_as_it_was(tmp_path: Path):
     assert predictor_from_json(json.loads(json.dumps(predictor_to_json(drawing, tmp_path))), tmp_path) == drawing
     routes = {"other": ModelRef("/models/base", (str(tmp_path / "steps" / "c" / "adapter"),))}
     routed = replace(given, routes=routes)
-    row = predictor_to_json(routed, tmp_path)
+    row = json.loads(json.dumps(predictor_to_json(routed, tmp_path)))
     assert row["routes"]["other"]["adapters"] == ["steps/c/adapter"]
     assert predictor_from_json(json.loads(json.dumps(row)), tmp_path) == routed
-    bare = Predictor(ModelRef("/models/base"), Decoding())
+    bare = PromptedModel(ModelRef("/models/base"), Decoding())
     assert predictor_from_json(json.loads(json.dumps(predictor_to_json(bare, tmp_path))), tmp_path) == bare
 
 
 def test_folders_inside_the_run_are_written_relative_to_it(tmp_path: Path):
-    row = predictor_to_json(predictor(tmp_path), tmp_path)
+    row = json.loads(json.dumps(predictor_to_json(predictor(tmp_path), tmp_path)))
     assert row["model"] == {"base": "/models/base", "adapters": ["steps/a/adapter", "steps/b/adapter"]}
 
 
@@ -63,6 +63,6 @@ def test_each_task_is_asked_of_its_own_model_and_only_the_target_with_the_prompt
     own = ModelRef("/models/own")
     routed = replace(given, routes={tiny_task.name: own})
     assert routed.asked(tiny_task, tiny_task.name) == replace(given, model=own)
-    assert routed.asked(tiny_task, "target") == Predictor(own, tiny_task.decoding)
-    assert routed.asked(replace(tiny_task, name="another"), "target") == Predictor(given.model, tiny_task.decoding)
+    assert routed.asked(tiny_task, "target") == PromptedModel(own, tiny_task.decoding)
+    assert routed.asked(replace(tiny_task, name="another"), "target") == PromptedModel(given.model, tiny_task.decoding)
     assert routed.models == (given.model, own)

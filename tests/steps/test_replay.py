@@ -18,12 +18,12 @@ from luthier.model.load import load_model
 from luthier.steps import SftStep
 from luthier.steps.base import StepContext
 from luthier.steps.replay import Replay
-from luthier.types import Decoding, ModelRef, Predictor, Task
+from luthier.types import Decoding, ModelRef, PromptedModel, Task
 
 
 @pytest.fixture
-def base(tiny_model_folder: Path) -> Predictor:
-    return Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+def base(tiny_model_folder: Path) -> PromptedModel:
+    return PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_task_s_prompts_are_answered_by_the_model_before(
-    base: Predictor, with_old: StepContext, monkeypatch: pytest.MonkeyPatch
+    base: PromptedModel, with_old: StepContext, monkeypatch: pytest.MonkeyPatch
 ):
     seen: list[str] = []
     import luthier.train.loop
@@ -62,7 +62,7 @@ def test_a_task_s_prompts_are_answered_by_the_model_before(
     (old,) = with_old.lesson.rehearsed
     prompts = {example.id: example.prompt for example in old.train}
     answers = with_old.engine.answer(
-        Predictor(base.model, old.decoding), [prompts[row["id"]] for row in rows if row["id"] in prompts]
+        PromptedModel(base.model, old.decoding), [prompts[row["id"]] for row in rows if row["id"] in prompts]
     )
     assert [row["answer"] for row in rows] == [answer.text for answer in answers]
     facts = outcome.facts["replay"]
@@ -77,7 +77,7 @@ def test_a_task_s_prompts_are_answered_by_the_model_before(
 
 
 def test_answers_are_chosen_where_the_task_s_are_and_never_written_twice(
-    base: Predictor, context: StepContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    base: PromptedModel, context: StepContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     own = replace(context, lesson=replace(context.lesson, rehearsed=(context.task,)))
     step = sft(task="colours", examples=100)
@@ -101,7 +101,7 @@ def test_answers_are_chosen_where_the_task_s_are_and_never_written_twice(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_model_writes_prompts_of_its_own(base: Predictor, context: StepContext, tmp_path: Path):
+def test_the_model_writes_prompts_of_its_own(base: PromptedModel, context: StepContext, tmp_path: Path):
     replay = Replay(examples=6, max_new_tokens=5)
     written = replay.written(base, replace(context, folder=tmp_path / "a"))
     rows = rows_of(tmp_path / "a")
@@ -116,12 +116,12 @@ def test_the_model_writes_prompts_of_its_own(base: Predictor, context: StepConte
     assert other.taught
     # Each is what the model says after the opening of a user's turn, answered greedily.
     answers = context.engine.answer(
-        Predictor(base.model, Decoding(max_new_tokens=5)), [example.prompt for _, example in written.taught]
+        PromptedModel(base.model, Decoding(max_new_tokens=5)), [example.prompt for _, example in written.taught]
     )
     assert [answer.text for answer in answers] == [row["answer"] for row in rows]
 
 
-def test_a_user_s_turn_is_opened_and_ended_as_the_template_says(base: Predictor, context: StepContext):
+def test_a_user_s_turn_is_opened_and_ended_as_the_template_says(base: PromptedModel, context: StepContext):
     renderer = context.engine.renderer(base.model)
     turn = renderer.question()
     text = renderer.tokenizer.decode(list(turn.opening))
@@ -138,7 +138,7 @@ def test_a_user_s_turn_is_opened_and_ended_as_the_template_says(base: Predictor,
     assert turn.stop == ("\n\n",)
 
 
-def test_nothing_to_replay_is_an_error(base: Predictor, with_old: StepContext, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_to_replay_is_an_error(base: PromptedModel, with_old: StepContext, monkeypatch: pytest.MonkeyPatch):
     real = with_old.engine.answer
     monkeypatch.setattr(
         with_old.engine, "answer", lambda *args, **own: [replace(a, text="") for a in real(*args, **own)]

@@ -19,12 +19,12 @@ from luthier.settings import closed
 from luthier.steps import FewShotStep, PromptStep, SftStep
 from luthier.steps.base import StepContext
 from luthier.steps.validate import score_of, validation_metrics
-from luthier.types import Decoding, ModelRef, Predictor, Shots, Task, Wording
+from luthier.types import Decoding, ModelRef, PromptedModel, Shots, Task, Wording
 
 
 @pytest.fixture
-def base(tiny_model_folder: Path) -> Predictor:
-    return Predictor(ModelRef(str(tiny_model_folder)), Decoding("choose"))
+def base(tiny_model_folder: Path) -> PromptedModel:
+    return PromptedModel(ModelRef(str(tiny_model_folder)), Decoding("choose"))
 
 
 def logits(ref: ModelRef) -> torch.Tensor:
@@ -32,7 +32,7 @@ def logits(ref: ModelRef) -> torch.Tensor:
         return load_model(ref, device="cpu", precision="float32")(torch.tensor([[5, 6, 7, 8]])).logits
 
 
-def test_prompt_changes_wording_and_decoding_and_nothing_else(base: Predictor, context: StepContext):
+def test_prompt_changes_wording_and_decoding_and_nothing_else(base: PromptedModel, context: StepContext):
     step = PromptStep(system="Name the colour.", template="{{ text }}!", answer="generate", max_new_tokens=7)
     outcome = step.fit(base, context)
     assert outcome.predictor == replace(
@@ -43,7 +43,7 @@ def test_prompt_changes_wording_and_decoding_and_nothing_else(base: Predictor, c
     assert (outcome.train_s, outcome.trainable_parameters) == (0.0, 0)
 
 
-def test_prompt_keeps_what_it_is_not_told(base: Predictor, context: StepContext):
+def test_prompt_keeps_what_it_is_not_told(base: PromptedModel, context: StepContext):
     before = replace(base, wording=Wording("System.", "{{ prompt }}?"), decoding=Decoding("generate", 9, ("\n",)))
     assert PromptStep().fit(before, context).predictor == before
     assert PromptStep(system="").fit(before, context).predictor.wording == Wording("", "{{ prompt }}?")
@@ -71,7 +71,7 @@ def test_choosing_takes_no_length():
         PromptStep(answer="choose", max_new_tokens=5)
 
 
-def test_few_shot_draws_its_pool_from_training_examples(base: Predictor, context: StepContext):
+def test_few_shot_draws_its_pool_from_training_examples(base: PromptedModel, context: StepContext):
     outcome = FewShotStep(shots=3, by="spread").fit(base, context)
     shots = outcome.predictor.shots
     assert shots is not None
@@ -82,17 +82,17 @@ def test_few_shot_draws_its_pool_from_training_examples(base: Predictor, context
     assert replace(outcome.predictor, shots=None) == base
 
 
-def test_few_shot_keeps_enough_in_its_pool_to_pass_over_a_whole_group(base: Predictor, context: StepContext):
+def test_few_shot_keeps_enough_in_its_pool_to_pass_over_a_whole_group(base: PromptedModel, context: StepContext):
     grouped = tuple(make_example(n, f"visit {n}", "red", label="red", group="p" if n < 40 else None) for n in range(60))
     own = replace(
         context,
         lesson=replace(context.lesson, tasks=(replace(context.task, train=grouped, validation=grouped[:1]),)),
     )
-    outcome = FewShotStep(shots=8).fit(base, own)
+    outcome = FewShotStep(shots=8, by="random").fit(base, own)
     assert outcome.facts["shots_selected"] == {8: 1}
 
 
-def test_no_shots_is_the_predictor_without_any(base: Predictor, context: StepContext):
+def test_no_shots_is_the_predictor_without_any(base: PromptedModel, context: StepContext):
     shown = replace(base, shots=Shots(context.task.train, 2, "random"))
     assert FewShotStep(shots=0).fit(shown, context).predictor == base
 
@@ -108,7 +108,7 @@ def test_few_shot_is_checked_against_the_task(tiny_task: Task, open_task: Task):
 
 
 def test_lora_returns_the_model_with_an_adapter_that_learned(
-    base: Predictor, context: StepContext, rows: list[Mapping[str, float]]
+    base: PromptedModel, context: StepContext, rows: list[Mapping[str, float]]
 ):
     step = SftStep(adapter={"kind": "lora", "rank": 2}, epochs=8, learning_rate=1e-2, batch_size=4, evaluations=2)
     outcome = step.fit(base, context)
@@ -129,7 +129,7 @@ def test_lora_returns_the_model_with_an_adapter_that_learned(
     assert 0 < outcome.loop_s <= outcome.train_s
 
 
-def test_full_fine_tuning_returns_a_whole_new_model(base: Predictor, context: StepContext):
+def test_full_fine_tuning_returns_a_whole_new_model(base: PromptedModel, context: StepContext):
     outcome = SftStep(adapter="none", epochs=1, learning_rate=1e-3, batch_size=4, evaluations=1).fit(base, context)
     assert outcome.predictor == replace(base, model=ModelRef(str(context.folder / "model")))
     assert outcome.trainable_share == 1.0
@@ -139,7 +139,7 @@ def test_full_fine_tuning_returns_a_whole_new_model(base: Predictor, context: St
     assert not torch.equal(logits(outcome.predictor.model), logits(base.model))
 
 
-def test_the_same_seed_trains_the_same_weights(base: Predictor, context: StepContext, tmp_path: Path):
+def test_the_same_seed_trains_the_same_weights(base: PromptedModel, context: StepContext, tmp_path: Path):
     step = SftStep(adapter={"kind": "lora", "rank": 2, "dropout": 0.2}, epochs=1, evaluations=1)
     first = step.fit(base, replace(context, folder=tmp_path / "a")).predictor.model
     second = step.fit(base, replace(context, folder=tmp_path / "b")).predictor.model
@@ -148,7 +148,7 @@ def test_the_same_seed_trains_the_same_weights(base: Predictor, context: StepCon
     assert not torch.equal(logits(first), logits(third))
 
 
-def test_an_interrupted_step_goes_on_to_the_same_adapter(base: Predictor, context: StepContext, tmp_path: Path):
+def test_an_interrupted_step_goes_on_to_the_same_adapter(base: PromptedModel, context: StepContext, tmp_path: Path):
     step = SftStep(adapter={"kind": "lora", "rank": 2, "dropout": 0.2}, epochs=2, batch_size=4, evaluations=2)
     straight = step.fit(base, replace(context, folder=tmp_path / "straight")).predictor.model
 
@@ -163,7 +163,7 @@ def test_an_interrupted_step_goes_on_to_the_same_adapter(base: Predictor, contex
     assert torch.equal(logits(straight), logits(resumed))
 
 
-def test_stacked_adapters_are_kept_one_after_the_other(base: Predictor, context: StepContext, tmp_path: Path):
+def test_stacked_adapters_are_kept_one_after_the_other(base: PromptedModel, context: StepContext, tmp_path: Path):
     step = SftStep(adapter={"kind": "lora", "rank": 2}, epochs=1, evaluations=1)
     first = step.fit(base, replace(context, folder=tmp_path / "a")).predictor
     second = step.fit(first, replace(context, folder=tmp_path / "b")).predictor
@@ -173,7 +173,7 @@ def test_stacked_adapters_are_kept_one_after_the_other(base: Predictor, context:
 
 
 def test_sft_trains_on_prompts_that_carry_shots_but_never_the_example_itself(
-    base: Predictor, context: StepContext, monkeypatch: pytest.MonkeyPatch
+    base: PromptedModel, context: StepContext, monkeypatch: pytest.MonkeyPatch
 ):
     seen: list[str] = []
     import luthier.train.loop
@@ -186,7 +186,7 @@ def test_sft_trains_on_prompts_that_carry_shots_but_never_the_example_itself(
         return real(model, sequences, *args, **settings)
 
     monkeypatch.setattr(luthier.train.loop, "train", spy)
-    shown = FewShotStep(shots=2).fit(base, context).predictor
+    shown = FewShotStep(shots=2, by="random").fit(base, context).predictor
     outcome = SftStep(adapter={"kind": "lora", "rank": 2}, epochs=0.3, evaluations=1).fit(shown, context)
     assert outcome.predictor.shots == shown.shots
     assert len(seen) == len(context.task.train)
@@ -197,7 +197,7 @@ def test_sft_trains_on_prompts_that_carry_shots_but_never_the_example_itself(
                              f"{example.completion}<|im_end|>")  # fmt: skip
 
 
-def test_validation_loss_of_choices_is_that_of_the_references(base: Predictor, context: StepContext):
+def test_validation_loss_of_choices_is_that_of_the_references(base: PromptedModel, context: StepContext):
     task, engine = context.task, context.engine
     chosen = validation_metrics(engine, base, task, METRICS["accuracy"])
     asked = validation_metrics(engine, base, task, METRICS["loss"])
@@ -208,7 +208,7 @@ def test_validation_loss_of_choices_is_that_of_the_references(base: Predictor, c
 
 
 def test_generated_answers_are_validated_too(
-    base: Predictor, context: StepContext, open_task: Task, load_tiny: Callable[..., Any]
+    base: PromptedModel, context: StepContext, open_task: Task, load_tiny: Callable[..., Any]
 ):
     greedy = replace(base, decoding=open_task.decoding)
     own = validation_metrics(context.engine, greedy, open_task, METRICS["exact_match"])

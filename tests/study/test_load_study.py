@@ -120,7 +120,12 @@ def test_an_unknown_key_names_its_line_and_the_nearest(fault: Fault, old: str, n
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("model: some/model\n", "", "study.yaml:1: model: missing; give it."),
+        (
+            "model: some/model\n",
+            "",
+            "study.yaml:1: the study: model is missing, and zero-shot, few-shot+lora need a language model; name one, "
+            "such as model: smollm2-135m-instruct.",
+        ),
         (
             "rank: 8",
             "rank: 0",
@@ -179,9 +184,8 @@ def test_an_unknown_key_names_its_line_and_the_nearest(fault: Fault, old: str, n
         (
             "step: sft",
             "step: stf",
-            "study.yaml:11: approaches.few-shot+lora.1: unknown step 'stf'; the steps are 'prompt', 'few-shot', 'rag', "
-            "'retriever', 'reranker', 'sft', "
-            "'pretrain', 'interpolate', 'merge', 'route'.",
+            "study.yaml:11: approaches.few-shot+lora.1: unknown step 'stf'; the steps are 'prompt', 'few-shot', 'nearest', "
+            "'classifier', 'rag', 'retriever', 'reranker', 'sft', 'pretrain', 'interpolate', 'merge', 'route'.",
         ),
         (
             "{step: sft, adapter: {rank: 8}, learning_rate: 1e-3}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 
 from luthier.errors import EvaluationError
@@ -15,10 +15,10 @@ from luthier.evaluate.forgetting import worsening
 from luthier.evaluate.metrics import Metric, metric_traits
 from luthier.evaluate.over_tasks import mean_over, task_differences
 from luthier.evaluate.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
-from luthier.evaluate.recommendation import Pair, Standing, Table, has_shorter_prompts, recommend
+from luthier.evaluate.recommendation import AgainstFloor, Pair, Standing, Table, computes_less, recommend
 from luthier.evaluate.statistics import Interval, holm
 from luthier.evaluate.verdict import forgot_text, listed, reasons, verdict
-from luthier.types import Cost, Score
+from luthier.types import Cost, Score, Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ApproachResult:
     """What one approach scored and cost.
 
     Attributes:
-        trains: Whether something was trained for it.
+        training: What was trained for it.
         scores: Task → metric → scores, in the same order of examples for every approach.
         deciding: Task → the metric that decides.
         answers: Task → answers in the order of the scores; only tasks with a metric that is not the mean of its
@@ -38,7 +38,7 @@ class ApproachResult:
     """
 
     name: str
-    trains: bool
+    training: Training
     scores: Mapping[str, Mapping[str, Sequence[Score]]]
     deciding: Mapping[str, str]
     cost: Cost
@@ -46,6 +46,22 @@ class ApproachResult:
     forgotten: Sequence[Mapping[str, object]] = ()
     other_tasks: Sequence[Mapping[str, object]] = ()
     changes_model: bool = True
+    kind: str = "prompted model"
+
+
+@dataclass(frozen=True, slots=True)
+class FloorResult:
+    """What a rule scored that an approach must beat to be of use.
+
+    Attributes:
+        kind: What answers; an approach of the same kind need not beat it.
+        words: What it does, to stand behind "better than".
+        result: Its scores and answers, as of an approach.
+    """
+
+    kind: str
+    words: str
+    result: ApproachResult
 
 
 def compare(
@@ -57,6 +73,7 @@ def compare(
     forgetting_limit: float | None,
     seed: int,
     alpha: float = 0.05,
+    floors: Sequence[FloorResult] = (),
 ) -> dict[str, object]:
     """Rank the approaches, compare every two in pairs, and recommend one.
 
@@ -66,6 +83,7 @@ def compare(
         margin: How much worse than the best still counts as good enough, in the metric's unit.
         forgetting_limit: How much worse a general probe may get, as a fraction (`forgetting.worsening`); None: any.
         alpha: A difference is found where p after Holm is below it.
+        floors: Rules that an approach must be shown to beat to be of use.
 
     Returns:
         The content of `comparison.json`. An interval's end is null where a single example gives none.
@@ -78,6 +96,9 @@ def compare(
     metric, judged = _of_all(metrics, by_task)
     columns = {approach.name: column for approach, column in zip(approaches, judged, strict=True)}
     standings = _ranked(approaches, columns, metric, requests, forgetting_limit, seed)
+    measured = _measured_floors(floors, approaches, targets, seed)
+    against = _against_floors(approaches, columns, measured, metric, seed, alpha)
+    standings = [replace(standing, floor=against.get(standing.name)) for standing in standings]
     pairs = _pairs([standing.name for standing in standings], columns, metric, seed)
     table = Table(metric, standings, pairs, requests, margin, forgetting_limit, alpha)
     recommendation = recommend(table)
@@ -96,6 +117,7 @@ def compare(
             _entry(by_name[standing.name], standing, columns[standing.name], metric, targets, approaches, seed)
             for standing in standings
         ],
+        "floors": [floor.entry for floor in measured],
         "pairs": [_pair_entry(pair) for pair in pairs],
         "by_task": _by_task(approaches, standings, by_task, metrics, seed, alpha) if len(targets) > 1 else [],
         "break_even": break_even,
@@ -178,7 +200,7 @@ def _ranked(
         standings.append(
             Standing(
                 approach.name,
-                approach.trains,
+                approach.training,
                 interval_of(column, metric, seed),
                 approach.cost,
                 total_s(approach.cost, requests),
@@ -200,6 +222,79 @@ def _pairs(names: Sequence[str], columns: Mapping[str, Column], metric: Metric, 
     found = [difference_of(columns[a], columns[b], metric, seed, f"'{a}' and '{b}'") for a, b in couples]
     adjusted = holm([difference.p for difference in found])
     return [Pair(a, b, difference, p) for (a, b), difference, p in zip(couples, found, adjusted, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _MeasuredFloor:
+    """A floor that the deciding metric could score."""
+
+    floor: FloorResult
+    column: Column
+    interval: Interval
+
+    @property
+    def entry(self) -> dict[str, object]:
+        """As `comparison.json` has it."""
+        result, found = self.floor.result, self.interval
+        return {
+            "name": result.name,
+            "kind": self.floor.kind,
+            "words": self.floor.words,
+            "n": found.n,
+            "mean": found.mean,
+            "low": _finite(found.low),
+            "high": _finite(found.high),
+            "total_s": result.cost.seconds_per_request,
+        }
+
+
+def _measured_floors(
+    floors: Sequence[FloorResult], approaches: Sequence[ApproachResult], targets: Sequence[str], seed: int
+) -> list[_MeasuredFloor]:
+    """The floors, best first; one that writes no log-probabilities has no score where those decide."""
+    found = []
+    for floor in floors:
+        metric, columns = judged_columns([*approaches, floor.result], targets)
+        column = columns[-1]
+        if column.scored.any():
+            found.append(_MeasuredFloor(floor, column, interval_of(column, metric, seed)))
+    metric, _ = judged_columns(approaches, targets)
+    direction = -1 if metric.higher_is_better else 1
+    return sorted(found, key=lambda one: direction * one.interval.mean)
+
+
+def _against_floors(
+    approaches: Sequence[ApproachResult],
+    columns: Mapping[str, Column],
+    floors: Sequence[_MeasuredFloor],
+    metric: Metric,
+    seed: int,
+    alpha: float,
+) -> dict[str, AgainstFloor]:
+    """Each approach beside the best floor that does something else than it does, adjusted for their number (Holm)."""
+    met = {
+        own.name: floor
+        for own in approaches
+        if (floor := next((one for one in floors if one.floor.kind != own.kind), None)) is not None
+    }
+    found = {
+        name: difference_of(
+            columns[name], one.column, metric, seed, f"'{name}' and the floor '{one.floor.result.name}'"
+        )
+        for name, one in met.items()
+    }
+    adjusted = holm([difference.p for difference in found.values()])
+    return {
+        name: AgainstFloor(
+            met[name].floor.result.name,
+            met[name].floor.words,
+            met[name].interval.mean,
+            difference,
+            p,
+            above=p < alpha and (difference.difference > 0) == metric.higher_is_better and difference.difference != 0,
+        )
+        for (name, difference), p in zip(found.items(), adjusted, strict=True)
+    }
 
 
 def _minimum_detectable(table: Table) -> float | None:
@@ -236,8 +331,10 @@ def _entry(
         "unscored": int((~column.scored).sum()),
         "cost": asdict(approach.cost),
         "total_s": standing.total_s,
+        "training": approach.training,
+        "floor": None if standing.floor is None else standing.floor.entry(),
     }
-    if approach.trains:
+    if approach.training != "none":
         entry["forgotten"] = [dict(change) for change in approach.forgotten]
         entry["other_tasks"] = [dict(change) for change in approach.other_tasks]
     return entry
@@ -296,8 +393,9 @@ def _break_even(standings: Sequence[Standing]) -> list[dict[str, object]]:
 
 
 def _paid_after(trained: Standing, untrained: Standing) -> int | None:
-    """Requests until the shorter prompts have paid for the training; between equal prompts times differ by chance."""
-    if not has_shorter_prompts(trained, untrained):
+    """Requests until the time saved on each has paid for the training; where as much is computed, times differ by
+    chance."""
+    if not computes_less(trained, untrained):
         return None
     one, other = trained.cost, untrained.cost
     return break_even_requests(one.train_s, one.seconds_per_request, other.seconds_per_request)
@@ -318,7 +416,7 @@ def _by_task(
 
 
 def _is_unprobed(approach: ApproachResult) -> bool:
-    return approach.trains and approach.changes_model and not approach.forgotten
+    return approach.training == "language model" and approach.changes_model and not approach.forgotten
 
 
 def _notes(

@@ -1,25 +1,60 @@
 """Which approach to take: the rule, without words.
 
-1. An approach that made a general probe worse by more than the study's limit is out.
-2. Training must be shown to help: the best trained approach scores better than the best untrained one, with p after
-   Holm below alpha. Where it is not, the best untrained approach is the measure. Where it is, or where only one kind of
-   approach is left, the best of all by its mean is the measure.
+1. An approach that made a general probe worse by more than the study's limit is out. So is one that is not shown to
+   beat the best floor, and where none is, nothing is recommended.
+2. Training the language model must be shown to help: the best approach that does it scores better than the best that
+   does not, with p after Holm below alpha. Where it is not, the best of the others is the measure: untrained ones and
+   small models, which are trained in seconds. Where it is, or where only one kind of approach is left, the best of all
+   by its mean is the measure.
 3. Whatever is shown to lie within the margin of the measure (the paired 95% interval of the difference stays above
    -margin) qualifies, and so does the measure itself. The cheapest that qualifies is recommended: seconds of training,
    and of answering the number of requests that the study names. So training that is not shown to help is still
-   recommended where it qualifies, its prompts are shorter than the measure's, and it is cheaper than every untrained
-   approach that qualifies.
+   recommended where it qualifies, it computes less for a request than the measure does (a shorter prompt, or a shorter
+   answer), and it is cheaper than every other approach that qualifies.
 4. Where only one kind is left and no difference was found within it, nothing speaks for more than the cheapest.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.evaluate.metrics import Metric
 from luthier.evaluate.statistics import Difference, Interval
-from luthier.types import Cost
+from luthier.types import TRAININGS, Cost, Training
+
+
+@dataclass(frozen=True, slots=True)
+class AgainstFloor:
+    """An approach beside the best floor that it has to beat.
+
+    Attributes:
+        name, words, mean: Of the floor.
+        difference: The approach minus the floor, paired.
+        p_holm: Adjusted for the number of approaches.
+        above: Whether the approach is shown to be better.
+    """
+
+    name: str
+    words: str
+    mean: float
+    difference: Difference
+    p_holm: float
+    above: bool
+
+    def entry(self) -> dict[str, object]:
+        """As `comparison.json` has it."""
+        found = self.difference
+        low, high = (end if math.isfinite(end) else None for end in (found.low, found.high))
+        return {
+            "name": self.name,
+            "difference": found.difference,
+            "low": low,
+            "high": high,
+            "p_holm": self.p_holm,
+            "above": self.above,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +64,21 @@ class Standing:
     Attributes:
         total_s: Seconds of training and of answering the study's number of requests.
         forgot: What it forgot beyond the limit, in words; None where nothing.
+        floor: How it stands beside the best floor; None where there is none.
     """
 
     name: str
-    trains: bool
+    training: Training
     interval: Interval
     cost: Cost
     total_s: float
     forgot: str | None = None
+    floor: AgainstFloor | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the language model was trained for it."""
+        return self.training == "language model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +115,21 @@ class Table:
     alpha: float
 
     @property
-    def eligible(self) -> list[Standing]:
+    def remembering(self) -> list[Standing]:
+        """Those that forgot no more than the limit."""
         return [standing for standing in self.standings if standing.forgot is None]
+
+    @property
+    def eligible(self) -> list[Standing]:
+        """Of these, those that are shown to beat the best floor."""
+        return [standing for standing in self.remembering if standing.floor is None or standing.floor.above]
 
     @property
     def best_trained(self) -> Standing | None:
         return next((standing for standing in self.eligible if standing.trains), None)
 
     @property
-    def best_untrained(self) -> Standing | None:
+    def best_other(self) -> Standing | None:
         return next((standing for standing in self.eligible if not standing.trains), None)
 
 
@@ -90,10 +138,10 @@ class Recommendation:
     """The approach to take, and by which part of the rule.
 
     Attributes:
-        chosen: None where all forget too much.
+        chosen: None where all forget too much, or none is shown to beat the best floor.
         measure: What the others had to be within the margin of; None where nothing was measured so (`tied`, or no
             choice).
-        training_helps: Whether that was shown; None where only one kind of approach is left.
+        training_helps: Whether that was shown of the language model; None where only one kind of approach is left.
         tied: Only one kind is left, and no difference was found within it.
     """
 
@@ -111,14 +159,14 @@ def recommend(table: Table) -> Recommendation:
     helps = _training_helps(table)
     if helps is None and _tied(table, eligible):
         return Recommendation(cheapest(eligible), tied=True)
-    untrained = table.best_untrained
-    measure = untrained if helps is False and untrained else eligible[0]
-    # Training that is not shown to help can only pay by a shorter prompt: anything else is noise in the timing.
+    other = table.best_other
+    measure = other if helps is False and other else eligible[0]
+    # Training that is not shown to help can only pay by computing less: anything else is noise in the timing.
     qualified = [
         standing
         for standing in eligible
         if within_margin(table, standing, measure)
-        and (helps is not False or not standing.trains or has_shorter_prompts(standing, measure))
+        and (helps is not False or not standing.trains or computes_less(standing, measure))
     ]
     return Recommendation(cheapest(qualified), measure, helps)
 
@@ -140,17 +188,20 @@ def advantage(table: Table, of: Standing, over: Standing) -> Advantage:
 
 
 def cheapest(standings: Sequence[Standing]) -> Standing:
-    """By total seconds; of equals the untrained, then the better one."""
-    return min(standings, key=lambda standing: (standing.total_s, standing.trains))
+    """By total seconds; of equals what trained least, then the better one."""
+    return min(standings, key=lambda standing: (standing.total_s, TRAININGS.index(standing.training)))
 
 
-def has_shorter_prompts(one: Standing, other: Standing) -> bool:
-    """Whether its mean prompt has fewer tokens; less than 1% does not count."""
-    return one.cost.prompt_tokens < 0.99 * other.cost.prompt_tokens
+def computes_less(one: Standing, other: Standing) -> bool:
+    """Whether its mean request has fewer tokens, in the prompt or in the answer, and not more in the other of them; a
+    difference of less than 1% does not count."""
+    ours, theirs = ((s.cost.prompt_tokens, s.cost.completion_tokens) for s in (one, other))
+    fewer = any(a < 0.99 * b for a, b in zip(ours, theirs, strict=True))
+    return fewer and all(a <= 1.01 * b for a, b in zip(ours, theirs, strict=True))
 
 
 def _training_helps(table: Table) -> bool | None:
-    trained, untrained = table.best_trained, table.best_untrained
+    trained, untrained = table.best_trained, table.best_other
     if trained is None or untrained is None:
         return None
     lead = advantage(table, trained, untrained)

@@ -10,19 +10,20 @@ from luthier.evaluate.metrics import METRICS, Metric
 from luthier.evaluate.power import n_needed, smoothed_discordance
 from luthier.evaluate.recommendation import (
     Advantage,
+    AgainstFloor,
     Recommendation,
     Standing,
     Table,
     advantage,
     cheapest,
-    has_shorter_prompts,
+    computes_less,
     within_margin,
 )
 
 
 def verdict(table: Table, recommendation: Recommendation) -> str:
     """One to three sentences: what to do, by how much, on how many examples, and at what cost."""
-    chosen, trained, untrained = recommendation.chosen, table.best_trained, table.best_untrained
+    chosen, trained, untrained = recommendation.chosen, table.best_trained, table.best_other
     if chosen is None:
         return _none(table)
     if recommendation.tied:
@@ -37,9 +38,35 @@ def verdict(table: Table, recommendation: Recommendation) -> str:
 
 
 def _none(table: Table) -> str:
+    if table.remembering:
+        return _none_is_of_use(table)
     what = "; ".join(f"{standing.name}: {standing.forgot}" for standing in table.standings)
     limit = _percent(table.forgetting_limit)
     return f"No approach is recommended: every one forgets more than the limit of {limit} ({what})."
+
+
+def _none_is_of_use(table: Table) -> str:
+    """The best approach is not shown to beat the best floor."""
+    best = table.remembering[0]
+    floor = best.floor
+    assert floor is not None, "without a floor every approach is of use"
+    lead = _turned(table, floor)
+    text = (
+        f"None is of use yet: the best approach, {_named(table, best)}, is not shown to be better than {floor.words} "
+        f"({value_text(table.metric, floor.mean)}): difference {_ends(table.metric, lead)}, {_p(lead.p)}, with n = "
+        f"{_examples(best.interval.n)}. "
+    )
+    if lead.mean > 0:
+        text += f"Perhaps it is, by a little: {_needed(table, lead)}. "
+    return text + "What can help: a larger model, more training examples, or a task that the prompt says more about."
+
+
+def _turned(table: Table, floor: AgainstFloor) -> Advantage:
+    """The difference to a floor with positive as better."""
+    found = floor.difference
+    if table.metric.higher_is_better:
+        return Advantage(found.difference, found.low, found.high, floor.p_holm, found)
+    return Advantage(-found.difference, -found.high, -found.low, floor.p_holm, found)
 
 
 def _tied(table: Table, chosen: Standing) -> str:
@@ -50,7 +77,7 @@ def _tied(table: Table, chosen: Standing) -> str:
     among = f"between {best.name} and {other.name}"
     if len(eligible) > 2:
         among = f"among the {len(eligible)} approaches ({names})"
-    kind = "untrained " if not chosen.trains and _some_train(table) else ""
+    kind = "untrained " if chosen.training == "none" and _some_train(table) else ""
     return (
         f"{_no_difference(lead)} {among}: {_stands(table, best, lead, other)}; {_needed(table, lead)}. "
         f"Use {chosen.name}: {_score(table, chosen)}. It is the cheapest {kind}approach: "
@@ -72,16 +99,16 @@ def _one_kind(table: Table, chosen: Standing) -> str:
     if chosen.trains:
         return (
             f"Use {chosen.name}: {_score(table, chosen)}{near}; {_price(chosen)}. "
-            "The study has no untrained approach to compare it with."
+            "The study has no approach to compare it with that leaves the language model as it is."
         )
-    start, subject = ("Do not train", chosen.name) if _some_train(table) else (f"Use {chosen.name}", "it")
+    start, subject = (_do_not(chosen), chosen.name) if _some_train(table) else (f"Use {chosen.name}", "it")
     if near:
         return f"{start}: {subject} has {_score(table, chosen)}{near}."
     if len(table.standings) == 1:
         return f"{start}: {_score(table, chosen)}; there is no other approach to compare it with."
     text = f"{start}: {subject} scores best, with {_score(table, chosen)}"
-    if _some_train(table):
-        return f"{text}, of the approaches that stay under the limit of forgetting."
+    if len(table.eligible) == 1:
+        return f"{text}, of the approaches that stay under the limit of forgetting and are of use."
     return f"{text}; the next best approach, {_worse(table, table.eligible[1], chosen)}."
 
 
@@ -91,10 +118,10 @@ def _helpful(table: Table, chosen: Standing, trained: Standing, untrained: Stand
     if chosen.name != trained.name:
         text += f", {_near(table, chosen, trained, 'best')}: {_totals(table, chosen, trained)}"
     if not chosen.trains:
-        return f"Do not train: {chosen.name} has {text}."
+        return f"{_do_not(chosen)}: {chosen.name} has {text}."
     lead = advantage(table, trained, untrained)
     found = (
-        f"{_better(table, lead)} than the best untrained approach ({untrained.name}, "
+        f"{_better(table, lead)} than {_best_of_others(untrained)} ({untrained.name}, "
         f"{value_text(table.metric, untrained.interval.mean)}), {_p(lead.p)}"
     )
     beside = f"({untrained.name}: {duration(untrained.cost.seconds_per_request)})"
@@ -109,23 +136,33 @@ def _not_shown(table: Table, chosen: Standing, trained: Standing, untrained: Sta
     worse, text = lead.p < table.alpha, ""
     if not worse:
         text = (
-            f"{_no_difference(lead)} between {_named(table, trained)} and the best untrained approach "
+            f"{_no_difference(lead)} between {_named(table, trained)} and {_best_of_others(untrained)} "
             f"({untrained.name}, {value_text(table.metric, untrained.interval.mean)}): "
             f"{_stands(table, trained, lead, untrained)}; {_needed(table, lead)}. "
         )
     score = _score(table, chosen)
     if chosen.name != untrained.name:
         included = ", its training included" if chosen.trains else ""
-        near = _near(table, chosen, untrained, "best untrained approach")
+        near = _near(table, chosen, untrained, _best_of_others(untrained).removeprefix("the "))
         score += f", {near}{included}: {_totals(table, chosen, untrained)}"
     if chosen.trains:
         return f"{text}Use {chosen.name}: {score}."
     if not worse:
-        return f"{text}Do not train: use {chosen.name}, with {score}."
-    rival = f"the best trained approach, {_worse(table, trained, untrained)}"
+        return f"{text}{_do_not(chosen)}: use {chosen.name}, with {score}."
+    rival = f"the best training of the language model, {_worse(table, trained, untrained)}"
     if chosen.name == untrained.name:
-        return f"Do not train: {chosen.name} scores best, with {score}; {rival}."
-    return f"Do not train: {chosen.name} has {score}; {rival}."
+        return f"{_do_not(chosen)}: {chosen.name} scores best, with {score}; {rival}."
+    return f"{_do_not(chosen)}: {chosen.name} has {score}; {rival}."
+
+
+def _do_not(chosen: Standing) -> str:
+    """What is not to be done where the language model need not be trained."""
+    return "Do not train" if chosen.training == "none" else "Do not train the language model"
+
+
+def _best_of_others(other: Standing) -> str:
+    """The best of the approaches that leave the language model as it is."""
+    return "the best untrained approach" if other.training == "none" else "the best small model"
 
 
 def _some_train(table: Table) -> bool:
@@ -186,7 +223,7 @@ def reasons(
         return lines
     lines += [_found(table, recommendation, a, b) for a, b in _deciding(table, recommendation, chosen)]
     lines.append(_costs(table, chosen))
-    rival = table.best_untrained if chosen.trains else table.best_trained
+    rival = table.best_other if chosen.trains else table.best_trained
     if rival is not None:
         trained, untrained = (chosen, rival) if chosen.trains else (rival, chosen)
         names = (trained.name, untrained.name)
@@ -197,7 +234,14 @@ def reasons(
 
 def _left_out(table: Table) -> list[str]:
     left_out = [f"{standing.name} is left out: {standing.forgot}" for standing in table.standings if standing.forgot]
-    return [f"{'; '.join(left_out)}; the limit is {_percent(table.forgetting_limit)}."] if left_out else []
+    lines = [f"{'; '.join(left_out)}; the limit is {_percent(table.forgetting_limit)}."] if left_out else []
+    useless = [own for own in table.remembering if own.floor is not None and not own.floor.above]
+    by_floor: dict[str, list[str]] = {}
+    for own in useless:
+        assert own.floor is not None
+        what = f"{own.floor.words} ({value_text(table.metric, own.floor.mean)})"
+        by_floor.setdefault(what, []).append(_named(table, own))
+    return lines + [f"Not shown to be better than {what}: {listed(names)}." for what, names in by_floor.items()]
 
 
 def _deciding(table: Table, recommendation: Recommendation, chosen: Standing) -> list[tuple[Standing, Standing]]:
@@ -208,8 +252,8 @@ def _deciding(table: Table, recommendation: Recommendation, chosen: Standing) ->
         return [_ends_of_tie(table, chosen)]
     measure = recommendation.measure
     pairs = []
-    if table.best_trained and table.best_untrained:
-        pairs.append((table.best_trained, table.best_untrained))
+    if table.best_trained and table.best_other:
+        pairs.append((table.best_trained, table.best_other))
     pairs += [(measure, other) for other in (chosen, cheapest(table.eligible)) if other.name != measure.name]
     distinct: dict[frozenset[str], tuple[Standing, Standing]] = {}
     for a, b in pairs or [(table.eligible[0], table.eligible[1])]:
@@ -219,8 +263,8 @@ def _deciding(table: Table, recommendation: Recommendation, chosen: Standing) ->
 
 def _found(table: Table, recommendation: Recommendation, a: Standing, b: Standing) -> str:
     text = _stands(table, a, advantage(table, a, b), b)
-    if table.best_trained in (a, b) and table.best_untrained in (a, b):
-        text += f": training is {'' if recommendation.training_helps else 'not '}shown to help"
+    if table.best_trained in (a, b) and table.best_other in (a, b):
+        text += f": training the language model is {'' if recommendation.training_helps else 'not '}shown to help"
     measure = recommendation.measure
     if measure not in (a, b) or measure is None:
         return f"{text}."
@@ -248,19 +292,27 @@ def _training(standing: Standing) -> str:
 def _paid(trained: Standing, untrained: Standing, requests: object) -> str:
     if isinstance(requests, int):
         return (
-            f"Against {untrained.name}, the shorter prompts of {trained.name} have paid for its training in time after "
-            f"{_requests(requests)}."
+            f"Against {untrained.name}, the shorter {_shorter(trained, untrained)} of {trained.name} have paid for its "
+            f"training in time after {_requests(requests)}."
         )
-    if has_shorter_prompts(trained, untrained):
+    if computes_less(trained, untrained):
         return (
-            f"The prompts of {trained.name} are shorter than those of {untrained.name} but saved no time, so its "
-            "training does not pay for itself in time."
+            f"The {_shorter(trained, untrained)} of {trained.name} are shorter than those of {untrained.name}, but "
+            "saved no time, so its training does not pay for itself in time."
         )
-    longer = "longer than" if has_shorter_prompts(untrained, trained) else "as long as"
     return (
-        f"The prompts of {trained.name} are {longer} those of {untrained.name}, so its training does not pay for "
-        "itself in time by a shorter prompt."
+        f"{trained.name} computes no less for a request than {untrained.name}, so its training does not pay for itself "
+        "in time."
     )
+
+
+def _shorter(one: Standing, other: Standing) -> str:
+    """Which part of a request is shorter: prompts, answers, or both."""
+    parts = {
+        "prompts": one.cost.prompt_tokens < 0.99 * other.cost.prompt_tokens,
+        "answers": one.cost.completion_tokens < 0.99 * other.cost.completion_tokens,
+    }
+    return " and ".join(part for part, shorter in parts.items() if shorter)
 
 
 def forgot_text(change: Mapping[str, object]) -> str:

@@ -6,12 +6,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.infer.choose import label_logprobs
 from luthier.infer.divergence import Divergence, Predictions, divergences, predictions
 from luthier.infer.generate import Generated, generate
+from luthier.infer.hidden import pooled_states
 from luthier.infer.logprobs import LogProb, sequence_logprobs
 from luthier.model.device import autocast
 from luthier.model.fused import fuse
@@ -28,12 +29,15 @@ from luthier.types import (
     Decoding,
     Example,
     Grounding,
+    Message,
     ModelRef,
     Passage,
     Predictor,
     Prompt,
+    PromptedModel,
     Retrieval,
     Shots,
+    TextEmbedder,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +65,7 @@ class Engine:
     Args:
         device: `cpu`, `cuda` or `mps`.
         precision: `bfloat16` or `float32`.
-        embed: Sentence embeddings of texts by the embedder of a name, for predictors that choose shots by them.
+        embedders: Gives the sentence embedder of a name, for predictors that compare texts by it.
         source: Finds passages, for predictors that retrieve.
     """
 
@@ -69,13 +73,13 @@ class Engine:
         self,
         device: str,
         precision: str,
-        embed: Callable[[str, Sequence[str]], np.ndarray] | None = None,
+        embedders: Callable[[str], TextEmbedder] | None = None,
         source: PassageSource | None = None,
     ) -> None:
         reuse_freed_memory()
         self.device = device
         self.precision = precision
-        self._embed = embed
+        self._embedders = embedders
         self._source = source
         self._loaded: tuple[ModelRef, Any] | None = None
         self._renderers: dict[tuple[str, int], Renderer] = {}
@@ -99,18 +103,50 @@ class Engine:
             return self.renderer(ref)
         return self.renderer(ref, virtual=len(virtual_tokens_of(base_of(model)) or ()))
 
-    def select_shots(self, predictor: Predictor, prompts: Sequence[Prompt]) -> list[tuple[Example, ...]]:
+    def embedder(self, name: str) -> TextEmbedder:
+        """The embedder of a name."""
+        assert self._embedders is not None, "an engine for predictors that embed is given what does"
+        return self._embedders(name)
+
+    def hidden(
+        self,
+        predictor: PromptedModel,
+        prompts: Sequence[Prompt],
+        layers: Sequence[int],
+        advance: Advance = lambda done: None,
+    ) -> np.ndarray:
+        """What layers (from 1) hold of the prompts as the predictor renders them: the mean over the tokens of the last
+        turn and what stands behind it, and that of the last token, float32. (P, layers, 2, H)"""
+        # With another last turn, all that stands before it is the same.
+        others = [replace(own, messages=(*own.messages[:-1], Message("user", "\u241f"))) for own in prompts]
+        ids, other_ids = (
+            [rendered.ids for rendered in self.render(predictor, asked, reserve=0)] for asked in (prompts, others)
+        )
+        begins = [_shared(one, other) for one, other in zip(ids, other_ids, strict=True)]
+        whole = [begin if begin < len(own) else 0 for begin, own in zip(begins, ids, strict=True)]
+        with self._running(predictor.model, None) as running:
+            return pooled_states(running, ids, whole, layers, advance)
+
+    def layers(self, ref: ModelRef) -> int:
+        """How many layers a language model has; nothing is loaded for it."""
+        return int(load_config(ref.base).get_text_config().num_hidden_layers)
+
+    def find_passages(self, retrieval: Retrieval, prompts: Sequence[Prompt]) -> Sequence[tuple[Passage, ...]]:
+        """For each prompt its passages, best first."""
+        return self._passage_source.find(retrieval, prompts)
+
+    def select_shots(self, predictor: PromptedModel, prompts: Sequence[Prompt]) -> list[tuple[Example, ...]]:
         """The shots that the predictor shows before each prompt."""
         if predictor.shots is None:
             return [()] * len(prompts)
         shots, embed = predictor.shots, None
         if self._selector is None or self._selector[0] != shots:
-            if self._embed is not None and shots.embedder is not None:
-                embed = partial(self._embed, shots.embedder)
+            if shots.embedder is not None:
+                embed = self.embedder(shots.embedder).embed
             self._selector = (shots, ShotSelector(shots, embed))
         return self._selector[1].select(prompts)
 
-    def ground(self, predictor: Predictor, prompts: Sequence[Prompt]) -> list[Grounding | None]:
+    def ground(self, predictor: PromptedModel, prompts: Sequence[Prompt]) -> list[Grounding | None]:
         """The passages that the predictor shows with each prompt; None for one that shows none."""
         retrieval = predictor.retrieval
         if retrieval is None:
@@ -118,7 +154,7 @@ class Engine:
         open_prompts = [prompt for prompt in prompts if prompt.passages is None]
         found: Iterator[tuple[Passage, ...]] = iter(())
         if open_prompts:
-            found = iter(self._passage_source.find(retrieval, open_prompts))
+            found = iter(self.find_passages(retrieval, open_prompts))
         return [Grounding(retrieval, next(found) if own.passages is None else own.passages) for own in prompts]
 
     def documents_of(self, retrieval: Retrieval) -> Mapping[str, Sequence[Passage]]:
@@ -131,7 +167,7 @@ class Engine:
         return self._source
 
     def render(
-        self, predictor: Predictor, prompts: Sequence[Prompt], reserve: int, *, model: Any = None
+        self, predictor: PromptedModel, prompts: Sequence[Prompt], reserve: int, *, model: Any = None
     ) -> list[RenderedPrompt]:
         """The prompts as the model (or one in training) will get them, leaving `reserve` tokens for the answer."""
         renderer = self._renderer(predictor.model, model)
@@ -159,7 +195,9 @@ class Engine:
         """
         if not prompts:
             return []
-        assert not predictor.routes, "which model answers is settled by Predictor.asked"
+        if not isinstance(predictor, PromptedModel):
+            return predictor.answer(self, prompts, labels, advance)
+        assert not predictor.routes, "which model answers is settled by PromptedModel.asked"
         choosing = predictor.decoding.answer != "generate"
         renderer = self._renderer(predictor.model, model)
         if choosing:
@@ -205,7 +243,7 @@ class Engine:
 
     def reference_logprobs(
         self,
-        predictor: Predictor,
+        predictor: PromptedModel,
         examples: Sequence[Example],
         *,
         model: Any = None,
@@ -214,7 +252,7 @@ class Engine:
         """For each example the log-probability of its completion, end of turn included, given its prompt."""
         if not examples:
             return []
-        assert not predictor.routes, "which model answers is settled by Predictor.asked"
+        assert not predictor.routes, "which model answers is settled by PromptedModel.asked"
         sequences = self._references(predictor, examples, self._renderer(predictor.model, model))
         return self._trained_logprobs(predictor.model, sequences, model, advance)
 
@@ -263,7 +301,7 @@ class Engine:
                 advance=advance,
             )
 
-    def reference_sequences(self, predictor: Predictor, examples: Sequence[Example]) -> list[TrainingSequence]:
+    def reference_sequences(self, predictor: PromptedModel, examples: Sequence[Example]) -> list[TrainingSequence]:
         """Examples with their completions as the predictor asks for them, without virtual tokens, for `predictions`."""
         renderer = self.renderer(predictor.model)
         found = self._references(predictor, examples, renderer)
@@ -295,7 +333,7 @@ class Engine:
             return divergences(before, after)
 
     def _references(
-        self, predictor: Predictor, examples: Sequence[Example], renderer: Renderer
+        self, predictor: PromptedModel, examples: Sequence[Example], renderer: Renderer
     ) -> list[TrainingSequence]:
         prompts = [e.prompt for e in examples]
         shots, grounds = self.select_shots(predictor, prompts), self.ground(predictor, prompts)
@@ -351,6 +389,12 @@ def _texts(texts: Sequence[str], renderer: Renderer) -> list[TrainingSequence]:
         ids = ids[: renderer.window]
         found.append(TrainingSequence(text, ids, tuple(i > before for i in range(len(ids)))))
     return found
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _without_beginning(sequence: TrainingSequence, count: int) -> TrainingSequence:

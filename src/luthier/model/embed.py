@@ -21,10 +21,11 @@ class SentenceEmbedder:
 
     Attributes:
         name: As the user gives it.
+        folder: Where its files lie.
     """
 
     def __init__(self, name: str, folder: Path, device: str) -> None:
-        self.name, self._folder, self._device = name, folder, device
+        self.name, self.folder, self._device = name, folder, device
 
     @classmethod
     def named(cls, name: str, root: Path, device: str) -> SentenceEmbedder:
@@ -38,7 +39,7 @@ class SentenceEmbedder:
     @cached_property
     def key(self) -> str:
         """Hash of all its files."""
-        return model_key(str(self._folder))
+        return model_key(str(self.folder))
 
     @property
     def dimension(self) -> int:
@@ -55,7 +56,7 @@ class SentenceEmbedder:
 
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
-        return embed_texts(texts, self._folder, self._device)
+        return embed_texts(texts, self.folder, self._device)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without those that are put around it."""
@@ -64,9 +65,23 @@ class SentenceEmbedder:
         encoded = self._model.tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)
         return [len(ids) for ids in encoded["input_ids"]]
 
+    def too_long(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than it reads; what is behind that is cut."""
+        around = self._model.tokenizer.num_special_tokens_to_add()
+        return sum(tokens + around > self.window for tokens in self.count(texts))
+
+    def unknown_share(self, texts: Sequence[str]) -> float:
+        """Share of the texts' words that it has no token for, from 0 to 1."""
+        tokenizer = self._model.tokenizer
+        if not texts or tokenizer.unk_token_id is None:
+            return 0.0
+        ids = tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        tokens = sum(map(len, ids))
+        return sum(own.count(tokenizer.unk_token_id) for own in ids) / tokens if tokens else 0.0
+
     @property
     def _model(self) -> Any:
-        return _load(str(self._folder), self._device)
+        return _load(str(self.folder), self._device)
 
 
 def embed_texts(texts: Sequence[str], folder: Path, device: str) -> np.ndarray:

@@ -15,13 +15,14 @@ from luthier.report.folder import ApproachFolder, Record, RunFolder, read_run
 _MODEL_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-def model_card(run_dir: Path, approach: str, kind: str) -> str:
+def model_card(run_dir: Path, approach: str, kind: str, usage: str = "") -> str:
     """The card of what `approach` produced: how good it is, beside what, and how to use and repeat it.
 
     The license is left out: it follows from the base model and the data, which the author knows.
 
     Args:
-        kind: What the card lies beside: an `adapter`, or a whole `model`.
+        kind: What the card lies beside: an `adapter`, a whole `model`, or `files` of what answers in a model's place.
+        usage: Of such files: Markdown that says how they are loaded.
 
     Raises:
         RunError: The folder is not a finished run, or has no such approach.
@@ -40,7 +41,7 @@ def model_card(run_dir: Path, approach: str, kind: str) -> str:
         "## How it was made",
         "\n".join(_making(folder, one)),
         "## How to use it",
-        _usage(folder, one, kind),
+        usage or _usage(folder, one, kind),
         "## Limits",
         "\n".join(_limits(folder, approach)),
         "## How to repeat it",
@@ -51,6 +52,9 @@ def model_card(run_dir: Path, approach: str, kind: str) -> str:
 
 def _header(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
     """The YAML that the Hugging Face hub reads; each value is written as JSON, which is YAML too."""
+    tags = ["luthier", *dict.fromkeys(one.kinds), *(["lora"] if _names_lora(one) else [])]
+    if kind == "files":
+        return "\n".join(["---", f"tags: {json.dumps(tags, ensure_ascii=False)}", "---"])
     adapted = kind == "adapter"
     model = str(folder.run["model"])
     fields: dict[str, object] = {}
@@ -59,7 +63,7 @@ def _header(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
     fields |= {
         "library_name": "peft" if adapted else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["luthier", *dict.fromkeys(one.kinds), *(["lora"] if _names_lora(one) else [])],
+        "tags": tags,
     }
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
     return "\n".join(["---", *lines, "---"])

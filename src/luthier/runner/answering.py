@@ -12,7 +12,7 @@ from luthier.infer.timing import AnswerSpeed
 from luthier.runner.prepare import Prepared
 from luthier.tree.build import build_tree
 from luthier.tree.trunk import find_trunk
-from luthier.types import Predictor, Task
+from luthier.types import PromptedModel, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -24,7 +24,9 @@ _SAMPLE = 48
 _LONGER_ANSWERS = 1.2
 
 
-def answering_of(predictor: Predictor, task: Task, prepared: Prepared, speed: AnswerSpeed, trained: bool) -> Answering:
+def answering_of(
+    predictor: PromptedModel, task: Task, prepared: Prepared, speed: AnswerSpeed, trained: bool
+) -> Answering:
     """What it takes with a predictor on a task.
 
     Args:
@@ -40,7 +42,7 @@ class Answering:
 
     def __init__(
         self,
-        predictor: Predictor,
+        predictor: PromptedModel,
         task: Task,
         rendered: Sequence[RenderedPrompt],
         engine: Engine,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from luthier.errors import RunError
 from luthier.progress import Progress
-from luthier.record import predictor_from_json, predictor_to_json
+from luthier.record import places_of, predictor_from_json, predictor_to_json, with_models
 from luthier.runner.curves import curves
 from luthier.runner.fitted import Fitted, Spent, Stage
 from luthier.runner.folder import (
@@ -29,11 +29,11 @@ from luthier.runner.folder import (
 )
 from luthier.runner.keys import key_of, text_key, training_key
 from luthier.runner.pruning import MedianRule, track_of
-from luthier.steps.base import Step, StepContext, StepOutcome
+from luthier.steps.base import Step, StepContext, StepOutcome, Tried
 from luthier.steps.lesson import Lesson, TextLesson
 from luthier.train.checkpoint import Score, checkpoint_step, drop_checkpoint
 from luthier.train.outcome import GivenUp, TrainingOutcome
-from luthier.types import ModelRef, Predictor
+from luthier.types import ModelRef, Predictor, PromptedModel, prompted
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # Stands in a step's folder where its training was given up, beside what it logged.
 _GIVEN_UP = "given_up.json"
 # What folders of weights begin with, in a step's folder.
-_WEIGHTS = ("adapter", "part", "model", "retriever", "reranker")
+_WEIGHTS = ("adapter", "part", "model", "retriever", "reranker", "nearest", "classifier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Workshop:
         lesson: Gives what a step learns from.
         target: The task that steps learn from where they name none; `mean` where there are several.
         others: What the step or the approach may use, by name: approaches that were folded before.
+        embedder_keys: Hashes of the embedders and cross-encoders that steps begin with, by name.
         prune: Whether settings that do badly are given up before their training is over.
         draw: Whether steps draw what takes further work, such as a learning curve.
     """
@@ -66,6 +67,7 @@ class Workshop:
     progress: Progress
     library: Library | None = None
     others: Mapping[str, Fitted] = field(default_factory=dict)
+    embedder_keys: Mapping[str, str] = field(default_factory=dict)
     prune: bool = True
     draw: bool = True
 
@@ -85,7 +87,7 @@ class CandidateGivenUp(Exception):
 
 
 def apply_step(
-    step: Step, before: Fitted, start: ModelRef, shop: Workshop, name: str, rule: MedianRule | None = None
+    step: Step, before: Fitted, start: ModelRef | None, shop: Workshop, name: str, rule: MedianRule | None = None
 ) -> Fitted:
     """The step's result, from the folder where it is there already.
 
@@ -103,7 +105,12 @@ def apply_step(
     seen = (*lesson.tasks, *lesson.rehearsed)
     data = {task.name: training_key(task) for task in seen if task.name != shop.target}
     text = text_key(lesson.text) if isinstance(lesson, TextLesson) else ""
-    beside = {"data": data, "text": text, "others": {used: own.key for used, own in others.items()}}
+    beside = {
+        "data": data,
+        "text": text,
+        "others": {used: own.key for used, own in others.items()},
+        "embedders": {embedder: shop.embedder_keys[embedder] for embedder in step.embedders},
+    }
     key = key_of(
         before=before.key, settings=_of_key(step, shop.target), seed=shop.seed, **{k: v for k, v in beside.items() if v}
     )
@@ -117,10 +124,15 @@ def apply_step(
     if shop.draw:
         _draw(step, before, start, shop, folder, name)
     row = read_json(record)
-    predictor = _on_base(predictor_from_json(row["predictor"], shop.folder.path), start.base, shop)
+    predictor = _on_base(predictor_from_json(row["predictor"], shop.folder.path), start, shop)
     learned = tuple(task.name for task in lesson.tasks) if step.learns else _learned(others.values())
-    stage = Stage(settings["step"], learned, key, predictor.model, predictor.routes)
+    stages = before.stages
+    if step.trains:
+        after = prompted(predictor)
+        stages = (*stages, Stage(settings["step"], learned, key, after.model, after.routes))
     spent = {key: _spent(row), **{f"index/{made}": Spent(seconds) for made, seconds in row["indexes"].items()}}
+    taken = set(spent)
+    spent[f"{key}/tried"] = Spent(row["search_s"])
     done = {
         "hash": key,
         "step": settings["step"],
@@ -136,12 +148,14 @@ def apply_step(
         predictor=predictor,
         key=key,
         spent={at: own for fitted in made_of for at, own in fitted.spent.items()} | spent,
-        taken=frozenset().union(*(fitted.taken for fitted in made_of)) | set(spent),
+        taken=frozenset().union(*(fitted.taken for fitted in made_of)) | taken,
         trainable_parameters=max(row["trainable_parameters"], *(own.trainable_parameters for own in made_of)),
         trainable_share=max(row["trainable_share"], *(own.trainable_share for own in made_of)),
-        stages=(*before.stages, stage) if step.trains else before.stages,
+        stages=stages,
         steps=(*before.steps, done),
+        choices=(*before.choices, row["choice"]) if row["choice"] else before.choices,
         applied=(*before.applied, step),
+        warnings=(*before.warnings, *row["warnings"]),
     )
 
 
@@ -177,14 +191,17 @@ def _learned(others: Iterable[Fitted]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(task for own in others for stage in own.stages for task in stage.learned))
 
 
-def _on_base(predictor: Predictor, base: str, shop: Workshop) -> Predictor:
+def _on_base(predictor: Predictor, start: ModelRef | None, shop: Workshop) -> Predictor:
     """On the base as it lies now: it may have moved since, its content is what the key holds."""
+    if start is None:
+        return predictor
+    base = start.base
 
     def moved(ref: ModelRef) -> ModelRef:
         return ref if _is_inside(ref.base, shop) else replace(ref, base=base)
 
-    routes = {task: moved(ref) for task, ref in predictor.routes.items()}
-    return replace(predictor, model=moved(predictor.model), routes=routes)
+    on_base: Predictor = with_models(predictor, moved)
+    return on_base
 
 
 def _is_inside(folder: str, shop: Workshop) -> bool:
@@ -194,18 +211,14 @@ def _is_inside(folder: str, shop: Workshop) -> bool:
 def _weights_are_there(record: Path, shop: Workshop) -> bool:
     """Whether what the step trained, and the index that it made, are still in the run folder."""
     predictor = predictor_from_json(read_json(record)["predictor"], shop.folder.path)
-    places = {place for model in predictor.models for place in (model.base, *model.adapters)}
-    places |= {own for own in (predictor.retriever, predictor.reranker) if own is not None}
-    if predictor.retrieval is not None:
-        places |= {predictor.retrieval.index, predictor.retrieval.embedder}
-    return all(Path(place).is_dir() for place in places if _is_inside(place, shop))
+    return all(Path(place).is_dir() for place in places_of(predictor) if _is_inside(place, shop))
 
 
 def _fit(
     step: Step,
     settings: dict[str, Any],
     before: Fitted,
-    start: ModelRef,
+    start: ModelRef | None,
     shop: Workshop,
     key: str,
     name: str,
@@ -248,7 +261,10 @@ def _fit(
             "before": before.key,
             "environment": dict(shop.environment),
             "seconds": time.perf_counter() - started,
-            "train_s": outcome.train_s,
+            "train_s": outcome.train_s - outcome.search_s,
+            "search_s": outcome.search_s,
+            "choice": _choice(settings["step"], shop.lesson(step).metric_name, outcome.tried),
+            "warnings": list(outcome.warnings),
             "loop_s": outcome.loop_s,
             "indexes": dict(outcome.indexes),
             "trained_tokens": outcome.trained_tokens,
@@ -264,8 +280,18 @@ def _fit(
     drop_checkpoint(folder)
 
 
-def _draw(step: Step, before: Fitted, start: ModelRef, shop: Workshop, folder: Path, name: str) -> None:
+def _choice(step: str, metric: str, tried: Sequence[Tried]) -> dict[str, Any] | None:
+    """What a step chose by itself, as `approach.json` has it."""
+    if not tried:
+        return None
+    rows = [{**asdict(one), "metric": metric, "given_up_at": None} for one in tried]
+    return {"step": step, "tried": rows}
+
+
+def _draw(step: Step, before: Fitted, start: ModelRef | None, shop: Workshop, folder: Path, name: str) -> None:
     """Add the results that take further work to those of a step that is done; only what is not there is measured."""
+    if not step.drawing:
+        return
     row = read_json(folder / "step.json")
     wanted = step.model_dump(mode="json", include=set(step.drawing))
     if wanted == row["drawn"]:
@@ -277,7 +303,7 @@ def _draw(step: Step, before: Fitted, start: ModelRef, shop: Workshop, folder: P
     write_json(folder / "step.json", {**row, "drawn": wanted})
 
 
-def _context(step: Step, before: Fitted, start: ModelRef, shop: Workshop, folder: Path) -> StepContext:
+def _context(step: Step, before: Fitted, start: ModelRef | None, shop: Workshop, folder: Path) -> StepContext:
     return StepContext(
         lesson=shop.lesson(step),
         start=start,
@@ -313,18 +339,20 @@ def _beside(step: Step, before: Fitted, outcome: StepOutcome, predictor: Mapping
     """Bytes of what the step has added beside weights: its pool of shots, its index."""
     if step.trains:
         return 0
-    found, after = 0, outcome.predictor
-    if (after.shots, after.task_shots) != (before.predictor.shots, before.predictor.task_shots):
+    found, after, given = 0, outcome.predictor, before.language_model
+    if not isinstance(after, PromptedModel) or given is None:
+        return 0
+    if (after.shots, after.task_shots) != (given.shots, given.task_shots):
         pools = [own for own in (predictor["shots"], *predictor["task_shots"].values()) if own is not None]
         found += sum(len(json.dumps(own, ensure_ascii=False).encode()) for own in pools)
     retrieval = after.retrieval
-    if retrieval is not None and retrieval != before.predictor.retrieval:
+    if retrieval is not None and retrieval != given.retrieval:
         found += bytes_below(Path(retrieval.index))
     return found
 
 
 def _check_room(folder: Path, step: Step, before: Fitted) -> None:
-    size = sum(file.stat().st_size for file in Path(before.predictor.model.base).glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in Path(prompted(before.predictor).model.base).glob("*.safetensors"))
     needed, free = step.disk_bytes(size), free_bytes(folder)
     if free < needed:
         raise RunError(

@@ -13,7 +13,7 @@ from luthier.data.normalise import fingerprint
 from luthier.data.text import Text
 from luthier.errors import DataError
 from luthier.evaluate.forgetting import general_text
-from luthier.types import Example, Predictor, Task
+from luthier.types import Example, PromptedModel, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -34,12 +34,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def data_report(task: Task, engine: Engine, base: Predictor) -> dict[str, Any]:
-    """A task's own report with the token counts of its examples, prompt and answer, under the base's prompts.
+def data_report(task: Task, engine: Engine, base: PromptedModel | None) -> dict[str, Any]:
+    """A task's own report with the token counts of its examples, prompt and answer, under the base's prompts; without
+    them where there is no language model.
 
     Raises:
         DataError: An example does not fit in the model's window.
     """
+    if base is None:
+        return {**task.report, "tokens": {}, "warnings": _warnings(task)}
+    base = PromptedModel(base.model, task.decoding)
     tokens = {}
     for split, examples in (("train", task.train), ("validation", task.validation), ("test", task.test)):
         if examples:
@@ -116,7 +120,7 @@ def _warnings(task: Task) -> list[str]:
     return warnings
 
 
-def _too_short(task: Task, engine: Engine, base: Predictor) -> list[str]:
+def _too_short(task: Task, engine: Engine, base: PromptedModel) -> list[str]:
     """A warning where wanted answers are longer than answers may be: no approach could write them."""
     if task.decoding.answer != "generate":
         return []
@@ -132,7 +136,7 @@ def _too_short(task: Task, engine: Engine, base: Predictor) -> list[str]:
     ]
 
 
-def _special(task: Task, engine: Engine, base: Predictor) -> list[str]:
+def _special(task: Task, engine: Engine, base: PromptedModel) -> list[str]:
     """A warning where texts spell out the model's control tokens, which the tokenizer takes for the real ones."""
     tokenizer = engine.renderer(base.model).tokenizer
     control = [token for token in tokenizer.all_special_tokens if len(token) > 1]
@@ -181,7 +185,7 @@ def example_counts(tasks: Mapping[str, Task]) -> dict[str, Any]:
     }
 
 
-def _lengths(examples: Sequence[Example], engine: Engine, base: Predictor) -> list[int]:
+def _lengths(examples: Sequence[Example], engine: Engine, base: PromptedModel) -> list[int]:
     renderer = engine.renderer(base.model)
     reserve = base.decoding.max_new_tokens if base.decoding.answer == "generate" else 0
     lengths, too_long = [], []

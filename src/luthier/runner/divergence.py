@@ -12,7 +12,7 @@ from luthier.runner.fitted import Fitted
 from luthier.runner.folder import read_json, write_json
 from luthier.runner.keys import examples_key, key_of
 from luthier.runner.measure import Bench
-from luthier.types import Example, ModelRef
+from luthier.types import Example, ModelRef, prompted
 
 if TYPE_CHECKING:
     from luthier.infer.divergence import Predictions
@@ -39,7 +39,7 @@ def measure_divergence(
     found = {}
     for name, own in fitted.items():
         base = bases[name]
-        if own.predictor.models == (base.predictor.model,):
+        if own.language_model is None or own.predictor.models == base.predictor.models:
             continue
         file = bench.folder.divergence(_key(own, base, bench, examples))
         if not file.is_file():
@@ -66,11 +66,11 @@ def _measured(
     Args:
         known: What bases predict, by model and sequences: approaches mostly ask alike, and begin from the same base.
     """
-    engine, before = bench.engine, base.predictor.model
+    engine, before, after_all = bench.engine, prompted(base.predictor).model, prompted(fitted.predictor)
     asked = _sequences(fitted, bench, examples)
     of_model: dict[ModelRef, list[str]] = {}
     for on in asked:
-        of_model.setdefault(fitted.predictor.routed(on).model, []).append(on)
+        of_model.setdefault(after_all.routed(on).model, []).append(on)
     found: dict[str, list[dict[str, Any]]] = {}
     total = 2 * sum(map(len, asked.values()))
     with bench.progress.track(f"{name}: how far its predictions moved", total) as advance:
@@ -90,7 +90,7 @@ def _sequences(
     fitted: Fitted, bench: Bench, examples: Mapping[str, Sequence[Example]]
 ) -> dict[str, list[TrainingSequence]]:
     """What is compared, set by set: general texts, and references after their prompts as the approach words them."""
-    engine, predictor = bench.engine, fitted.predictor
+    engine, predictor = bench.engine, prompted(fitted.predictor)
     texts = {GENERAL: engine.text_sequences(predictor.model, general_text())}
     return texts | {
         task: engine.reference_sequences(predictor.asked(bench.tasks[task], bench.target), own)

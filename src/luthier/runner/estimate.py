@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import ceil
 from pathlib import Path
@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 from luthier.evaluate.power import describe_power
 from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
-from luthier.model.load import count_parameters, load_config
+from luthier.model.load import count_parameters, empty_model, load_config
 from luthier.runner.answering import Answering, answering_of
 from luthier.runner.describe import data_report, example_counts, seen_elsewhere, text_warnings
 from luthier.runner.divergence import EXAMPLES
 from luthier.runner.harness import load_harness
 from luthier.runner.merging import PlannedMerge, planned_merges
 from luthier.runner.prepare import Prepared, prepare
-from luthier.runner.show import prompting_of
+from luthier.runner.show import looking_ahead, prompting_of
 from luthier.settings import closed
 from luthier.steps.adapters import Lora
-from luthier.steps.base import Step
+from luthier.steps.base import Step, StepForecast
 from luthier.steps.interpolate import InterpolateStep
 from luthier.steps.lesson import Lesson, TextLesson
 from luthier.steps.replay import Replay
 from luthier.steps.search_tuning import SearchTuningStep
 from luthier.steps.training import TrainingStep
 from luthier.study import Approach, Study
-from luthier.types import Predictor, Task
+from luthier.types import PromptedModel, Task, prompted
 
 if TYPE_CHECKING:
     from luthier.prompt.render import TrainingSequence
@@ -46,10 +46,11 @@ _TEXT_TOKENS = 5000
 
 @dataclass(frozen=True, slots=True)
 class ApproachForecast:
-    """One approach's share: mean prompt tokens, and seconds of fitting and measuring."""
+    """One approach's share: mean prompt tokens, None where no language model is asked, and seconds of fitting and
+    measuring."""
 
     name: str
-    prompt_tokens: float
+    prompt_tokens: float | None
     seconds: float
 
 
@@ -61,12 +62,13 @@ class Forecast:
         tasks: Task name → sizes, labels, metric.
         reports: Task name → the contents of `data.json`.
         power: A sentence on the smallest difference that the test can show.
+        parameters: Of the base model; None where no approach needs it.
         stored_bytes: What the run will leave on disk.
     """
 
     tasks: Mapping[str, Any]
     reports: Mapping[str, dict[str, Any]]
-    parameters: int
+    parameters: int | None
     device: str
     precision: str
     power: str
@@ -82,31 +84,28 @@ class Forecast:
 
 def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
     """Read and check a study, time its model for a moment, and reckon."""
-    from luthier.train.memory import answering_bytes
-
     prepared = prepare(study, root, allow_code=allow_code)
-    base = prepared.base().predictor
-    reports = {
-        name: data_report(task, prepared.engine, Predictor(base.model, task.decoding))
-        for name, task in prepared.tasks.items()
-    }
+    study, base = prepared.study, prepared.language_model
+    reports = {name: data_report(task, prepared.engine, base) for name, task in prepared.tasks.items()}
     plans = {
         name: tuple(_trainings(name, approach, prepared))
         for name, approach in study.approaches.items()
         if approach.trains
     }
     speeds = {kind: _training_speed(planned, prepared) for kind, planned in _by_kind(plans).items()}
-    model = prepared.engine.load(base.model)
-    parameters = count_parameters(model)
-    speed = measure_answering(model, MAX_ROWS[prepared.device])
+    speed = None
+    asked = base or next((own for name in study.approaches if (own := prepared.base(name).language_model)), None)
+    if asked is not None:
+        speed = measure_answering(prepared.engine.load(asked.model), MAX_ROWS[prepared.device])
     # Trained weights are kept in float32, those of every value tried.
     trained_bytes = {
         name: sum(planned.shape.trainable * 4 for planned in own if not planned.curve) for name, own in plans.items()
     }
     merges = {name: tuple(planned_merges(name, prepared, trained_bytes)) for name in study.approaches}
+    in_place = {name: found for name in study.approaches if (found := _in_the_models_place(name, prepared)) is not None}
     approaches = tuple(
-        _forecast_approach(name, prepared, speed, plans.get(name, ()), speeds, merges[name])
-        for name, approach in study.approaches.items()
+        _forecast_approach(name, prepared, speed, plans.get(name, ()), speeds, merges[name], in_place.get(name))
+        for name in study.approaches
     )
     warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
     warnings += seen_elsewhere(prepared.tasks, study.learned_tasks)
@@ -116,23 +115,46 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
     return Forecast(
         tasks=example_counts(prepared.tasks),
         reports=reports,
-        parameters=parameters,
+        parameters=None if base is None else count_parameters(empty_model(base.model)),
         device=prepared.device,
         precision=prepared.precision,
         power=_power(prepared.targets),
         approaches=approaches,
         peak_bytes=max(
             [
-                answering_bytes(
-                    load_config(base.model.base), parameters, prepared.precision, BATCH_TOKENS[prepared.device]
-                )
-            ]
-            + [planned.plan.bytes for own in plans.values() for planned in own]
-            + [planned.bytes for own in merges.values() for planned in own]
+                *([] if asked is None else [_answering_bytes(asked, prepared)]),
+                *(planned.plan.bytes for own in plans.values() for planned in own),
+                *(planned.bytes for own in merges.values() for planned in own),
+                *(own.peak_bytes for own in in_place.values()),
+            ],
+            default=0.0,
         ),
         stored_bytes=_stored_bytes(plans, study)
-        + sum(planned.stored_bytes for own in merges.values() for planned in own),
+        + sum(planned.stored_bytes for own in merges.values() for planned in own)
+        + sum(own.stored_bytes for own in in_place.values()),
         warnings=tuple(warnings),
+    )
+
+
+def _answering_bytes(asked: PromptedModel, prepared: Prepared) -> float:
+    from luthier.train.memory import answering_bytes
+
+    config, parameters = load_config(asked.model.base), count_parameters(empty_model(asked.model))
+    return answering_bytes(config, parameters, prepared.precision, BATCH_TOKENS[prepared.device])
+
+
+def _in_the_models_place(name: str, prepared: Prepared) -> StepForecast | None:
+    """What an approach's last step will take, all its open values together, where it answers in the model's place."""
+    steps = prepared.study.approaches[name].steps
+    if not steps or not steps[-1].answers:
+        return None
+    values = [own for own in closed(steps[-1]) if isinstance(own, Step)]
+    found = [own.forecast(looking_ahead(prepared, name, own)) for own in values]
+    return replace(
+        found[0],
+        fit_s=sum(own.fit_s for own in found),
+        peak_bytes=max(own.peak_bytes for own in found),
+        stored_bytes=sum(own.stored_bytes for own in found),
     )
 
 
@@ -149,7 +171,7 @@ class _Training:
     curve: bool
     step: TrainingStep
     lesson: Lesson
-    predictor: Predictor
+    predictor: PromptedModel
     sequences: list[TrainingSequence]
     shape: TrainingShape
     plan: MemoryPlan
@@ -158,7 +180,7 @@ class _Training:
 
 def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_Training]:
     """All trainings of an approach, every value of an open setting one; planned as the step will plan them."""
-    engine, predictor = prepared.engine, prompting_of(prepared, name)
+    engine, predictor = prepared.engine, prompted(prompting_of(prepared, name))
     candidates = (
         (number, value, one)
         for number, step in enumerate(approach.steps)
@@ -206,10 +228,11 @@ def _training_speed(planned: _Training, prepared: Prepared) -> TrainingSpeed:
 def _forecast_approach(
     name: str,
     prepared: Prepared,
-    speed: AnswerSpeed,
+    speed: AnswerSpeed | None,
     trainings: tuple[_Training, ...],
     speeds: Mapping[tuple[str, ...], TrainingSpeed],
     merges: tuple[PlannedMerge, ...],
+    in_place: StepForecast | None,
 ) -> ApproachForecast:
     from luthier.train.timing import forecast_seconds
 
@@ -217,6 +240,13 @@ def _forecast_approach(
     approach = study.approaches[name]
     common = _done_before(name, study)
     prompting = prompting_of(prepared, name)
+    asked = sum(len(own.test) for own in prepared.targets)
+    placed_s = 0.0
+    if in_place is not None:
+        placed_s = in_place.fit_s * (study.seeds if approach.training != "none" else 1)
+        placed_s += asked * in_place.request_s + study.latency_requests * in_place.alone_s
+    if not isinstance(prompting, PromptedModel) or speed is None:
+        return ApproachForecast(name, None, placed_s)
     all_answering = {
         own.name: answering_of(prompting.asked(own, study.target_name), own, prepared, speed, approach.trains)
         for own in prepared.tasks.values()
@@ -238,14 +268,16 @@ def _forecast_approach(
             seconds += _writing(planned.step.replays, all_answering, prepared, speed)
         return seconds
 
-    seconds = sum(all_answering[own.name].together(len(own.test)) for own in prepared.tasks.values())
+    seconds = placed_s
+    if in_place is None:
+        seconds += sum(all_answering[own.name].together(len(own.test)) for own in prepared.tasks.values())
+        seconds += study.latency_requests * mean(own.alone() for own in judged)
     seconds += _on_documents(approach, prepared, common, prompting, all_answering)
-    seconds += study.latency_requests * mean(own.alone() for own in judged)
     seconds += sum(planned.seconds for planned in merges)
     again = 0.0  # what one more seed takes, at one value of each setting
     for number, step in enumerate(approach.steps):
         values = len(list(closed(step)))
-        if number < common:
+        if number < common or step.answers:
             continue
         own = sum(training(planned) for planned in trainings if planned.number == number and not planned.curve)
         seconds += sum(training(planned) for planned in trainings if planned.number == number and planned.curve)
@@ -263,14 +295,15 @@ def _forecast_approach(
         # How far predictions moved: with the model before and with the one after.
         seconds += 2 * _TEXT_TOKENS * (speed.token_s + speed.head_s)
         seconds += 2 * sum(own.comparing(min(EXAMPLES, len(own.task.test))) for own in all_answering.values())
-    return ApproachForecast(name, mean(own.prompt_tokens for own in judged), seconds)
+    tokens = None if in_place is not None else mean(own.prompt_tokens for own in judged)
+    return ApproachForecast(name, tokens, seconds)
 
 
 def _on_documents(
     approach: Approach,
     prepared: Prepared,
     common: int,
-    prompting: Predictor,
+    prompting: PromptedModel,
     answering: Mapping[str, Answering],
 ) -> float:
     """Seconds for embedding documents, for training what searches them, and for telling which half is weak."""
@@ -357,7 +390,8 @@ def _power(targets: Sequence[Task]) -> str:
 
 
 def _held_out_tokens(lesson: TextLesson, prepared: Prepared) -> int:
-    renderer = prepared.engine.renderer(prepared.base().predictor.model)
+    assert prepared.language_model is not None, "raw text is read by a language model"
+    renderer = prepared.engine.renderer(prepared.language_model.model)
     blocks = (renderer.blocks(document.text, "", lesson.block_tokens) for document in lesson.documents.held)
     return sum(len(block.ids) for own in blocks for block in own)
 

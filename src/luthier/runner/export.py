@@ -1,4 +1,5 @@
-"""Handing an approach over as a folder that plain transformers and PEFT load."""
+"""Handing an approach over as a folder that others load: a model by plain transformers and PEFT, and what answers in a
+model's place by what its card says."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from luthier.retrieve.index import copy_index
 from luthier.runner.folder import read_jsonl, write_json, write_text
 from luthier.runner.open import OpenRun
 from luthier.tree.logprobs import base_of
-from luthier.types import Example, Message, ModelRef, Place, Predictor, Prompt
+from luthier.types import Example, Message, ModelRef, Place, Predictor, Prompt, PromptedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Exported:
     """What was written, and how the exported model did on test examples of the run.
 
     Attributes:
-        kind: `adapter`, or `model` for a whole one.
+        kind: `adapter`, `model` for a whole one, or `files` for what answers in a model's place.
         checked: Test examples that were answered again; the model from the run and the exported one agree on all.
         metric: The deciding metric.
         score: Its value on them with the exported model, `score_in_run` as it was in the run.
@@ -44,13 +45,14 @@ class Exported:
 
 
 def export(
-    run: OpenRun, to: Path, *, merge: bool, card: Callable[[str], str], check: int, progress: Progress
+    run: OpenRun, to: Path, *, merge: bool, card: Callable[[str, str], str], check: int, progress: Progress
 ) -> Exported:
-    """Write the approach's model to the folder `to`, load it from there, and score test examples again.
+    """Write what answers for the approach to the folder `to`, load it from there, and score test examples again.
 
     Args:
         merge: Write a whole model, the adapter merged in; else the adapter, where there is one alone.
-        card: Gives the model card, as Markdown, for the kind of what is written.
+        card: Gives the model card, as Markdown, for the kind of what is written and how it is used, where that is no
+            matter of the kind alone.
         check: How many of the run's test examples are answered again.
 
     Raises:
@@ -64,10 +66,16 @@ def export(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        ref, kind = _write(run, work, merge)
-        write_text(work / "README.md", card(kind))
-        write_json(work / "luthier.json", _prompting(run, work))
-        done = _score_again(run, ref, kind, to, check, progress)
+        predictor = run.predictor
+        if isinstance(predictor, PromptedModel):
+            ref, kind = _write(run, predictor.model, work, merge)
+            write_text(work / "README.md", card(kind, ""))
+            write_json(work / "luthier.json", _prompting(run, predictor, work))
+            # The messages of the run's answers carry wording, shots and passages already.
+            own, exported = (PromptedModel(model, predictor.decoding) for model in (predictor.model, ref))
+            done = _score_again(run, own, exported, kind, to, check, progress)
+        else:
+            done = _write_files(run, work, to, merge, card, check, progress)
         if to.exists():
             to.rmdir()
         work.rename(to)
@@ -76,9 +84,20 @@ def export(
     return done
 
 
-def _write(run: OpenRun, folder: Path, merge: bool) -> tuple[ModelRef, str]:
+def _write_files(
+    run: OpenRun, work: Path, to: Path, merge: bool, card: Callable[[str, str], str], check: int, progress: Progress
+) -> Exported:
+    """Export what answers in a model's place."""
+    if merge:
+        raise RunError(f"{run.name} trained no adapter, so there is nothing to merge; export it without --merge.")
+    exported = run.predictor.export(work, run.engine)
+    write_text(work / "README.md", card("files", exported.usage()))
+    write_json(work / "luthier.json", {"approach": run.name, "labels": list(run.labels)})
+    return _score_again(run, run.predictor, exported, "files", to, check, progress)
+
+
+def _write(run: OpenRun, ref: ModelRef, folder: Path, merge: bool) -> tuple[ModelRef, str]:
     """Write the weights and the tokenizer; give what loads them, and what they are."""
-    ref = run.predictor.model
     tokenizer = load_tokenizer(ref.base)
     base_is_ours = Path(ref.base).is_relative_to(
         run.folder.path.resolve()
@@ -89,7 +108,7 @@ def _write(run: OpenRun, folder: Path, merge: bool) -> tuple[ModelRef, str]:
                 shutil.copy2(file, folder / file.name)
         config = folder / "adapter_config.json"
         row = json.loads(config.read_text(encoding="utf-8"))
-        write_json(config, {**row, "base_model_name_or_path": _name_of_base(run)})
+        write_json(config, {**row, "base_model_name_or_path": _name_of_base(run, ref)})
         tokenizer.save_pretrained(folder)
         return ModelRef(ref.base, (str(folder),)), "adapter"
     if any(map(count_virtual_tokens, ref.adapters)):
@@ -105,26 +124,26 @@ def _write(run: OpenRun, folder: Path, merge: bool) -> tuple[ModelRef, str]:
     return ModelRef(str(folder)), "model"
 
 
-def _name_of_base(run: OpenRun) -> str:
+def _name_of_base(run: OpenRun, ref: ModelRef) -> str:
     """The base as others can find it: its Hugging Face id, or the folder on this machine."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    base = Path(run.predictor.model.base)
+    base = Path(ref.base)
     from_hub = base.resolve().is_relative_to(Path(HF_HUB_CACHE).resolve())
     named = run.study.approaches[run.name].model or run.study.model
-    return named if from_hub else str(base)
+    return named if from_hub and named is not None else str(base)
 
 
-def _prompting(run: OpenRun, folder: Path) -> dict[str, Any]:
+def _prompting(run: OpenRun, predictor: PromptedModel, folder: Path) -> dict[str, Any]:
     """How the model is to be asked: wording, shots, passages, decoding and labels, which are no part of its weights.
 
     The index and what was trained to search it are copied into the folder; their names are relative to it.
     """
-    row = predictor_to_json(run.predictor, run.folder.path)
-    del row["model"], row["routes"], row["task_shots"]
-    if run.predictor.retrieval is not None:
+    row = predictor_to_json(predictor, run.folder.path)
+    del row["kind"], row["model"], row["routes"], row["task_shots"]
+    if predictor.retrieval is not None:
         for name in ("index", "embedder", "reranker"):
-            own = getattr(run.predictor.retrieval, name)
+            own = getattr(predictor.retrieval, name)
             if own is not None and Path(own).is_relative_to(run.folder.path.resolve()):
                 copy = copy_index if name == "index" else shutil.copytree
                 copy(Path(own), folder / "retrieval" / name)
@@ -133,8 +152,10 @@ def _prompting(run: OpenRun, folder: Path) -> dict[str, Any]:
     return {"approach": run.name, "labels": list(run.labels), **row}
 
 
-def _score_again(run: OpenRun, ref: ModelRef, kind: str, to: Path, check: int, progress: Progress) -> Exported:
-    """Answer test prompts, exactly as they were sent in the run, with the run's own model and with the exported one.
+def _score_again(
+    run: OpenRun, own: Predictor, exported: Predictor, kind: str, to: Path, check: int, progress: Progress
+) -> Exported:
+    """Answer test prompts, exactly as they were sent in the run, with what the run has and with what was exported.
 
     Both answer the same batches, so that rounding cannot tell them apart; the run itself may have batched otherwise,
     so against it the scores are compared.
@@ -145,17 +166,15 @@ def _score_again(run: OpenRun, ref: ModelRef, kind: str, to: Path, check: int, p
         Prompt(row["id"], row["task"], tuple(Message(**m) for m in row["messages"]), {}, fingerprint=row["id"])
         for row in rows
     ]
-    texts, retrieval = [], run.predictor.retrieval
+    texts, retrieval = [], run.predictor.retrieval if isinstance(run.predictor, PromptedModel) else None
     cites = retrieval is not None and retrieval.cite
-    for what, model in (("the run's model", run.predictor.model), ("the exported model", ref)):
-        # The messages carry wording, shots and passages already.
-        predictor = Predictor(model, run.predictor.decoding)
+    for what, predictor in (("the run's", own), ("the exported", exported)):
         with progress.track(f"answering with {what}", len(prompts)) as advance:
             answers = run.engine.answer(predictor, prompts, run.labels, advance=advance)
         texts.append(
             [
-                without_citations(own.text, len(row["passages"]))[0] if cites else own.text
-                for own, row in zip(answers, rows, strict=True)
+                without_citations(answer.text, len(row["passages"]))[0] if cites else answer.text
+                for answer, row in zip(answers, rows, strict=True)
             ]
         )
     differing = sum(a != b for a, b in zip(*texts, strict=True))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.steps.base import Step
-from luthier.types import ModelRef, Predictor
+from luthier.types import TRAININGS, ModelRef, Predictor, PromptedModel, Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class Fitted:
         trainable_parameters: Of the largest training.
         stages: The models on the way, the last one included.
         applied: The steps themselves, every setting given.
+        warnings: What steps left out or could not do as asked, a sentence each.
     """
 
     predictor: Predictor
@@ -71,6 +72,17 @@ class Fitted:
     choices: tuple[Mapping[str, Any], ...] = ()
     stages: tuple[Stage, ...] = ()
     applied: tuple[Step, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def training(self) -> Training:
+        """What was trained for it; the largest of it."""
+        return max((step.training for step in self.applied), key=TRAININGS.index, default="none")
+
+    @property
+    def language_model(self) -> PromptedModel | None:
+        """The predictor, where a language model answers."""
+        return self.predictor if isinstance(self.predictor, PromptedModel) else None
 
     @property
     def train_s(self) -> float:

@@ -20,13 +20,13 @@ from luthier.types import ModelRef
 
 def fold(steps: Iterable[Step], base: Fitted, shop: Workshop, name: str) -> Fitted:
     """Apply steps to the base, one after the other."""
-    fitted = base
+    fitted, start = base, None if base.language_model is None else base.language_model.model
     for step in steps:
         candidates = [candidate for candidate in closed(step) if isinstance(candidate, Step)]
         if len(candidates) == 1:
-            fitted = apply_step(candidates[0], fitted, base.predictor.model, shop, name)
+            fitted = apply_step(candidates[0], fitted, start, shop, name)
         else:
-            fitted = _search(candidates, fitted, base.predictor.model, shop, name)
+            fitted = _search(candidates, fitted, start, shop, name)
     return fitted
 
 
@@ -49,7 +49,7 @@ class _Tried:
     given_up_at: int | None = None
 
 
-def _search(candidates: list[Step], before: Fitted, start: ModelRef, shop: Workshop, name: str) -> Fitted:
+def _search(candidates: list[Step], before: Fitted, start: ModelRef | None, shop: Workshop, name: str) -> Fitted:
     """Apply each candidate, compare them on validation, go on with the best (the first of equals)."""
     tried: list[_Tried] = []
     tracks: list[tuple[Score, ...]] = []

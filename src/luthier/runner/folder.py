@@ -49,6 +49,9 @@ class RunFolder:
     def approach(self, name: str) -> Path:
         return self.path / "approaches" / name
 
+    def floor(self, name: str) -> Path:
+        return self.path / "floors" / name
+
     def repeat(self, name: str, seed: int) -> Path:
         return self.approach(name) / "seeds" / str(seed)
 

@@ -14,8 +14,10 @@ BASE = "the base model"
 def general_changes(
     name: str, fitted: Fitted, base: Fitted, bench: Bench, harness: HarnessTasks | None, seed: int
 ) -> list[dict[str, object]]:
-    """How the general probes changed from the approach's base; nothing where the model that they ask did not."""
-    if fitted.predictor.model == base.predictor.model:
+    """How the general probes changed from the approach's base; nothing where the model that they ask did not,
+    or where no language model answers."""
+    own, start = fitted.language_model, base.language_model
+    if own is None or start is None or own.model == start.model:
         return []
     before = probe(base, base.key, bench, "before training")
     after = probe(fitted, fitted.key, bench, name)
@@ -34,8 +36,10 @@ def task_changes(name: str, fitted: Fitted, base: Fitted, bench: Bench, seed: in
     Returns:
         As `compare_probes` gives them, with `since`.
     """
-    own = Stage("", (), fitted.key, fitted.predictor.model, fitted.predictor.routes)
-    untouched = Stage(BASE, (), base.key, base.predictor.model)
+    if fitted.language_model is None or base.language_model is None:
+        return []
+    own = Stage("", (), fitted.key, fitted.language_model.model, fitted.language_model.routes)
+    untouched = Stage(BASE, (), base.key, base.language_model.model)
     found = []
     for task_name in bench.examples:
         if task_name in bench.targets:

@@ -18,7 +18,7 @@ from luthier.runner.fitted import Fitted
 from luthier.runner.folder import read_json, read_jsonl, write_json
 from luthier.runner.keys import examples_key, key_of, source_key
 from luthier.runner.measure import Bench
-from luthier.types import Example, Passage, Predictor, Retrieval, Score, Task
+from luthier.types import Example, Passage, PromptedModel, Retrieval, Score, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -39,7 +39,8 @@ def grounding_of(name: str, fitted: Fitted, bench: Bench, library: Library, seed
         `dropped` (passages that were found and had no room), `ranking` and `support`: rows of `measure`, `mean`, `low`,
         `high`, `n`.
     """
-    retrieval = fitted.predictor.retrieval
+    asked = fitted.language_model
+    retrieval = None if asked is None else asked.retrieval
     if retrieval is None:
         return None
     examples = bench.examples[bench.targets[0]]
@@ -95,8 +96,9 @@ def diagnose(
 
     It decides what to work on, so the test has no part in it.
     """
-    retrieval = fitted.predictor.retrieval
-    if retrieval is None:
+    model = fitted.language_model
+    retrieval = None if model is None else model.retrieval
+    if model is None or retrieval is None:
         return None
     file = bench.folder.approach(name) / "diagnosis.json"
     key = key_of(
@@ -111,7 +113,7 @@ def diagnose(
         scores, answers = {}, {}
         with bench.progress.track(f"{name}: which half is weak", len(CONDITIONS) * len(task.validation)) as advance:
             for condition, examples in conditions.items():
-                asked = fitted.predictor.asked(task, bench.target)
+                asked = model.asked(task, bench.target)
                 asked = replace(asked, retrieval=None) if condition == "closed book" else asked
                 scores[condition], answers[condition] = _scored(bench.engine, asked, examples, task, metric)
                 advance(len(task.validation))
@@ -150,7 +152,7 @@ def _showing(example: Example, passages: Sequence[Passage]) -> Example:
 
 
 def _scored(
-    engine: Engine, predictor: Predictor, examples: Sequence[Example], task: Task, metric: Metric
+    engine: Engine, predictor: PromptedModel, examples: Sequence[Example], task: Task, metric: Metric
 ) -> tuple[list[Score], list[Answer]]:
     logprobs: Sequence[Any] = [None] * len(examples)
     if metric.needs_logprobs:

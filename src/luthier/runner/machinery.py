@@ -36,11 +36,6 @@ def library(root: Path, device: str, indexes: Path | None, *, words_only: bool =
 def engine(root: Path, device: str, precision: str, documents: Library) -> Engine:
     """The engine of a run, which finds shots and passages by what the run has."""
     from luthier.infer.engine import Engine
-    from luthier.model.embed import embed_texts
+    from luthier.model.embed import SentenceEmbedder
 
-    return Engine(
-        device,
-        precision,
-        lambda name, texts: embed_texts(texts, find_embedder(name, root), device),
-        documents,
-    )
+    return Engine(device, precision, lambda name: SentenceEmbedder.named(name, root, device), documents)

@@ -21,6 +21,7 @@ from luthier.runner.apply import Workshop
 from luthier.runner.describe import data_report, example_counts, machine, seen_elsewhere, text_warnings
 from luthier.runner.divergence import measure_divergence
 from luthier.runner.fitted import Fitted
+from luthier.runner.floors import measure_floors, unanswered_floors
 from luthier.runner.fold import fold
 from luthier.runner.folder import RunFolder, append_jsonl, read_json, read_jsonl, write_json, write_text
 from luthier.runner.forgotten import general_changes, task_changes
@@ -34,7 +35,6 @@ from luthier.runner.repeats import Repeats, fold_repeats, measure_repeats, unans
 from luthier.runner.revision import measure_revision
 from luthier.runner.stages import has_stages, stage_matrices
 from luthier.study import Study, study_as_json
-from luthier.types import Predictor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,13 +96,11 @@ def run(
         prepared = prepare(study, Path(root), allow_code=allow_code, indexes=folder.indexes.resolve())
         harness = load_harness(study.forgetting.lm_eval, study.forgetting.lm_eval_limit, Path(root))
         folder.comparison.unlink(missing_ok=True)  # it belongs to the study as it was
-        write_json(folder.resolved_study, study_as_json(study))
+        write_json(folder.resolved_study, study_as_json(prepared.study))
         if study_text is not None:
             write_text(folder.study, study_text)
-        base = prepared.base()
         reports: dict[str, dict[str, Any]] = {
-            name: data_report(task, prepared.engine, Predictor(base.predictor.model, task.decoding))
-            for name, task in prepared.tasks.items()
+            name: data_report(task, prepared.engine, prepared.language_model) for name, task in prepared.tasks.items()
         }
         write_json(folder.data, reports)
         shop = _workshop(prepared, folder, progress)
@@ -126,6 +124,7 @@ def _workshop(prepared: Prepared, folder: RunFolder, progress: Progress) -> Work
         progress=progress,
         prune=prepared.study.prune,
         library=prepared.library,
+        embedder_keys=prepared.embedder_keys,
     )
 
 
@@ -134,7 +133,7 @@ def _fit_all(prepared: Prepared, shop: Workshop) -> dict[str, Fitted]:
     fitted: dict[str, Fitted] = {}
     for name in prepared.study.fold_order:
         approach = prepared.study.approaches[name]
-        fitted[name] = fold(approach.steps, prepared.base(approach.model), replace(shop, others=fitted), name)
+        fitted[name] = fold(approach.steps, prepared.base(name), replace(shop, others=fitted), name)
         write_json(folder.approach(name) / "predictor.json", predictor_to_json(fitted[name].predictor, folder.path))
     return {name: fitted[name] for name in prepared.study.approaches}
 
@@ -166,18 +165,19 @@ def _compare(
     study = prepared.study
     missing = [name for name in fitted if not is_answered(folder.approach(name), fitted[name], bench)]
     missing += unanswered_repeats(repeats, bench)
+    missing = missing or unanswered_floors(prepared, bench)  # beside an approach they open nothing more
     if missing and not validation_only:
         _enter_in_ledger(folder, bench, missing)
     results = []
     for name, own in fitted.items():
         measure(name, own, bench)
-        start = prepared.base(study.approaches[name].model)
+        start = prepared.base(name)
         forgotten: list[dict[str, object]] = []
         elsewhere: list[dict[str, object]] = []
         if study.forgetting.probe:
             forgotten = general_changes(name, own, start, bench, harness, study.seed)
             elsewhere = task_changes(name, own, start, bench, study.seed)
-        changed = own.predictor.model != start.predictor.model
+        changed = own.language_model is not None and own.predictor.models[:1] != start.predictor.models
         results.append(result_of(name, own, bench, forgotten, elsewhere, changes_model=changed))
     comparison: dict[str, Any] = compare(
         results,
@@ -186,6 +186,7 @@ def _compare(
         margin=study.margin,
         forgetting_limit=study.forgetting.limit,
         seed=study.seed,
+        floors=measure_floors(prepared, bench),
     )
     comparison["seeds"], more_reasons = measure_repeats(repeats, results, bench, study.seed)
     comparison["reasons"] += more_reasons
@@ -194,7 +195,7 @@ def _compare(
         name: stage_matrices(
             name,
             fitted,
-            prepared.base(study.approaches[name].model),
+            prepared.base(name),
             bench,
             answers=study.stage_answers,
             seed=study.seed,
@@ -204,7 +205,7 @@ def _compare(
     }
     comparison |= _grounding(prepared, fitted, bench)
     if study.forgetting.probe:
-        bases = {name: prepared.base(study.approaches[name].model) for name in fitted}
+        bases = {name: prepared.base(name) for name in fitted}
         # After all answers: what is kept meanwhile would count to their peak of memory.
         moved = measure_divergence(fitted, bases, bench, study.seed)
         for row in comparison["approaches"]:
@@ -260,7 +261,7 @@ def _about(
 ) -> dict[str, Any]:
     from luthier.model.load import count_parameters, empty_model
 
-    study = prepared.study
+    study, base = prepared.study, prepared.language_model
     finished = datetime.now(UTC)
     seconds = (finished - started).total_seconds()
     study_hash = key_of(study=study_as_json(study))
@@ -288,7 +289,7 @@ def _about(
         "seconds": seconds,
         "targets": list(bench.targets),
         "model": study.model,
-        "model_parameters": count_parameters(empty_model(prepared.base().predictor.model)),
+        "model_parameters": None if base is None else count_parameters(empty_model(base.model)),
         "device": prepared.device,
         "precision": prepared.precision,
         "seed": study.seed,

@@ -21,7 +21,7 @@ from luthier.runner.fitted import Fitted
 from luthier.runner.folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from luthier.runner.harness import HarnessTasks, harness_probes
 from luthier.runner.keys import examples_key, key_of, source_key, versions
-from luthier.types import Completion, Cost, Example, Passage, Score, Task
+from luthier.types import Completion, Cost, Example, Passage, PromptedModel, Score, Task, prompted
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -94,14 +94,20 @@ def _answer(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
     """Answer all examples with the approach; write `predictions.jsonl`, not scored yet, and `measured.json`."""
     engine = bench.engine
     first = bench.alone()[0]
-    model = fitted.predictor.routed(first.prompt.task).model
-    engine.load(model)
+    asked = fitted.predictor.asked(bench.tasks[first.prompt.task], bench.target)
+    if asked.models:
+        engine.load(asked.models[0])
+    else:
+        engine.release()  # a language model that is not asked is no part of its memory
     _ask(fitted, bench, first)  # the first call pays for warming up
     reset_peak(engine.device)
     rows: list[dict[str, Any]] = []
     seconds = 0.0
     for task_name, examples in bench.examples.items():
         task = bench.tasks[task_name]
+        if reason := fitted.predictor.declines(task_name):
+            rows += [_unserved(example, reason) for example in examples]
+            continue
         with bench.progress.track(f"{name}: answering {task_name}", len(examples)) as advance:
             started = time.perf_counter()
             answers = engine.answer(
@@ -121,8 +127,8 @@ def _answer(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
             "seconds": seconds,
             "latencies": [],
             "peak_bytes": peak_bytes(engine.device),
-            "window": engine.renderer(model).window,
-            "not_on_tree": engine.refusal(model),
+            "window": engine.renderer(asked.model).window if isinstance(asked, PromptedModel) else None,
+            "not_on_tree": engine.refusal(asked.model) if isinstance(asked, PromptedModel) else "",
         },
     )
 
@@ -152,11 +158,16 @@ def _score(folder: Path, fitted: Fitted, bench: Bench) -> None:
     for task_name, examples in bench.examples.items():
         task, metrics = bench.tasks[task_name], bench.metrics[task_name]
         own = [rows[task_name, example.id] for example in examples]
-        if any(metric.needs_logprobs for metric in metrics) and any(row["reference_logprob"] is None for row in own):
-            found = bench.engine.reference_logprobs(fitted.predictor.asked(task, bench.target), examples)
+        missing = any(row["reference_logprob"] is None for row in own)
+        if fitted.language_model and missing and any(metric.needs_logprobs for metric in metrics):
+            found = bench.engine.reference_logprobs(fitted.language_model.asked(task, bench.target), examples)
             for row, logprob in zip(own, found, strict=True):
                 row["reference_logprob"] = asdict(logprob)
         for row, example in zip(own, examples, strict=True):
+            if (reason := row["unserved"]) is not None:
+                row["scores"] = dict.fromkeys((metric.name for metric in metrics), None)
+                row["unscored"] = dict.fromkeys(row["scores"], reason)
+                continue
             scores = [
                 score(
                     metric,
@@ -191,11 +202,12 @@ def result_of(
     scores, answers = scores_and_answers(folder, bench)
     return ApproachResult(
         name=name,
-        trains=fitted.trained_tokens > 0,
+        training=fitted.training,
+        kind=fitted.predictor.kind,
         changes_model=changes_model,
         scores=scores,
         deciding={task_name: metrics[0].name for task_name, metrics in bench.metrics.items()},
-        cost=cost_of(name, fitted, bench, read_jsonl(folder / "predictions.jsonl")),
+        cost=cost_in(folder, fitted, bench),
         answers=answers,
         forgotten=forgotten,
         other_tasks=other_tasks,
@@ -225,13 +237,13 @@ def scores_and_answers(folder: Path, bench: Bench) -> tuple[dict[str, dict[str, 
     return scores, answers
 
 
-def cost_of(name: str, fitted: Fitted, bench: Bench, rows: Sequence[Mapping[str, Any]]) -> Cost:
-    """What the approach took, from the files."""
-    measured = read_json(bench.folder.approach(name) / "measured.json")
-    own = [row for row in rows if row["task"] in bench.targets]
+def cost_in(folder: Path, fitted: Fitted, bench: Bench) -> Cost:
+    """What fitting and answering took, from the files in the folder of its answers; without latencies, they are 0."""
+    measured = read_json(folder / "measured.json")
+    own = [row for row in read_jsonl(folder / "predictions.jsonl") if row["task"] in bench.targets]
     prompt_tokens = sum(row["prompt_tokens"] for row in own) / len(own)
     speed = throughput(measured["requests"], measured["seconds"])
-    alone = latency(measured["latencies"])
+    alone = latency(measured["latencies"] or [0.0])
     return Cost(
         train_s=fitted.train_s,
         search_s=fitted.search_s,
@@ -242,12 +254,13 @@ def cost_of(name: str, fitted: Fitted, bench: Bench, rows: Sequence[Mapping[str,
         trainable_share=fitted.trainable_share,
         stored_bytes=fitted.stored_bytes,
         prompt_tokens=prompt_tokens,
-        window_share=prompt_tokens / measured["window"],
+        window_share=prompt_tokens / measured["window"] if measured["window"] else 0.0,
         latency_p50_s=alone.latency_p50_s,
         latency_p95_s=alone.latency_p95_s,
         throughput_per_s=speed.throughput_per_s,
         seconds_per_request=speed.seconds_per_request,
         passage_tokens=sum(row["passage_tokens"] for row in own) / len(own),
+        completion_tokens=sum(row["completion_tokens"] for row in own) / len(own),
     )
 
 
@@ -259,7 +272,8 @@ def probe(fitted: Fitted, model_hash: str, bench: Bench, what: str) -> list[Prob
     file = bench.folder.probe(model_hash)
     if not file.is_file():
         with bench.progress.track(f"{what}: general probes", 1) as advance:
-            results = measure_probes(lambda texts: bench.engine.text_logprobs(fitted.predictor.model, texts))
+            model = prompted(fitted.predictor).model
+            results = measure_probes(lambda texts: bench.engine.text_logprobs(model, texts))
             advance(1)
         write_json(file, [asdict(result) for result in results])
     return _read_probes(file)
@@ -270,7 +284,7 @@ def ask_harness(tasks: HarnessTasks, fitted: Fitted, model_hash: str, bench: Ben
     file = bench.folder.probe(f"{model_hash}-{key_of(**tasks.key)}")
     if not file.is_file():
         with bench.progress.track(f"{what}: {', '.join(tasks.names)}", 1) as advance:
-            results = harness_probes(tasks, fitted.predictor.model, bench.engine)
+            results = harness_probes(tasks, prompted(fitted.predictor).model, bench.engine)
             advance(1)
         write_json(file, [asdict(result) for result in results])
     return _read_probes(file)
@@ -329,4 +343,12 @@ def _row(answer: Completion, example: Example) -> dict[str, Any]:
         "cited": list(answer.cited),
         "label_logprobs": None if answer.label_logprobs is None else dict(answer.label_logprobs),
         "reference_logprob": None,
+        "confidence": answer.confidence,
+        "unserved": None,
     }
+
+
+def _unserved(example: Example, reason: str) -> dict[str, Any]:
+    """The row of an example that the approach does not answer, for it serves other tasks."""
+    nothing = Completion(example.id, "", example.prompt.messages, 0, 0, "abstained")
+    return {**_row(nothing, example), "unserved": reason}

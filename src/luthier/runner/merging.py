@@ -11,6 +11,7 @@ from luthier.settings import closed
 from luthier.steps import MergeStep, SftStep
 from luthier.steps.adapters import Lora
 from luthier.steps.merge import models_of
+from luthier.types import prompted
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def planned_merges(name: str, prepared: Prepared, trained_bytes: Mapping[str, in
     study = prepared.study
     approach = study.approaches[name]
     for step in (one for own in approach.steps for one in closed(own) if isinstance(one, MergeStep)):
-        base = prepared.base(approach.model).predictor.model
+        base = prompted(prepared.base(name).predictor).model
         whole = count_parameters(empty_model(base))
         models = sum(models_of(study.approaches[used].steps) for used in step.of)
         adapters = all(_adds_lora(used, prepared) for used in step.of)

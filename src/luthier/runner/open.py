@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from luthier.data.settings import TaskSettings
 from luthier.errors import RunError
 from luthier.infer.engine import Engine
-from luthier.record import load_predictor
+from luthier.record import load_predictor, places_of
 from luthier.runner.folder import RunFolder, read_json
 from luthier.runner.machinery import engine, library
 from luthier.study import Study
-from luthier.types import Predictor
+from luthier.types import Predictor, PromptedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,12 @@ def open_run(path: Path | str, approach: str | None = None, task: str | None = N
     if task not in study.tasks:
         raise RunError(f"{folder.path} has no task '{task}' (there are: {', '.join(study.tasks)})")
     predictor = load_predictor(folder.approach(name) / "predictor.json", folder.path)
-    _check_models(predictor, folder, study)
+    _check_places(predictor, folder)
     asked = predictor.serving(task, study.tasks[task].decoding(study.seed), study.target_name)
+    routed = isinstance(predictor, PromptedModel) and bool(predictor.routes)
     root = Path(about["root"])
     own = engine(root, about["device"], about["precision"], library(root, about["device"], None))
-    return OpenRun(folder, study, name, task, asked, bool(predictor.routes), about, own)
+    return OpenRun(folder, study, name, task, asked, routed, about, own)
 
 
 def _only_target(study: Study, folder: RunFolder) -> str:
@@ -99,10 +100,10 @@ def _only_target(study: Study, folder: RunFolder) -> str:
     return study.targets[0]
 
 
-def _check_models(predictor: Predictor, folder: RunFolder, study: Study) -> None:
-    for place in (place for model in predictor.models for place in (model.base, *model.adapters)):
-        if not Path(place).is_dir():
+def _check_places(predictor: Predictor, folder: RunFolder) -> None:
+    for place in places_of(predictor):
+        if Path(place).is_absolute() and not Path(place).is_dir():
             raise RunError(
                 f"{place} is gone, which this approach needs. Run the study again "
-                f"(luthier run {folder.study} --output {folder.path}), or put the model '{study.model}' back."
+                f"(luthier run {folder.study} --output {folder.path}), or put what was there back."
             )

@@ -27,7 +27,7 @@ from luthier.steps.base import Step
 from luthier.steps.lesson import Lesson
 from luthier.steps.training import TrainingStep
 from luthier.study import Study
-from luthier.types import ModelRef, Predictor, Task
+from luthier.types import ModelRef, Nothing, PromptedModel, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -42,7 +42,8 @@ class Prepared:
         revision: What changes in the target's documents when all is done, and is asked then.
         texts: Raw text that steps learn from, by where it comes from.
         metric_code: The text of the user's own metrics, which scores depend on, by name.
-        model_keys: Hashes of the models and embedders that approaches start from, by folder.
+        model_keys: Hashes of the models that approaches start from, by folder.
+        embedder_keys: Hashes of the embedders and cross-encoders that steps begin with, by name.
     """
 
     study: Study
@@ -55,6 +56,7 @@ class Prepared:
     precision: str
     metric_code: Mapping[str, str]
     model_keys: Mapping[str, str]
+    embedder_keys: Mapping[str, str]
     engine: Engine
     library: Library
     revision: Revision | None
@@ -81,17 +83,22 @@ class Prepared:
             tasks, tuple(self.metrics[name][0] for name in names), self.study.target_name, rehearsed=rehearsed
         )
 
-    def base(self, model: str | None = None) -> Fitted:
-        """The base predictor of the study, or of an approach with a model of its own."""
-        folder = str(self.models[model or self.study.model])
+    @property
+    def language_model(self) -> PromptedModel | None:
+        """The study's base model, as it is asked the target; None where no approach needs it."""
+        folder = self.models.get(self.study.model or "")
+        return None if folder is None else PromptedModel(ModelRef(str(folder)), self.targets[0].decoding)
+
+    def base(self, name: str) -> Fitted:
+        """What an approach begins from: its base model, or nothing where it needs none."""
+        approach = self.study.approaches[name]
         # Of several targets each step holds the data that it learns from.
         task = training_key(self.targets[0]) if len(self.targets) == 1 else ""
+        if not approach.needs_model:
+            return Fitted(Nothing(), key_of(model=None, task=task, environment=self.environment))
+        folder = str(self.models[approach.model or self.study.model or ""])
         key = key_of(model=self.model_keys[folder], task=task, environment=self.environment)
-        return Fitted(Predictor(ModelRef(folder), self.targets[0].decoding), key)
-
-    @property
-    def _bases(self) -> set[str]:
-        return {str(folder) for folder in self.models.values()}
+        return Fitted(PromptedModel(ModelRef(folder), self.targets[0].decoding), key)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -100,7 +107,6 @@ class Prepared:
             **versions(),
             "source": source_key(),
             "metric": key_of(code={name: self.metric_code.get(task.metric) for name, task in self.tasks.items()}),
-            "embedders": key_of(models=sorted(v for k, v in self.model_keys.items() if k not in self._bases)),
             "device": self.device,
             "precision": self.precision,
         }
@@ -119,6 +125,7 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
     documents = library(root, device, indexes, words_only=indexes is None)
     tasks = {name: load_task(name, task, root, allow_code, study.seed) for name, task in study.tasks.items()}
     tasks = {name: with_documents(task, study.tasks[name], root, documents) for name, task in tasks.items()}
+    study = study.for_data(tasks)
     judged = tasks[study.targets[0]]
     problems = [
         f"approaches.{name}: {problem}"
@@ -127,6 +134,7 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
         for task in step.learns_from or study.targets
         for problem in step.check(tasks[task])
     ]
+    problems += _problems_of_losses(study, tasks)
     problems += _problems_of_phrasings(tasks)
     problems += _problems_of_shared_documents(study, tasks)
     problems += _problems_of_lm_eval(study)
@@ -146,8 +154,8 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
     metrics = {
         name: tuple(load_metric(metric, root, allow_code) for metric in task.metrics) for name, task in tasks.items()
     }
-    names = {study.model, *(a.model for a in study.approaches.values() if a.model is not None)}
-    models = {name: find_model(name, root) for name in sorted(names)}
+    names = {a.model or study.model for a in study.approaches.values() if a.needs_model}
+    models = {name: find_model(name, root) for name in sorted(name for name in names if name is not None)}
     code = {
         metric: (root / metric.rpartition(":")[0]).read_text(encoding="utf-8")
         for task in tasks.values()
@@ -155,12 +163,12 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
         if is_user_metric(metric)
     }
     embedders = {
-        find_embedder(name, root)
+        name: model_key(str(find_embedder(name, root)))
         for approach in study.approaches.values()
         for step in approach.steps
         for name in step.embedders
     }
-    keys = {str(folder): model_key(str(folder)) for folder in (*models.values(), *embedders)}
+    keys = {str(folder): model_key(str(folder)) for folder in models.values()}
     return Prepared(
         study=study,
         root=root.resolve(),
@@ -172,10 +180,23 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
         precision=precision,
         metric_code=code,
         model_keys=keys,
+        embedder_keys=embedders,
         engine=engine(root, device, precision, documents),
         library=documents,
         revision=load_revision(study.revision, judged, study.tasks[judged.name], root, documents),
     )
+
+
+def _problems_of_losses(study: Study, tasks: Mapping[str, Task]) -> list[str]:
+    """Approaches that give no log-probabilities, where those decide."""
+    by_loss = [name for name in study.targets if metric_traits(tasks[name].metric).needs_logprobs]
+    return [
+        f"approaches.{name}: {approach.steps[-1].model_dump()['step']} gives no log-probability of the right answer, "
+        f"which {tasks[by_loss[0]].metric} of task '{by_loss[0]}' is made of; put a metric of answers first, such as "
+        "accuracy, token_f1 or rouge_l."
+        for name, approach in study.approaches.items()
+        if by_loss and approach.answers_without
+    ]
 
 
 def _problems_of_phrasings(tasks: Mapping[str, Task]) -> list[str]:

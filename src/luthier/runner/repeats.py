@@ -13,7 +13,6 @@ from luthier.runner.fitted import Fitted
 from luthier.runner.fold import fold, validated
 from luthier.runner.measure import Bench, is_answered, measure_answers, scores_and_answers
 from luthier.runner.prepare import Prepared
-from luthier.steps.search_tuning import SearchTuningStep
 from luthier.study import Approach
 
 Repeats = Mapping[str, Mapping[int, Fitted]]
@@ -37,7 +36,7 @@ def fold_repeats(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Worksho
         done: dict[str, Fitted] = {}
         for name in study.fold_order:
             if name in _with_what_they_use(study.approaches, names):
-                base = prepared.base(study.approaches[name].model)
+                base = prepared.base(name)
                 own = replace(shop, seed=seed, others=done, draw=False)
                 done[name] = fold(fitted[name].applied, base, own, f"{name}, seed {seed}")
         for name in names:
@@ -48,11 +47,7 @@ def fold_repeats(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Worksho
 def finalists(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) -> list[str]:
     """The approaches to be trained again: all that train, or those that do best on validation."""
     study = prepared.study
-    trained = [
-        name
-        for name, approach in study.approaches.items()
-        if approach.trains or any(isinstance(step, SearchTuningStep) for step in approach.steps)
-    ]
+    trained = [name for name, approach in study.approaches.items() if approach.training != "none"]
     if study.finalists is None or study.finalists >= len(trained):
         return trained
     lesson = prepared.target_lesson

@@ -22,7 +22,7 @@ from luthier.runner.fitted import Fitted
 from luthier.runner.folder import read_json, write_json
 from luthier.runner.keys import key_of, source_key
 from luthier.study import RevisionSettings
-from luthier.types import Predictor, Prompt, Retrieval, Task
+from luthier.types import Prompt, PromptedModel, Retrieval, Task
 
 if TYPE_CHECKING:
     from luthier.retrieve.library import Library
@@ -125,13 +125,14 @@ def _measured(
         return found
     predictor = fitted.predictor.asked(task, bench.target)
     with tempfile.TemporaryDirectory(prefix="luthier-") as work:
-        if predictor.retrieval is not None:
-            predictor = _revised(predictor, predictor.retrieval, revision, Path(work) / "index", library)
+        retrieval = predictor.retrieval if isinstance(predictor, PromptedModel) else None
+        if isinstance(predictor, PromptedModel) and retrieval is not None:
+            predictor = _revised(predictor, retrieval, revision, Path(work) / "index", library)
         with bench.progress.track(f"{name}: after the revision", len(revision.prompts)) as advance:
             answers = bench.engine.answer(predictor, revision.prompts, task.labels, advance=advance)
-        if predictor.retrieval is not None:
+        if isinstance(predictor, PromptedModel) and predictor.retrieval is not None:
             library.forget(predictor.retrieval.index)
-    absent = "" if predictor.retrieval is None else predictor.retrieval.absent
+    absent = "" if retrieval is None else retrieval.absent
     judged = [
         RevisedAnswer(answer.text, now, before, Shown(answer.text, (), (), (), absent).abstained)
         for answer, (now, before) in zip(answers, revision.answers, strict=True)
@@ -146,8 +147,8 @@ def _measured(
 
 
 def _revised(
-    predictor: Predictor, retrieval: Retrieval, revision: Revision, folder: Path, library: Library
-) -> Predictor:
+    predictor: PromptedModel, retrieval: Retrieval, revision: Revision, folder: Path, library: Library
+) -> PromptedModel:
     """The predictor with a copy of its index in which documents are changed and removed, as a user would do it."""
     copy_index(Path(retrieval.index), folder)
     index = library.opened(str(folder), retrieval.embedder)

@@ -14,11 +14,10 @@ from luthier.progress import Silent
 from luthier.runner.prepare import Prepared, prepare
 from luthier.settings import closed
 from luthier.steps import PretrainStep, SftStep
-from luthier.steps.base import Step, StepContext
-from luthier.steps.search_tuning import SearchTuningStep
+from luthier.steps.base import ShownText, Step, StepContext
 from luthier.steps.training import TrainingStep
 from luthier.study import Study
-from luthier.types import Predictor
+from luthier.types import Predictor, PromptedModel
 
 if TYPE_CHECKING:
     from luthier.prompt.render import TrainingSequence
@@ -93,17 +92,21 @@ def training_examples(
     """The first `n` examples, or blocks of raw text, of each training of an approach (default: the first that trains).
 
     Open settings are shown with their first value; no model is loaded. Where nothing trains, it is the target's
-    training examples under the approach's prompts.
+    training examples under the approach's prompts; what answers in the model's place shows them as it reads them.
 
     Raises:
         StudyError: There is no such approach.
     """
     prepared = prepare(study, root, allow_code=allow_code)
+    study = prepared.study
     name = _chosen(study, approach)
+    found = [_as_read(title, one) for title, one in _texts_of(prepared, name, n)]
     predictor = prompting_of(prepared, name)
+    if not isinstance(predictor, PromptedModel):
+        return found
     tokenizer = prepared.engine.renderer(predictor.model).tokenizer
-    found = []
-    for title, training in _trainings_of(study, name) or [("", SftStep())]:
+    trainings = _trainings_of(study, name)
+    for title, training in trainings or ([] if found else [("", SftStep())]):
         lesson = prepared.lesson(training)
         if isinstance(training, SftStep):
             taught = training.taught(lesson, study.seed)[:n]
@@ -130,8 +133,11 @@ def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_c
     from luthier.tree.trunk import find_trunk
 
     prepared = prepare(study, root, allow_code=allow_code)
+    study = prepared.study
     name = _chosen(study, approach)
     predictor, training = prompting_of(prepared, name), _training_of(study, name)
+    if not isinstance(predictor, PromptedModel):
+        raise StudyError(f"{name} asks no language model, so there are no prompts to merge; leave out --tree.")
     tokenizer = prepared.engine.renderer(predictor.model).tokenizer
     if training is None:
         asked, target = prepared.targets[0], prepared.study.target_name
@@ -168,26 +174,44 @@ def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_c
 
 
 def prompting_of(prepared: Prepared, name: str) -> Predictor:
-    """The predictor of an approach as far as steps that train nothing make it, open settings at their first value."""
-    approach = prepared.study.approaches[name]
-    predictor = prepared.base(approach.model).predictor
-    for step in approach.steps:
+    """The predictor of an approach as far as steps make it that train nothing and leave answering to the language
+    model, open settings at their first value."""
+    predictor = prepared.base(name).predictor
+    for step in prepared.study.approaches[name].steps:
         first = next(closed(step))
         assert isinstance(first, Step)
-        if first.trains or isinstance(first, SearchTuningStep):
-            continue
-        context = StepContext(
-            lesson=prepared.lesson(first),
-            start=predictor.model,
-            engine=prepared.engine,
-            folder=Path(),
-            seed=prepared.study.seed,
-            progress=Silent(),
-            log=lambda row: None,
-            library=prepared.library,
-        )
-        predictor = first.fit(predictor, context).predictor
+        if first.training == "none" and not first.answers:
+            predictor = first.fit(predictor, looking_ahead(prepared, name, first)).predictor
     return predictor
+
+
+def looking_ahead(prepared: Prepared, name: str, step: Step) -> StepContext:
+    """What a step of an approach is given where nothing is kept."""
+    base = prepared.base(name).language_model
+    return StepContext(
+        lesson=prepared.lesson(step),
+        start=None if base is None else base.model,
+        engine=prepared.engine,
+        folder=Path(),
+        seed=prepared.study.seed,
+        progress=Silent(),
+        log=lambda row: None,
+        library=prepared.library,
+    )
+
+
+def _texts_of(prepared: Prepared, name: str, n: int) -> list[tuple[str, ShownText]]:
+    """The first examples as the approach's last step reads them, where it answers in the model's place."""
+    steps = prepared.study.approaches[name].steps
+    first = next(closed(steps[-1])) if steps else None
+    if not isinstance(first, Step) or not first.answers:
+        return []
+    title = f"{len(steps)}: {first.model_dump()['step']}"
+    return [(title, one) for one in first.shown(looking_ahead(prepared, name, first), n)]
+
+
+def _as_read(title: str, shown: ShownText) -> ShownSequence:
+    return ShownSequence(title, shown.place, tuple((text, answer, False) for text, answer in shown.pieces))
 
 
 def _chosen(study: Study, approach: str | None) -> str:

@@ -12,7 +12,7 @@ from luthier.runner.fitted import Stage
 from luthier.runner.folder import read_json, write_json
 from luthier.runner.keys import examples_key, key_of
 from luthier.runner.measure import Bench
-from luthier.types import Predictor, Score, Task
+from luthier.types import Predictor, Score, Task, prompted
 
 
 def stage_losses(what: str, stage: Stage, predictor: Predictor, task: Task, bench: Bench) -> list[tuple[Score, Answer]]:
@@ -26,7 +26,7 @@ def stage_losses(what: str, stage: Stage, predictor: Predictor, task: Task, benc
     examples = bench.examples[task.name]
     file = bench.folder.stage(stage_key(stage, predictor, bench, losses_of=task.name))
     if not file.is_file():
-        asked = replace(predictor, model=stage.model, routes=stage.routes).asked(task, bench.target)
+        asked = replace(prompted(predictor), model=stage.model, routes=stage.routes).asked(task, bench.target)
         with bench.progress.track(f"{what}: losses on {task.name}", len(examples)) as advance:
             found = bench.engine.reference_logprobs(asked, examples, advance=advance)
         write_json(file, [asdict(one) for one in found])

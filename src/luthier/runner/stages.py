@@ -15,7 +15,7 @@ from luthier.runner.folder import read_json, read_jsonl, write_json
 from luthier.runner.keys import examples_key
 from luthier.runner.measure import Bench
 from luthier.runner.stage_losses import stage_key, stage_losses
-from luthier.types import Example, Score
+from luthier.types import Example, Score, prompted
 
 Examples = Mapping[str, Sequence[Example]]  # by task
 
@@ -38,7 +38,7 @@ def stage_matrices(
             leaves the second matrix out.
     """
     own = fitted[name]
-    before = Stage("before training", (), base.key, base.predictor.model)
+    before = Stage("before training", (), base.key, prompted(base.predictor).model)
     answered = _metrics_of_answers(bench) if answers else {}
     asked = {task: subsample(bench.examples[task], answers, seed, "stages") for task in answered}
     stages = [
@@ -88,7 +88,7 @@ def _answers(
         stage_key(stage, predictor, bench, answers={task: examples_key(own) for task, own in asked.items()})
     )
     if not file.is_file():
-        own = replace(predictor, model=stage.model, routes=stage.routes)
+        own = replace(prompted(predictor), model=stage.model, routes=stage.routes)
         same = next((other for other, one in fitted.items() if one.predictor == own), None)
         known = {} if same is None else _answers_of(same, bench)
         found = {}

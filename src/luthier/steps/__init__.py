@@ -6,9 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from luthier.steps.classifier import ClassifierStep
 from luthier.steps.few_shot import FewShotStep
 from luthier.steps.interpolate import InterpolateStep
 from luthier.steps.merge import MergeStep
+from luthier.steps.nearest import NearestStep
 from luthier.steps.pretrain import PretrainStep
 from luthier.steps.prompt import PromptStep
 from luthier.steps.rag import RagStep
@@ -20,6 +22,8 @@ from luthier.steps.sft import SftStep
 AnyStep = Annotated[
     PromptStep
     | FewShotStep
+    | NearestStep
+    | ClassifierStep
     | RagStep
     | RetrieverStep
     | RerankerStep
@@ -33,9 +37,11 @@ AnyStep = Annotated[
 
 __all__ = [
     "AnyStep",
+    "ClassifierStep",
     "FewShotStep",
     "InterpolateStep",
     "MergeStep",
+    "NearestStep",
     "PretrainStep",
     "PromptStep",
     "RagStep",

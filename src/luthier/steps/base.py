@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from luthier.progress import Progress
 from luthier.settings import Settings
-from luthier.types import ModelRef, Predictor, Task
+from luthier.types import ModelRef, Predictor, Task, Training
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -25,7 +25,7 @@ class StepContext:
 
     Attributes:
         lesson: What it learns from.
-        start: The model that the approach began from.
+        start: The model that the approach began from; None for one that uses no language model.
         engine: Answers and scores with predictors.
         folder: The step's own folder; named results go to `results/`.
         seed: Decides everything that is drawn.
@@ -37,7 +37,7 @@ class StepContext:
     """
 
     lesson: Lesson
-    start: ModelRef
+    start: ModelRef | None
     engine: Engine
     folder: Path
     seed: int
@@ -62,6 +62,48 @@ class StepContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """A combination of settings that a step tried on validation.
+
+    Attributes:
+        score: The metric that it chose by, as it is written.
+        seconds: What trying it took.
+    """
+
+    settings: Mapping[str, Any]
+    score: float
+    seconds: float
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepForecast:
+    """What a step that answers in the model's place will take.
+
+    Attributes:
+        fit_s: Seconds of `fit`.
+        request_s: Seconds of a request among many.
+        alone_s: Seconds of a request alone.
+        peak_bytes: Memory beyond what is loaded anyway; `stored_bytes` on disk.
+    """
+
+    fit_s: float
+    request_s: float
+    alone_s: float
+    peak_bytes: float = 0.0
+    stored_bytes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShownText:
+    """An example as a step that answers in the model's place reads it: runs of text, and whether each is an answer
+    that it learns or copies."""
+
+    place: str
+    pieces: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepOutcome:
     """A better predictor, and what it took.
 
@@ -70,8 +112,11 @@ class StepOutcome:
         trained_tokens: Tokens that went through training.
         loop_s: Seconds of training without validations.
         indexes: Name of an index that it needed → seconds of making it, whichever step did. They are not in `train_s`.
+        tried: What it tried on validation by itself, of which it took one; empty where it chose nothing.
+        search_s: The part of `train_s` spent on trying what was not taken.
         results: Named results to be drawn, by kind (see docs/run-folder.md).
         facts: Further values worth keeping in `step.json`.
+        warnings: What was left out or could not be done as asked, a sentence each.
     """
 
     predictor: Predictor
@@ -82,18 +127,24 @@ class StepOutcome:
     trainable_share: float = 0.0
     peak_bytes: int = 0
     indexes: Mapping[str, float] = field(default_factory=dict)
+    tried: tuple[Tried, ...] = ()
+    search_s: float = 0.0
     results: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Step(Settings):
     """A step's settings; `fit` does its work.
 
-    Steps say by class variables whether they change the model's weights, whether they do it by examples, whether what
-    they give serves a single task, and which settings decide only what is drawn (`drawing`).
+    Steps say by class variables whether they change the language model's weights (`trains`), whether they do it by
+    examples, what they train (`training`), whether what they give answers in the language model's place (`answers`),
+    whether it serves a single task, and which settings decide only what is drawn (`drawing`).
     """
 
     trains: ClassVar[bool] = False
+    training: ClassVar[Training] = "none"
+    answers: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     for_one_task: ClassVar[bool] = False
     drawing: ClassVar[frozenset[str]] = frozenset()
@@ -112,6 +163,11 @@ class Step(Settings):
     def rehearses(self) -> tuple[str, ...]:
         """Names of tasks whose training prompts or validation it uses, without learning from their answers."""
         return ()
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether it works on a language model."""
+        return True
 
     @property
     def embedders(self) -> tuple[str, ...]:
@@ -133,6 +189,15 @@ class Step(Settings):
 
     def for_tasks(self, tasks: Sequence[str]) -> Step:
         """The step with what follows from the names of the study's tasks filled in."""
+        return self
+
+    def with_settings(self, **settings: Any) -> Self:
+        """The same with some settings given."""
+        own = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self).model_validate(own | settings)
+
+    def for_data(self, tasks: Sequence[Task]) -> Step:
+        """The step with what is left to it filled in, from the tasks that it learns from: values to be tried, say."""
         return self
 
     def check_graph(
@@ -171,6 +236,14 @@ class Step(Settings):
             facts: What it found.
         """
         return {}
+
+    def forecast(self, context: StepContext) -> StepForecast:
+        """What it will take, where it answers in the model's place. Nothing is fitted for it."""
+        raise NotImplementedError
+
+    def shown(self, context: StepContext, count: int) -> list[ShownText]:
+        """The first examples as it reads them, where it answers in the model's place."""
+        raise NotImplementedError
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         raise NotImplementedError

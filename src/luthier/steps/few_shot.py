@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from luthier.prompt.shots import random_order, spread_order
-from luthier.settings import Choose, Open
+from luthier.settings import Choose, Open, values_of
 from luthier.steps.base import Step, StepContext, StepOutcome
-from luthier.types import Predictor, Shots, Task
+from luthier.types import Predictor, Shots, Task, prompted
 
 ShotCount = Annotated[int, Field(ge=0)]
 ShotChoice = Literal["random", "spread", "bm25", "embedding"]
@@ -26,23 +27,29 @@ class FewShotStep(Step):
     step: Literal["few-shot"] = "few-shot"
     shots: Open[ShotCount] = 8
     """Examples a prompt; those that leave no room in the model's window are left out and counted."""
-    by: Open[ShotChoice] = "random"
+    by: Open[ShotChoice] | None = None
     """`random`: drawn once for all prompts. `spread`: drawn once, every label before any comes twice.
-    `bm25`, `embedding`: the most similar to each prompt, the most similar last."""
+    `bm25`, `embedding`: the most similar to each prompt, the most similar last. Default: what validation takes of
+    `spread` (without labels `random`), `bm25` and `embedding`."""
     embedder: str = "minilm-l6"
     """For `by: embedding`: a folder, a built-in name (minilm-l6), or the Hugging Face id of a sentence embedder."""
 
     @property
     def embedders(self) -> tuple[str, ...]:
         """The one that shots may be chosen by."""
-        embeds = "embedding" in (self.by.choose if isinstance(self.by, Choose) else (self.by,))
-        return (self.embedder,) if embeds else ()
+        return (self.embedder,) if "embedding" in values_of(self.by) else ()
+
+    def for_data(self, tasks: Sequence[Task]) -> Step:
+        """With the ways to choose shots that validation chooses among."""
+        if self.by is not None or self.shots == 0:
+            return self
+        drawn: ShotChoice = "spread" if all(task.labels for task in tasks) else "random"
+        return self.with_settings(by=Choose[ShotChoice](choose=(drawn, "bm25", "embedding")))
 
     def check(self, task: Task) -> list[str]:
         """`spread` needs labels, and the pool must be large enough."""
         problems = []
-        ways = self.by.choose if isinstance(self.by, Choose) else (self.by,)
-        counts = self.shots.choose if isinstance(self.shots, Choose) else (self.shots,)
+        ways, counts = values_of(self.by), values_of(self.shots)
         if "spread" in ways and not task.labels:
             problems.append(f"by: spread needs labels, and task '{task.name}' has none; use random, bm25 or embedding.")
         if max(counts) >= len(task.train):
@@ -51,6 +58,7 @@ class FewShotStep(Step):
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """The predictor with its pool of shots, one for each task that it serves."""
+        predictor = prompted(predictor)
         if self.shots == 0:
             return StepOutcome(replace(predictor, shots=None, task_shots={}))
         tasks, target = context.lesson.tasks, context.lesson.target
@@ -66,6 +74,7 @@ class FewShotStep(Step):
 
     def _shots_of(self, task: Task, seed: int) -> Shots:
         assert not isinstance(self.shots, Choose)
+        assert self.by is not None, "what is left open is filled in by for_data"
         assert not isinstance(self.by, Choose)
         pool = task.train
         if self.by in ("random", "spread"):

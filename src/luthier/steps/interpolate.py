@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from luthier.errors import TrainingError
 from luthier.steps.base import Step, StepContext, StepOutcome
-from luthier.types import ModelRef, Predictor
+from luthier.types import ModelRef, Predictor, PromptedModel, Training, prompted
 
 if TYPE_CHECKING:
     from luthier.model.blend import Blend
@@ -28,6 +28,7 @@ class InterpolateStep(Step):
     """
 
     trains: ClassVar[bool] = True
+    training: ClassVar[Training] = "language model"
     learns: ClassVar[bool] = False
 
     step: Literal["interpolate"] = "interpolate"
@@ -82,6 +83,7 @@ class InterpolateStep(Step):
         from luthier.model.device import peak_bytes, reset_peak
         from luthier.model.load import load_model
 
+        predictor = prompted(predictor)
         near = self._near(context)
         if predictor.model == near:
             raise TrainingError(
@@ -112,9 +114,11 @@ class InterpolateStep(Step):
 
     def _near(self, context: StepContext) -> ModelRef:
         earlier = context.before[:-1] if self.back_to == "stage" else ()
-        return earlier[-1] if earlier else context.start
+        began = earlier[-1] if earlier else context.start
+        assert began is not None, "interpolate works on a language model"
+        return began
 
-    def _measured(self, blend: Blend, place: float, predictor: Predictor, context: StepContext) -> _Point:
+    def _measured(self, blend: Blend, place: float, predictor: PromptedModel, context: StepContext) -> _Point:
         from luthier.evaluate.forgetting import general_loss
         from luthier.steps.validate import validation_loss
 

@@ -14,7 +14,7 @@ from luthier.evaluate.statistics import wilson_interval
 from luthier.steps.base import StepContext
 from luthier.steps.lesson import Lesson
 from luthier.steps.training import TrainingStep
-from luthier.types import Predictor
+from luthier.types import PromptedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class CurvePoint:
 
 
 def measure_curve(
-    step: TrainingStep, parts: Mapping[int, TrainingStep], predictor: Predictor, context: StepContext
+    step: TrainingStep, parts: Mapping[int, TrainingStep], predictor: PromptedModel, context: StepContext
 ) -> list[CurvePoint]:
     """Train on each number of examples, from the same start; a point that is in the folder is not measured again.
 
@@ -60,7 +60,7 @@ def measure_curve(
     return points
 
 
-def _before(step: TrainingStep, predictor: Predictor, context: StepContext) -> CurvePoint:
+def _before(step: TrainingStep, predictor: PromptedModel, context: StepContext) -> CurvePoint:
     """The model that training begins with, which need not be the predictor's: its weights may be drawn anew."""
     file = context.folder / "curve" / "0" / "point.json"
     if not file.is_file():

@@ -10,7 +10,7 @@ from luthier.data.text import Halves, Text, halves
 from luthier.evaluate.over_tasks import MEAN
 from luthier.progress import Advance
 from luthier.steps.validate import score_of, validation_metrics
-from luthier.types import Predictor, Task
+from luthier.types import Predictor, Task, prompted
 
 if TYPE_CHECKING:
     from luthier.evaluate.metrics import Metric
@@ -53,7 +53,8 @@ class Lesson:
     def validate(
         self, engine: Engine, predictor: Predictor, *, model: Any = None, advance: Advance = lambda done: None
     ) -> dict[str, float]:
-        """The deciding metric and the loss (nats a token) on validation; of several tasks the means, and each one's.
+        """The deciding metric on validation, and the loss (nats a token) where a language model answers; of several
+        tasks the means, and each one's.
 
         Args:
             model: A model in training to use in place of the predictor's own.
@@ -64,12 +65,21 @@ class Lesson:
             )
             for task, metric in zip(self.tasks, self.metrics, strict=True)
         }
+        return self.of_tasks(found)
+
+    def of_tasks(self, found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """The same from what each task gave by itself.
+
+        Args:
+            found: Task → its deciding metric, and its loss where there is one.
+        """
         if len(self.tasks) == 1:
-            return found[self.task.name]
+            return dict(found[self.task.name])
         values = [score_of(found[t.name], m)[0] for t, m in zip(self.tasks, self.metrics, strict=True)]
         own = {f"{task}/{name}": value for task, metrics in found.items() for name, value in metrics.items()}
-        loss = sum(metrics["loss"] for metrics in found.values()) / len(found)
-        return {"loss": loss, MEAN: sum(values) / len(values), **own}
+        losses = [metrics["loss"] for metrics in found.values() if "loss" in metrics]
+        loss = {"loss": sum(losses) / len(losses)} if len(losses) == len(found) else {}
+        return {**loss, MEAN: sum(values) / len(values), **own}
 
     def metric_of(self, score: Sequence[float]) -> float:
         """The metric that choices are made by, as it is written, from what `score_of` gave."""
@@ -80,7 +90,7 @@ class Lesson:
         """What is to be raised, from what `validate` gave."""
         if len(self.tasks) == 1:
             return score_of(metrics, self.metrics[0])
-        return metrics[MEAN], -metrics["loss"]
+        return metrics[MEAN], -metrics.get("loss", 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +126,7 @@ class TextLesson(Lesson):
     ) -> dict[str, float]:
         """The loss of the documents kept apart, in nats a token."""
         texts = [document.text for document in self.documents.held]
-        found = engine.block_logprobs(predictor.model, texts, self.block_tokens, model=model)
+        found = engine.block_logprobs(prompted(predictor).model, texts, self.block_tokens, model=model)
         advance(len(texts))
         return {"loss": -sum(own.nats for own in found) / sum(own.tokens for own in found)}
 

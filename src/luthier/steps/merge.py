@@ -13,7 +13,7 @@ from luthier.settings import Choose, Count, Open, given
 from luthier.steps.base import Step, StepContext, StepOutcome
 from luthier.steps.mixture import Mixture, tasks_named
 from luthier.steps.route import RouteStep
-from luthier.types import ModelRef, Predictor
+from luthier.types import ModelRef, Predictor, Training, prompted
 
 if TYPE_CHECKING:
     from luthier.model.merge import Merged, Recipe
@@ -35,6 +35,7 @@ class MergeStep(Step):
     """
 
     trains: ClassVar[bool] = True
+    training: ClassVar[Training] = "language model"
     learns: ClassVar[bool] = False
 
     step: Literal["merge"] = "merge"
@@ -141,6 +142,7 @@ class MergeStep(Step):
         from luthier.model.device import peak_bytes, reset_peak
         from luthier.model.merge import merge
 
+        predictor = prompted(predictor)
         started = time.perf_counter()
         context.engine.release()
         reset_peak("cpu")  # where models are merged
@@ -166,7 +168,7 @@ class MergeStep(Step):
     def _models(self, context: StepContext) -> dict[str, ModelRef]:
         found = {}
         for name in self.of:
-            other = context.others[name]
+            other = prompted(context.others[name])
             own = {f"{name}, {task}": ref for task, ref in other.routes.items()} or {name: other.model}
             found.update(own)
         return found

@@ -12,7 +12,7 @@ from luthier.settings import Count, Open, Positive, Share
 from luthier.steps.adapters import AnyAdapter, Full
 from luthier.steps.lesson import Lesson, TextLesson
 from luthier.steps.training import TrainingStep
-from luthier.types import Predictor
+from luthier.types import PromptedModel
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -71,7 +71,7 @@ class PretrainStep(TrainingStep):
         return TextLesson((), (), target, text, self.block_tokens, self.held_out, seed)
 
     def sequences(
-        self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
+        self, predictor: PromptedModel, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
     ) -> list[TrainingSequence]:
         """The blocks of the documents to learn from."""
         assert isinstance(lesson, TextLesson)

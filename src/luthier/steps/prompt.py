@@ -11,7 +11,7 @@ from luthier.errors import StudyError
 from luthier.prompt.wording import check_template
 from luthier.settings import Choose, Open
 from luthier.steps.base import Step, StepContext, StepOutcome
-from luthier.types import Predictor, Task, Wording
+from luthier.types import Predictor, Task, Wording, prompted
 
 
 class PromptStep(Step):
@@ -53,6 +53,7 @@ class PromptStep(Step):
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """The predictor with this wording and decoding."""
+        predictor = prompted(predictor)
         given = self.model_dump(include={"answer", "max_new_tokens"}, exclude_none=True)
         wording = Wording(
             system=predictor.wording.system if self.system is None else str(self.system),

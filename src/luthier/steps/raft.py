@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.errors import DataError
 from luthier.prompt.passages import holds_answer, right_ones
 from luthier.settings import Settings
-from luthier.types import Example, Grounding, Predictor
+from luthier.types import Example, Grounding, PromptedModel
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -34,7 +34,7 @@ class Raft(Settings):
     is not in the documents. Of examples whose right passage is not known the answer is always learned."""
 
     def grounded(
-        self, predictor: Predictor, examples: Sequence[Example], engine: Engine, seed: int
+        self, predictor: PromptedModel, examples: Sequence[Example], engine: Engine, seed: int
     ) -> tuple[list[Example], list[Grounding]]:
         """The examples with the answers to be learned, and the passages to be shown with each.
 

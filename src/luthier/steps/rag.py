@@ -13,7 +13,7 @@ from luthier.prompt.wording import check_template
 from luthier.retrieve.passages import ChunkSettings
 from luthier.settings import Choose, Count, Open
 from luthier.steps.base import Step, StepContext, StepOutcome
-from luthier.types import Predictor, Retrieval, Task
+from luthier.types import Predictor, Retrieval, Task, prompted
 
 SearchKind = Literal["dense", "lexical", "hybrid"]
 
@@ -68,6 +68,7 @@ class RagStep(Step):
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """The predictor with the index and how it is searched; the index is made where it is not there yet."""
+        predictor = prompted(predictor)
         embedder = predictor.retriever or self.embedder
         assert isinstance(self.chunks, ChunkSettings)
         index, made = context.index(embedder, self.chunks)

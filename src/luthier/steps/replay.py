@@ -17,7 +17,7 @@ from luthier.data.normalise import fingerprint
 from luthier.errors import TrainingError
 from luthier.settings import Count, Settings
 from luthier.steps.mixture import drawn
-from luthier.types import Decoding, Example, Message, Place, Predictor, Prompt, Task
+from luthier.types import Decoding, Example, Message, Place, Prompt, PromptedModel, Task
 
 if TYPE_CHECKING:
     from luthier.prompt.render import TrainingSequence
@@ -71,7 +71,7 @@ class Replay(Settings):
         learned = [(task, example) for task in lesson.tasks for example in task.train]
         return list(itertools.islice(itertools.cycle(learned), self.examples))
 
-    def written(self, predictor: Predictor, context: StepContext) -> Written:
+    def written(self, predictor: PromptedModel, context: StepContext) -> Written:
         """What the model wrote, from the step's folder where it is there already.
 
         Raises:
@@ -99,7 +99,7 @@ class Replay(Settings):
         read = [json.loads(line) for line in rows.read_text(encoding="utf-8").split("\n") if line]
         return Written(tuple(self._taught(read, predictor, context.lesson)), _cut(read), json.loads(about.read_text()))
 
-    def _write(self, predictor: Predictor, context: StepContext) -> tuple[list[dict[str, Any]], Counter[str]]:
+    def _write(self, predictor: PromptedModel, context: StepContext) -> tuple[list[dict[str, Any]], Counter[str]]:
         engine, seed = context.engine, context.seed
         if self.task is not None:
             task = _rehearsed(context.lesson)
@@ -108,7 +108,7 @@ class Replay(Settings):
             decoding = self.decoding(asked.decoding, seed)
         else:
             decoding, labels = self.decoding(None, seed), ()
-            asked = Predictor(predictor.model, decoding)
+            asked = PromptedModel(predictor.model, decoding)
             drawing = replace(decoding, temperature=1.0, seed=seed + _OTHER_DRAWS)
             with context.progress.track("replay: writing prompts", self.examples) as advance:
                 texts = engine.questions(predictor.model, self.examples, drawing, advance=advance)
@@ -132,7 +132,7 @@ class Replay(Settings):
         return rows, dropped
 
     def _taught(
-        self, rows: Sequence[Mapping[str, Any]], predictor: Predictor, lesson: Lesson
+        self, rows: Sequence[Mapping[str, Any]], predictor: PromptedModel, lesson: Lesson
     ) -> list[tuple[Task, Example]]:
         if self.task is not None:
             task = _rehearsed(lesson)
@@ -174,7 +174,7 @@ def _rehearsed(lesson: Lesson) -> Task:
     return task
 
 
-def _scratch(predictor: Predictor) -> Task:
+def _scratch(predictor: PromptedModel) -> Task:
     """The task of prompts that the model wrote: no wording, no shots, no labels."""
     return Task(_SCRATCH, (), (), (), (), "loss", ("loss",), {}, predictor.decoding, {})
 

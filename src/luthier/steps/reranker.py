@@ -21,7 +21,7 @@ from luthier.steps.search_tuning import (
     tuning_facts,
     validation_result,
 )
-from luthier.types import Predictor
+from luthier.types import Predictor, prompted
 
 _PASSES = 3
 
@@ -59,6 +59,7 @@ class RerankerStep(SearchTuningStep):
         from luthier.retrieve.library import query_of
         from luthier.retrieve.tuning import total_steps, tune_reranker
 
+        predictor = prompted(predictor)
         assert context.library is not None
         embedder, task = predictor.retriever or self.embedder, context.task
         index, made = context.index(embedder, self.chunks)

@@ -17,7 +17,7 @@ from luthier.steps.search_tuning import (
     tuning_facts,
     validation_result,
 )
-from luthier.types import Predictor
+from luthier.types import Predictor, prompted
 
 _PASSES = 4
 
@@ -47,6 +47,7 @@ class RetrieverStep(SearchTuningStep):
         from luthier.retrieve.library import query_of
         from luthier.retrieve.tuning import total_steps, tune_embedder
 
+        predictor = prompted(predictor)
         assert context.library is not None
         begin, task = predictor.retriever or self.embedder, context.task
         index, made = context.index(begin, self.chunks)

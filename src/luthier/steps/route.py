@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from luthier.steps.base import Step, StepContext, StepOutcome
 from luthier.steps.sft import SftStep
-from luthier.types import Predictor, Task
+from luthier.types import Predictor, Task, Training, prompted
 
 
 class RouteStep(Step):
@@ -20,6 +20,7 @@ class RouteStep(Step):
     """
 
     trains: ClassVar[bool] = True
+    training: ClassVar[Training] = "language model"
     learns: ClassVar[bool] = False
 
     step: Literal["route"] = "route"
@@ -122,11 +123,12 @@ class RouteStep(Step):
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """The predictor with a model for each task; nothing is computed."""
+        predictor = prompted(predictor)
         named = {task: _part(task) for task in self.routed} if self.of is None else self.of
-        routes = {task: context.others[name].routed(task).model for task, name in named.items()}
+        routes = {task: prompted(context.others[name]).routed(task).model for task, name in named.items()}
         if self.otherwise is None:
             return StepOutcome(replace(predictor, routes=routes))
-        other = context.others[self.otherwise]
+        other = prompted(context.others[self.otherwise])
         return StepOutcome(replace(predictor, model=other.model, routes={**other.routes, **routes}))
 
 

@@ -13,7 +13,7 @@ from luthier.retrieve.passages import ChunkSettings
 from luthier.settings import Count, Positive, Share
 from luthier.steps.base import Step, StepContext
 from luthier.steps.rag import RagStep, search_problems
-from luthier.types import Predictor, Task
+from luthier.types import PromptedModel, Task, Training
 
 if TYPE_CHECKING:
     from luthier.retrieve.index import Index, Kind
@@ -28,6 +28,7 @@ class SearchTuningStep(Step):
     """Trains what finds passages, on questions of the training split and the passages that answer them."""
 
     for_one_task: ClassVar[bool] = True
+    training: ClassVar[Training] = "small model"
 
     if TYPE_CHECKING:
         step: str
@@ -130,7 +131,7 @@ def epoch_name(number: int) -> str:
     return f"epoch {number}"
 
 
-def share_of(parameters: int, predictor: Predictor) -> float:
+def share_of(parameters: int, predictor: PromptedModel) -> float:
     """The share of a number of parameters in those of the model and what searches for it."""
     from luthier.model.load import count_parameters, empty_model
 

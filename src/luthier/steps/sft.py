@@ -22,7 +22,7 @@ from luthier.steps.raft import Raft
 from luthier.steps.rag import RagStep
 from luthier.steps.replay import Replay, Written
 from luthier.steps.training import TrainingStep
-from luthier.types import Example, Grounding, Predictor, Task
+from luthier.types import Example, Grounding, Predictor, PromptedModel, Task, prompted
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -144,7 +144,7 @@ class SftStep(TrainingStep):
             return {}
         lesson = context.lesson
         used = len(self.taught(lesson, context.seed)) // len(lesson.tasks)
-        points = [own for own in measure_curve(self, self._parts, predictor, context) if own.examples < used]
+        points = [own for own in measure_curve(self, self._parts, prompted(predictor), context) if own.examples < used]
         last = CurvePoint(used, lesson.metric_of(facts["best_score"]), facts["seconds"])
         return {"learning-curve": curve_result([*points, last], lesson)}
 
@@ -164,7 +164,7 @@ class SftStep(TrainingStep):
         return {count: self.model_copy(update={"examples": count, "learning_curve": ()}) for count in counts}
 
     def sequences(
-        self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
+        self, predictor: PromptedModel, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
     ) -> list[TrainingSequence]:
         """What one pass over the training examples learns, as the predictor renders it, what is replayed last.
 
@@ -200,7 +200,7 @@ class SftStep(TrainingStep):
         ]
 
     def rendered(
-        self, predictor: Predictor, taught: Sequence[tuple[Task, Example]], target: str, engine: Engine, seed: int
+        self, predictor: PromptedModel, taught: Sequence[tuple[Task, Example]], target: str, engine: Engine, seed: int
     ) -> list[TrainingSequence]:
         """Examples with their answers, as the predictor asks their tasks, in their order.
 

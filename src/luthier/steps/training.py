@@ -16,7 +16,7 @@ from luthier.steps.adapters import Adapter, AnyAdapter
 from luthier.steps.base import Step, StepContext, StepOutcome
 from luthier.steps.keep import Keep
 from luthier.steps.lesson import Lesson
-from luthier.types import ModelRef, Predictor, Task
+from luthier.types import ModelRef, Predictor, PromptedModel, Task, Training, prompted
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -49,6 +49,7 @@ class TrainingStep(Step):
     """
 
     trains: ClassVar[bool] = True
+    training: ClassVar[Training] = "language model"
 
     if TYPE_CHECKING:
         step: str
@@ -139,6 +140,7 @@ class TrainingStep(Step):
         from luthier.model.adapter import movement_matrix
         from luthier.model.load import count_parameters, load_model
 
+        began = predictor = prompted(predictor)
         started = time.perf_counter()
         engine = context.engine
         trained = self.trained_model(predictor, context)
@@ -149,9 +151,7 @@ class TrainingStep(Step):
         written = trained.written
         writing_s = 0.0 if written is None else written.facts["seconds"]
         train_s = max(time.perf_counter() - started, outcome.seconds + outcome.validation_s + writing_s)
-        moved = self.trained.movement(
-            model, lambda: load_model(predictor.model, device=engine.device, precision="float32")
-        )
+        moved = self.trained.movement(model, lambda: load_model(began.model, device=engine.device, precision="float32"))
         ref = self._save(model, predictor.model, context, engine)
         del model, trained
         engine.release()
@@ -175,7 +175,7 @@ class TrainingStep(Step):
             },
         )
 
-    def trained_model(self, predictor: Predictor, context: StepContext) -> Trained:
+    def trained_model(self, predictor: PromptedModel, context: StepContext) -> Trained:
         """The predictor's model after training, in memory alone, with the best of its weights."""
         from luthier.train.loop import train
 
@@ -203,7 +203,7 @@ class TrainingStep(Step):
         return Trained(model, sequences, plan, outcome, written)
 
     def sequences(
-        self, predictor: Predictor, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
+        self, predictor: PromptedModel, lesson: Lesson, engine: Engine, seed: int, written: Written | None = None
     ) -> list[TrainingSequence]:
         """What one pass over the training data learns.
 

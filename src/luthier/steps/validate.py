@@ -9,7 +9,7 @@ from luthier.evaluate.answer import answer_to
 from luthier.evaluate.metrics import Metric, metric_value, score
 from luthier.infer.logprobs import LogProb
 from luthier.progress import Advance
-from luthier.types import Completion, Example, Predictor, Task
+from luthier.types import Completion, Example, Predictor, PromptedModel, Task
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -24,11 +24,14 @@ def validation_metrics(
     model: Any = None,
     advance: Advance = lambda done: None,
 ) -> dict[str, float]:
-    """The task's deciding metric and the loss of the references (nats a token), on the validation split.
+    """The task's deciding metric on the validation split, and the loss of the references (nats a token) where a
+    language model answers.
 
     Args:
         model: A model in training to use in place of the predictor's own.
     """
+    if not isinstance(predictor, PromptedModel):
+        return _without_loss(engine, predictor, task, metric, advance)
     examples = task.validation
     if metric.needs_logprobs:
         logprobs = engine.reference_logprobs(predictor, examples, model=model)
@@ -53,7 +56,23 @@ def validation_metrics(
     return {"loss": _loss(logprobs), metric.name: metric_value(metric, scores, judged)}
 
 
-def validation_loss(engine: Engine, predictor: Predictor, task: Task, *, model: Any = None) -> float:
+def _without_loss(
+    engine: Engine, predictor: Predictor, task: Task, metric: Metric, advance: Advance
+) -> dict[str, float]:
+    answers = engine.answer(predictor, [e.prompt for e in task.validation], task.labels, advance=advance)
+    texts = [answer.text for answer in answers]
+    return {metric.name: value_of(texts, task.validation, task, metric)}
+
+
+def value_of(texts: Sequence[str], examples: Sequence[Example], task: Task, metric: Metric) -> float:
+    """A metric of answers to examples of a task, all together."""
+    options = task.metric_options.get(metric.name, {})
+    pairs = list(zip(texts, examples, strict=True))
+    scores = [score(metric, text, example, task.labels, options) for text, example in pairs]
+    return metric_value(metric, scores, [answer_to(example, text, task.labels) for text, example in pairs])
+
+
+def validation_loss(engine: Engine, predictor: PromptedModel, task: Task, *, model: Any = None) -> float:
     """The loss of the references alone (nats a token), on the validation split."""
     return _loss(engine.reference_logprobs(predictor, task.validation, model=model))
 
@@ -64,7 +83,7 @@ def _loss(logprobs: Sequence[LogProb]) -> float:
 
 
 def _reference_choices(
-    engine: Engine, predictor: Predictor, examples: Sequence[Example], answers: Sequence[Completion]
+    engine: Engine, predictor: PromptedModel, examples: Sequence[Example], answers: Sequence[Completion]
 ) -> list[LogProb]:
     """The log-probabilities of the references, which choosing among labels has computed already."""
     renderer = engine.renderer(predictor.model)
@@ -77,6 +96,6 @@ def _reference_choices(
 
 
 def score_of(metrics: Mapping[str, float], metric: Metric) -> tuple[float, float]:
-    """What is to be raised: the deciding metric, and between equals the lower loss."""
+    """What is to be raised: the deciding metric, and between equals the lower loss, where there is one."""
     value = metrics[metric.name]
-    return (value if metric.higher_is_better else -value, -metrics["loss"])
+    return (value if metric.higher_is_better else -value, -metrics.get("loss", 0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from luthier.settings import Settings
 from luthier.steps import AnyStep, InterpolateStep, PretrainStep, RouteStep
 from luthier.study.explain import explain
 from luthier.study.yaml_lines import Lines, load_yaml
+from luthier.types import TRAININGS, Task, Training
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+_-]*")
 
@@ -60,6 +62,17 @@ class Approach(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _nothing_stands_behind_what_answers(self) -> Approach:
+        for number, step in enumerate(self.steps[:-1]):
+            if step.answers:
+                kind, behind = (own.model_dump()["step"] for own in (step, self.steps[number + 1]))
+                raise ValueError(
+                    f"{kind} answers in the language model's place, so {behind} has nothing to work on behind it; put "
+                    f"{kind} last, or give {behind} an approach of its own"
+                )
+        return self
+
     @property
     def uses(self) -> tuple[str, ...]:
         """Names of the approaches whose results its steps need."""
@@ -67,8 +80,23 @@ class Approach(Settings):
 
     @property
     def trains(self) -> bool:
-        """Whether a step changes weights."""
+        """Whether a step changes the language model's weights."""
         return any(step.trains for step in self.steps)
+
+    @property
+    def training(self) -> Training:
+        """What its steps train; the largest of it."""
+        return max((step.training for step in self.steps), key=TRAININGS.index, default="none")
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether it works with a language model."""
+        return not self.steps or any(step.needs_model for step in self.steps)
+
+    @property
+    def answers_without(self) -> bool:
+        """Whether its last step answers in the language model's place."""
+        return bool(self.steps) and self.steps[-1].answers
 
 
 class ForgettingSettings(Settings):
@@ -137,8 +165,9 @@ class Study(Settings):
 
     name: str = "study"
     """Names the run."""
-    model: str
-    """A local folder or .gguf file, a built-in name (smollm2-135m-instruct), or a Hugging Face id."""
+    model: str | None = None
+    """A local folder or .gguf file, a built-in name (smollm2-135m-instruct), or a Hugging Face id. Needed unless no
+    approach works with a language model."""
     tasks: dict[str, Annotated[TaskSettings, AfterValidator(_metrics_exist)]] = Field(min_length=1)
     """The tasks by name; `task:` gives the only one."""
     target: str | tuple[str, ...] | None = None
@@ -252,6 +281,9 @@ class Study(Settings):
                             f"{at}: {used!r} is no approach of this study (there are: {', '.join(self.approaches)})"
                         )
                     other = self.approaches[used]
+                    if other.answers_without:
+                        kind = other.steps[-1].model_dump()["step"]
+                        raise ValueError(f"{at}: '{used}' ends with {kind} and gives no language model to work on")
                     if (other.model or self.model) != (approach.model or self.model):
                         raise ValueError(
                             f"{at}: '{used}' begins at another model ({other.model or self.model}) than '{name}' "
@@ -269,6 +301,16 @@ class Study(Settings):
                 before = approach.steps[:number]
                 for problem in step.check_graph(before, others, tuple(self.tasks), self.target_name):
                     raise ValueError(f"approaches.{name}.{number}.{problem}")
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_a_model_where_one_is_needed(self) -> Study:
+        needing = [name for name, own in self.approaches.items() if own.needs_model and own.model is None]
+        if self.model is None and needing:
+            raise ValueError(
+                f"model is missing, and {', '.join(needing)} {'needs' if len(needing) == 1 else 'need'} a language "
+                "model; name one, such as model: smollm2-135m-instruct"
+            )
         return self
 
     @model_validator(mode="after")
@@ -308,6 +350,21 @@ class Study(Settings):
         )
         learned = ((*(step.learns_from or self.targets), *step.rehearses) for step in steps)
         return tuple(dict.fromkeys(task for own in learned for task in own))
+
+    def for_data(self, tasks: Mapping[str, Task]) -> Study:
+        """The study with what its steps fill in when they know the tasks that they learn from."""
+        approaches = {
+            name: approach.model_copy(
+                update={
+                    "steps": tuple(
+                        step.for_data([tasks[own] for own in step.learns_from or self.targets])
+                        for step in approach.steps
+                    )
+                }
+            )
+            for name, approach in self.approaches.items()
+        }
+        return self.model_copy(update={"approaches": approaches})
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""What answers without a language model: copies of known answers, classifiers, and floors."""

@@ -1,0 +1,184 @@
+"""A classifier: features of a prompt, and a linear head that gives each label a probability."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from luthier.errors import RunError
+from luthier.simple.features import Embedding, Features, Hidden, Tfidf
+from luthier.simple.head import Head
+from luthier.types import FOLDER, NAMED, Completion, Decoding, ModelRef, Predictor, Prompt, PromptedModel, Tools
+
+_ABOUT, _TENSORS = "classifier.json", "classifier.safetensors"
+# Of more labels only the likeliest are written with their probabilities.
+_MOST_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier(Predictor):
+    """Chooses the likeliest label.
+
+    Attributes:
+        heads: Task → the folder of its features and head.
+        embedder: What embeds, as the study names it, or the folder of one that was trained; not used by other features.
+        model: The language model whose hidden states are the features; None for other features.
+        threshold: Below this probability it gives no answer but `otherwise`; None where it always answers.
+    """
+
+    kind: ClassVar[str] = "classifier"
+
+    heads: Mapping[str, str] = field(metadata=FOLDER)
+    embedder: str = field(metadata=NAMED)
+    model: PromptedModel | None = None
+    threshold: float | None = None
+    otherwise: str = ""
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        return () if self.model is None else self.model.models
+
+    def serving(self, task: str, decoding: Decoding, target: str) -> Classifier:
+        return replace(self, heads={task: self.heads[task]}) if task in self.heads else self
+
+    def declines(self, task: str) -> str:
+        return "" if task in self.heads else f"the classifier knows the labels of {', '.join(self.heads)} alone"
+
+    def answer(
+        self, tools: Tools, prompts: Sequence[Prompt], labels: Sequence[str], advance: Callable[[int], None]
+    ) -> list[Completion]:
+        features, head = self._parts(prompts[0].task)
+        logs = head.log_probabilities(features.matrix(prompts, tools))
+        advance(len(prompts))
+        return [self._completion(prompt, head, row) for prompt, row in zip(prompts, logs, strict=True)]
+
+    def _completion(self, prompt: Prompt, head: Head, logs: Any) -> Completion:
+        import numpy as np
+
+        order = np.argsort(-logs, kind="stable")[:_MOST_SHOWN]
+        confidence = float(np.exp(logs[order[0]]))
+        kept_back = self.threshold is not None and confidence < self.threshold
+        return Completion(
+            prompt.id,
+            self.otherwise if kept_back else head.labels[order[0]],
+            prompt.messages,
+            0,
+            0,
+            "abstained" if kept_back else "choice",
+            label_logprobs={head.labels[i]: float(logs[i]) for i in order},
+            confidence=confidence,
+        )
+
+    def _parts(self, task: str) -> tuple[Features, Head]:
+        row, tensors = _read(self.heads[task])
+        about = row["features"]
+        features: Features
+        if about["kind"] == "tfidf":
+            features = Tfidf.read(about, tensors)
+        elif about["kind"] == "embedding":
+            features = Embedding.read(about, self.embedder)
+        else:
+            assert self.model is not None, "hidden states are those of a language model"
+            features = Hidden.read(about, tensors, self.model)
+        return features, Head(tuple(row["labels"]), tensors["weights"], tensors["bias"], row["head"], row["strength"])
+
+    def export(self, folder: Path, tools: Tools) -> Classifier:
+        """The head and what its features need; an embedder is copied whole."""
+        ((task, head),) = self.heads.items()
+        if self.model is not None:
+            raise RunError(
+                "a classifier on hidden states needs the language model that it was made with, and is not exported "
+                "alone. Answer with `luthier predict`, or use features: tfidf or embedding."
+            )
+        for name in (_ABOUT, _TENSORS):
+            shutil.copy2(Path(head) / name, folder / name)
+        moved = replace(self, heads={task: str(folder)})
+        if _read(head)[0]["features"]["kind"] != "embedding":
+            return moved
+        shutil.copytree(tools.embedder(self.embedder).folder, folder / "embedder")
+        return replace(moved, embedder=str(folder / "embedder"))
+
+    def usage(self) -> str:
+        ((_, head),) = self.heads.items()
+        return _usage(_read(head)[0])
+
+
+def write_classifier(folder: Path, features: Features, head: Head) -> None:
+    """Write features and head into a new folder: JSON, and tensors as safetensors."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "labels": list(head.labels),
+        "head": head.kind,
+        "strength": head.strength,
+        "features": features.described(),
+    }
+    tensors = {"weights": head.weights, "bias": head.bias, **features.tensors()}
+    save_file({name: np.ascontiguousarray(own, np.float32) for name, own in tensors.items()}, folder / _TENSORS)
+    (folder / _ABOUT).write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+    _read.cache_clear()  # the folder may have held another before
+
+
+@lru_cache(maxsize=8)
+def _read(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    from safetensors.numpy import load_file
+
+    if not (Path(folder) / _ABOUT).is_file():
+        raise RunError(f"{folder} holds no classifier ({_ABOUT} is missing).")
+    row: dict[str, Any] = json.loads((Path(folder) / _ABOUT).read_text(encoding="utf-8"))
+    return row, load_file(Path(folder) / _TENSORS)
+
+
+def _usage(row: Mapping[str, Any]) -> str:
+    """A program of scikit-learn, numpy and sentence-transformers that gives the same answers."""
+    reading = row["features"].get("reading", {})
+    kind = row["features"]["kind"]
+    lines = ["import json", "", "import numpy as np", "from safetensors.numpy import load_file"]
+    if kind == "tfidf":
+        lines += ["from scipy.sparse import hstack", "from sklearn.feature_extraction.text import TfidfVectorizer"]
+    else:
+        lines += ["from sentence_transformers import SentenceTransformer"]
+    lines += [
+        "",
+        'about = json.load(open("classifier.json", encoding="utf-8"))',
+        'tensors = load_file("classifier.safetensors")',
+        'texts = ["your text"]',
+    ]
+    if kind == "tfidf":
+        lines += [
+            'settings = {"word": ("word", (1, 2)), "character": ("char_wb", (2, 5))}',
+            "parts = []",
+            'for name, vocabulary in about["features"]["vocabulary"].items():',
+            "    analyzer, ngrams = settings[name]",
+            "    vectorizer = TfidfVectorizer(",
+            "        analyzer=analyzer, ngram_range=ngrams, sublinear_tf=True,",
+            "        vocabulary={ngram: number for number, ngram in enumerate(vocabulary)},",
+            "    )",
+            '    vectorizer.idf_ = tensors[f"idf.{name}"].astype("float64")',
+            "    parts.append(vectorizer.transform(texts))",
+            "features = hstack(parts).tocsr()",
+        ]
+    else:
+        lines += ['features = SentenceTransformer("embedder").encode(texts, normalize_embeddings=True)']
+    if row["head"] == "means":
+        lines += ["from sklearn.preprocessing import normalize", "features = normalize(features)"]
+    lines += [
+        'scores = features @ tensors["weights"].T + tensors["bias"]',
+        "probabilities = np.exp(scores - scores.max(1, keepdims=True))",
+        "probabilities /= probabilities.sum(1, keepdims=True)",
+        'print(about["labels"][probabilities[0].argmax()], probabilities[0].max())',
+    ]
+    note = ""
+    if reading.get("before") or reading.get("behind"):
+        note = (
+            "\n\nWhat stands before and behind every text of the task is left out: "
+            f"`{json.dumps({k: reading[k] for k in ('before', 'behind')}, ensure_ascii=False)}`."
+        )
+    return "```python\n" + "\n".join(lines) + f"\n```{note}"

@@ -1,0 +1,161 @@
+"""Features of prompts for a classifier: TF-IDF of words and characters, sentence embeddings, hidden states of a
+language model. Each kind is fitted on training prompts, writes itself as JSON and tensors, and reads itself back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from luthier.prompt.similar import Reading
+from luthier.types import Prompt, PromptedModel, Tools
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Most n-grams of each kind that are kept, the most frequent ones.
+MOST_NGRAMS = 50_000
+_TFIDF: Mapping[str, Mapping[str, Any]] = {
+    "word": {"analyzer": "word", "ngram_range": (1, 2)},
+    "character": {"analyzer": "char_wb", "ngram_range": (2, 5)},
+}
+# Texts that are turned into features at a time.
+_TOGETHER = 10_000
+
+
+class Features(Protocol):
+    """What a classifier sees of prompts."""
+
+    def matrix(self, prompts: Sequence[Prompt], tools: Tools) -> Any:
+        """A row for each prompt, dense or sparse. (P, F)"""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """All but tensors, as JSON."""
+        ...
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What is numbers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tfidf:
+    """Term frequencies, in logarithms, times inverse document frequencies of words and pairs of words, and of runs of
+    two to five characters within words; each kind scaled to unit length (scikit-learn's TfidfVectorizer)."""
+
+    reading: Reading
+    vectorizers: Mapping[str, Any]
+
+    @classmethod
+    def fitted(cls, reading: Reading, prompts: Sequence[Prompt]) -> Tfidf:
+        texts = [reading.text(prompt) for prompt in prompts]
+        vectorizers = {}
+        for name, settings in _TFIDF.items():
+            vectorizer = _vectorizer(settings)
+            try:
+                vectorizers[name] = vectorizer.fit(texts)
+            except ValueError:  # no text has a word of two letters
+                continue
+        return cls(reading, vectorizers)
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Tfidf:
+        vectorizers = {}
+        for name, vocabulary in row["vocabulary"].items():
+            vectorizer = _vectorizer(
+                _TFIDF[name], vocabulary=dict(zip(vocabulary, range(len(vocabulary)), strict=True))
+            )
+            vectorizer.idf_ = tensors[f"idf.{name}"].astype("float64")
+            vectorizers[name] = vectorizer
+        return cls(Reading(**row["reading"]), vectorizers)
+
+    def matrix(self, prompts: Sequence[Prompt], tools: Tools) -> Any:
+        from scipy.sparse import csr_matrix, hstack
+
+        texts = [self.reading.text(prompt) for prompt in prompts]
+        if not self.vectorizers:
+            return csr_matrix((len(texts), 1))
+        return hstack([own.transform(texts) for own in self.vectorizers.values()]).tocsr()
+
+    def described(self) -> dict[str, Any]:
+        vocabulary = {name: [str(own) for own in v.get_feature_names_out()] for name, v in self.vectorizers.items()}
+        return {"kind": "tfidf", "reading": _plain(self.reading), "vocabulary": vocabulary}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {f"idf.{name}": own.idf_ for name, own in self.vectorizers.items()}
+
+
+def _vectorizer(settings: Mapping[str, Any], **more: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    most = {} if "vocabulary" in more else {"max_features": MOST_NGRAMS}
+    return TfidfVectorizer(sublinear_tf=True, **settings, **most, **more)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Unit-length vectors of a sentence embedder."""
+
+    reading: Reading
+    embedder: str
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any], embedder: str) -> Embedding:
+        return cls(Reading(**row["reading"]), embedder)
+
+    def matrix(self, prompts: Sequence[Prompt], tools: Tools) -> Any:
+        import numpy as np
+
+        texts = [self.reading.text(prompt) for prompt in prompts]
+        own = tools.embedder(self.embedder)
+        starts = range(0, len(texts), _TOGETHER)
+        return np.concatenate([own.embed(texts[start : start + _TOGETHER]) for start in starts])
+
+    def described(self) -> dict[str, Any]:
+        return {"kind": "embedding", "reading": _plain(self.reading)}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What a layer of a language model holds of its own prompts, each feature scaled to mean 0 and deviation 1 over the
+    training prompts."""
+
+    model: PromptedModel
+    layer: int
+    pooling: int
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def fitted(cls, model: PromptedModel, layer: int, pooling: int, states: np.ndarray) -> Hidden:
+        """Args:
+        states: Of the training prompts. (N, H)
+        """
+        scale = states.std(0)
+        scale[scale == 0] = 1
+        return cls(model, layer, pooling, states.mean(0), scale)
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any], tensors: Mapping[str, np.ndarray], model: PromptedModel) -> Hidden:
+        return cls(model, row["layer"], row["pooling"], tensors["mean"], tensors["scale"])
+
+    def matrix(self, prompts: Sequence[Prompt], tools: Tools) -> Any:
+        return self.scaled(tools.hidden(self.model, prompts, [self.layer])[:, 0, self.pooling])
+
+    def scaled(self, states: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = (states - self.mean) / self.scale
+        return scaled
+
+    def described(self) -> dict[str, Any]:
+        return {"kind": "hidden", "layer": self.layer, "pooling": self.pooling}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {"mean": self.mean, "scale": self.scale}
+
+
+def _plain(reading: Reading) -> dict[str, Any]:
+    return {"before": reading.before, "behind": reading.behind, "earlier": reading.earlier}
