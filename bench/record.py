@@ -71,6 +71,7 @@ def figures(results: Results) -> str:
         ("retrieval_quality", "How well passages are found"),
         ("document_instructions", "Documents that carry instructions"),
         ("retrieval_latency", "An index of passages"),
+        ("rivals", "What needs no training of a language model"),
     ):
         if (own := results.get(name)) is not None:
             parts.append(f"### {title}\n\n" + own_table(own) + "\n\n" + _notes(own))

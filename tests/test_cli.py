@@ -101,7 +101,7 @@ def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # 
     assert code == 0
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 45
-    assert set(answers[0]) == {"text", "category", "prediction"}
+    assert set(answers[0]) == {"text", "category", "prediction", "confidence"}
 
     code, out, _ = luthier("predict", "out", "test.csv", "--approach", "zero-shot")
     assert code == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def small(file: Path, *sets: str) -> Study:
         if len(raw.get("tasks", ())) > 5:
             short["few-shot"] = ("shots={choose: [1, 2]}", "by=random")
         for name, steps in raw["approaches"].items():
-            for number, step in enumerate(steps):
+            for number, step in enumerate(_named(steps)):
                 place = f"approaches.{name}.{number}"
                 limits += [f"{place}.{setting}" for setting in short.get(step["step"], ())]
                 limits += [f"{place}.each.{setting}" for setting in short["sft"] if "each" in step]
@@ -43,7 +43,7 @@ def small(file: Path, *sets: str) -> Study:
                 limits += [f"{place}.data.examples=12"] * ("examples" in (step.get("data") or ()))
     if file.stem in ("adapters", "adapter_rates"):  # one rate is enough to see that each is trained
         of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
-        trained = [name for name, steps in raw["approaches"].items() if steps]
+        trained = [name for name, steps in raw["approaches"].items() if steps and _named(steps)[0]["step"] == "sft"]
         limits += [f"approaches.{name}.0.{setting}" for name in trained for setting in of_each]
     if file.stem == "adapters":  # the tiny model has two layers
         limits += ["approaches.last-layers.0.adapter.count=1", "seeds=2", "finalists=1"]
@@ -54,12 +54,21 @@ def small(file: Path, *sets: str) -> Study:
         limits += [f"approaches.{name}.0.negatives=1" for name in ("retriever-rag", "retriever-rag-sft")]
     if file.stem == "transfer":
         limits.append("approaches.upper-layers.0.adapter.count=1")
-    curved = [(a, n) for a, steps in raw["approaches"].items() for n, s in enumerate(steps) if "learning_curve" in s]
-    for name, number in curved:
-        limits += [f"approaches.{name}.{number}.{setting}" for setting in ("learning_curve=[6]", "least_steps=1")]
+    for name, steps in raw["approaches"].items():
+        for number, step in enumerate(_named(steps)):
+            place = f"approaches.{name}.{number}"
+            limits += [f"{place}.learning_curve=[6]"] * ("learning_curve" in step)
+            limits += [f"{place}.least_steps=1"] * ("least_steps" in step)
+            # One rate is enough to see that it is trained.
+            limits += [f"{place}.learning_rate=1e-3"] * (step["step"] == "sft" and "learning_rate" not in step)
     limits += [f"{place}.max_new_tokens=8" for place, task in tasks.items() if "max_new_tokens" in task]
     limits.append(f"stage_answers={min(4, raw.get('stage_answers', 4))}")
     return load_study(file, (*SMALL, *limits, *sets))
+
+
+def _named(steps: Sequence[Any]) -> list[dict[str, Any]]:
+    """Steps as mappings, those that are bare names too."""
+    return [{"step": step} if isinstance(step, str) else step for step in steps]
 
 
 def fewer_documents(root: Path, to: Path) -> Path:

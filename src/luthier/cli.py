@@ -67,6 +67,9 @@ def run(
     validation_only: Annotated[
         bool, typer.Option("--validation-only", help="Compare on validation and leave the test split closed.")
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out what trains the language model; minutes instead of hours.")
+    ] = False,
     no_forecast: Annotated[
         bool, typer.Option("--no-forecast", help="Begin at once, without saying first how long it will take.")
     ] = False,
@@ -87,7 +90,7 @@ def run(
     folder = output or Path("runs") / study.stem
     quiet()
     if not no_forecast:
-        _print_forecast(study, settings, allow_code, folder)
+        _print_forecast(study, settings.without_training()[0] if quick else settings, allow_code, folder)
     with RichProgress() as progress:
         result = run_study(
             settings,
@@ -96,9 +99,12 @@ def run(
             study_text=study.read_text(encoding="utf-8"),
             allow_code=allow_code,
             validation_only=validation_only,
+            quick=quick,
             progress=progress,
         )
     console.print(comparison_table(result.comparison))
+    if left_out := settings.without_training()[1] if quick else ():
+        say(console, f"\nLeft out of this quick run: {', '.join(left_out)}. Without --quick they are added.")
     say(console, f"\nReport: {write_report(folder)}")
 
 
@@ -159,7 +165,7 @@ def show(
 ) -> None:
     """Show examples exactly as the model gets them: trained tokens coloured, special tokens spelled out.
 
-    Example: `luthier show studies/quickstart.yaml -n 3 --approach few-shot+lora`
+    Example: `luthier show studies/quickstart.yaml -n 3 --approach lora`
 
     Example: `luthier show studies/quickstart.yaml --tree`
     """
@@ -210,15 +216,12 @@ def predict(
     from luthier.console import RichProgress, console, errors
     from luthier.runner.folder import write_jsonl
     from luthier.runner.open import open_run
-    from luthier.runner.predict import predict_file, sources
+    from luthier.runner.predict import as_row, predict_file
 
     quiet()
     opened = open_run(run_dir, approach, task)
     with RichProgress(errors) as progress:  # the answers may go into a pipe
-        rows: list[dict[str, Any]] = [
-            {**row, "prediction": answer.text, **({"sources": sources(answer)} if answer.passages else {})}
-            for row, answer in predict_file(opened, file, progress)
-        ]
+        rows: list[dict[str, Any]] = [{**row, **as_row(answer)} for row, answer in predict_file(opened, file, progress)]
     if output is None:
         for row in rows:
             sys.stdout.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
@@ -281,7 +284,11 @@ def export(
     with RichProgress() as progress:
         card = partial(model_card, run_dir, opened.name)  # of its kind and usage
         done = export_run(opened, to, merge=merge, card=card, check=check, progress=progress)
-    kind = {"adapter": " as an adapter", "model": " as a whole model"}.get(done.kind, "")
+    kind = {
+        "adapter": " as an adapter",
+        "model": " as a whole model",
+        "classifier": " as a whole model with a classification head",
+    }.get(done.kind, "")
     say(console, f"Wrote {opened.name}{kind} to {done.folder}.")
     if opened.routed:
         say(console, f"The approach has a model for each task; this is the one for {opened.task_name} (see --task).")

@@ -236,10 +236,18 @@ class ModelRef:
     Attributes:
         base: Folder of the base model (safetensors, config, tokenizer), or of a fully tuned one.
         adapters: PEFT adapter folders, merged into the base one after the other.
+        head: Folder of a classification head that stands in the place of the layer that gives the next token; None for
+            a model that writes.
     """
 
     base: str = field(metadata=FOLDER)
     adapters: tuple[str, ...] = field(default=(), metadata=FOLDER)
+    head: str | None = field(default=None, metadata=FOLDER)
+
+    @property
+    def writing(self) -> ModelRef:
+        """The same model with the layer that gives the next token."""
+        return replace(self, head=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,7 +463,9 @@ class PromptedModel(Predictor):
     def serving(self, task: str, decoding: Decoding, target: str) -> PromptedModel:
         """The same for a task that is known by its name and the decoding that its settings give."""
         own = self.routed(task)
-        return own if task == target else PromptedModel(own.model, decoding, shots=self.task_shots.get(task))
+        if task == target:
+            return own
+        return PromptedModel(own.model.writing, decoding, shots=self.task_shots.get(task))
 
     def routed(self, task: str) -> PromptedModel:
         """With the one model that answers the prompts of a task."""
@@ -488,8 +498,8 @@ class Completion:
         dropped_passages: Passages that were found and did not fit.
         cited: Numbers of the passages that the answer named, as it wrote them; `text` is without them.
         written: The answer as it was written, where `text` is without something.
-        confidence: How sure it is of its answer, in a unit of its own in which more is surer; also of one that it kept
-            back. None where nothing says it.
+        confidence: How sure it is of its answer, in a unit of its own in which more is surer (of a choice its share of
+            the probability of all labels); also of one that it kept back. None where nothing says it.
     """
 
     id: str

@@ -14,10 +14,13 @@ ACCURACY = {
     "few-shot+lora": 0.875,
     "lora": 0.86,
     "full": 0.83,
+    "classifier": 0.79,
+    "nearest": 0.7,
     "few-shot": 0.66,
     "one-shot": 0.52,
     "zero-shot": 0.44,
 }
+PROMPTED = ("zero-shot", "one-shot", "few-shot", "lora", "full", "few-shot+lora")
 STEPS: dict[str, list[str]] = {
     "zero-shot": [],
     "one-shot": ["few-shot"],
@@ -25,31 +28,42 @@ STEPS: dict[str, list[str]] = {
     "lora": ["sft"],
     "full": ["sft"],
     "few-shot+lora": ["few-shot", "sft"],
+    "classifier": ["classifier"],
+    "nearest": ["nearest"],
 }
 LABELS = (
     *("card arrival", "card lost or stolen", "cash withdrawal", "change of address", "declined payment"),
     *("exchange rate", "fees and charges", "identity check", "pending transfer", "refund", "top up", "virtual card"),
 )
+FLOORS = {
+    "most-frequent": ("most frequent answer", "always giving the most frequent answer", 0.14),
+    "draw": ("draw by frequency", "drawing labels by their frequency", 0.085),
+}
+UNSCORED = 17  # the example that zero-shot gives too long an answer to
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def write_run(
     folder: Path,
-    approaches: Sequence[str] = tuple(ACCURACY),
+    approaches: Sequence[str] = PROMPTED,
     labels: Sequence[str] = LABELS,
     examples: int = 200,
     question: str = "Hello, I have a question about my {label}: it has been {days} days, what should I do?",
     seed: int = 7,
 ) -> Path:
-    """Write a finished run of `approaches` on a task with `labels` (none: an open-ended task)."""
+    """Write a finished run of `approaches` on a task with `labels` (none: an open-ended task).
+
+    Where no approach asks a language model the run has none, and no tokens are counted.
+    """
     chance = random.Random(seed)
     ranked = sorted(approaches, key=lambda name: -ACCURACY[name])
     gold = [chance.choice(labels) if labels else f"answer {index}" for index in range(examples)]
     right = {name: _right(name, examples, seed) for name in ranked}
     for name in ranked:
         _approach(folder, name, gold, right[name], labels, question, chance)
-    _write(folder / "run.json", _run(examples, labels))
-    _write(folder / "data.json", {"support-tickets": _data(gold, labels, chance)})
+    prompted = any(name in PROMPTED for name in ranked)
+    _write(folder / "run.json", _run(examples, labels, prompted))
+    _write(folder / "data.json", {"support-tickets": _data(gold, labels, chance, prompted)})
     _write(folder / "comparison.json", _comparison(ranked, right, examples))
     _write(folder / "study.json", {"name": "support-tickets", "seed": seed})
     (folder / "study.yaml").write_text("name: support-tickets\n", encoding="utf-8")
@@ -81,11 +95,13 @@ def _approach(
         wrong = chance.choice([*[other for other in labels if other != label], "I am not sure"]) if labels else "42"
         user = question.format(label=label, days=index % 9 + 1)
         shots = {"one-shot": 1, "few-shot": 8, "few-shot+lora": 8}.get(name, 0)
-        messages = [{"role": "system", "content": "Answer with the category of the customer's message."}]
+        system = {"role": "system", "content": "Answer with the category of the customer's message."}
+        messages = [system] if name in PROMPTED else []
         for shot in range(shots):
             messages.append({"role": "user", "content": f"An example message about case {shot}."})
             messages.append({"role": "assistant", "content": gold[shot]})
-        unscored = {"exact_match": "the answer was cut at 64 tokens"} if index == 17 and name == "zero-shot" else {}
+        is_cut = index == UNSCORED and name == "zero-shot"
+        unscored = {"exact_match": "the answer was cut at 64 tokens"} if is_cut else {}
         rows.append(
             {
                 "id": f"t{index:04d}",
@@ -97,11 +113,13 @@ def _approach(
                 "label": label if labels else None,
                 "scores": {"exact_match": None if unscored else float(is_right), "f1": float(is_right) * 0.98},
                 "unscored": unscored,
-                "prompt_tokens": 48 + 45 * shots,
-                "completion_tokens": 4,
+                "prompt_tokens": 48 + 45 * shots if name in PROMPTED else 0,
+                "completion_tokens": 4 if name in PROMPTED else 0,
                 "dropped_shots": 0,
-                "stopped": "choice" if labels else "end",
+                "stopped": "copy" if name == "nearest" else "choice" if labels else "end",
                 "label_logprobs": None,
+                "confidence": None if name in PROMPTED else _confidence(name, is_right, chance),
+                "unserved": None,
             }
         )
     place = folder / "approaches" / name
@@ -110,11 +128,15 @@ def _approach(
     steps = [_step(folder, name, kind, chance) for kind in STEPS[name]]
     choices = [_choice()] if name == "lora" else []
     _write(place / "approach.json", {"name": name, "steps": steps, "choices": choices, "cost": _cost(name)})
+    if name not in PROMPTED:
+        _write(place / "predictor.json", {"kind": name, "model": None, "threshold": None, "otherwise": ""})
+        return
     adapters = [f"steps/{steps[-1]['hash']}/adapter"] if "lora" in name else []
     base = f"steps/{steps[-1]['hash']}/model" if name == "full" else "example/small-model"
     _write(
         place / "predictor.json",
         {
+            "kind": "prompted model",
             "model": {"base": base, "adapters": adapters},
             "decoding": {"answer": "choose" if labels else "generate", "max_new_tokens": 64, "stop": []},
             "wording": {"system": "Answer with the category of the customer's message.", "template": None},
@@ -123,9 +145,15 @@ def _approach(
     )
 
 
+def _confidence(name: str, is_right: bool, chance: random.Random) -> float:
+    """Higher where the answer is right, for the classifier more clearly so; nearest counts votes of five."""
+    value = chance.betavariate(6, 2) if is_right else chance.betavariate(3, 3)
+    return value if name == "classifier" else round(value * 5) / 5
+
+
 def _step(folder: Path, name: str, kind: str, chance: random.Random) -> dict[str, Any]:
     step_hash = f"{kind}-{name}" if kind == "sft" else f"shots-{name.split('+')[0]}"
-    settings: dict[str, Any] = {"count": 1 if name == "one-shot" else 8}
+    settings: dict[str, Any] = {"count": 1 if name == "one-shot" else 8} if name in PROMPTED else {"threshold": None}
     if kind == "sft":
         adapter = {"kind": "none"} if name == "full" else {"kind": "lora", "rank": 16}
         settings = {"adapter": adapter, "learning_rate": 2e-4, "epochs": 3}
@@ -198,15 +226,20 @@ def _choice() -> dict[str, Any]:
 
 def _cost(name: str) -> dict[str, Any]:
     trained = "sft" in STEPS[name]
-    tokens = {"zero-shot": 48, "one-shot": 93, "few-shot": 408, "lora": 48, "full": 48, "few-shot+lora": 408}[name]
-    per_request = 0.02 + 0.0007 * tokens
+    tokens = {"one-shot": 93, "few-shot": 408, "few-shot+lora": 408}.get(name, 48 if name in PROMPTED else 0)
+    per_request = 0.02 + 0.0007 * tokens if name in PROMPTED else 0.004
     return {
-        "train_s": {"lora": 412.0, "full": 655.0, "few-shot+lora": 1530.0}.get(name, 0.0),
+        "train_s": {"lora": 412.0, "full": 655.0, "few-shot+lora": 1530.0, "classifier": 2.9}.get(name, 0.0),
         "search_s": 201.0 if name == "lora" else 0.0,
         "tokens_seen": 182_000 if trained else 0,
         "tokens_per_s": 880.0 if trained else None,
         "peak_bytes": 1_900_000_000 if trained else 720_000_000,
-        "trainable_parameters": {"lora": 4_884_480, "full": 134_515_008, "few-shot+lora": 4_884_480}.get(name, 0),
+        "trainable_parameters": {
+            "lora": 4_884_480,
+            "full": 134_515_008,
+            "few-shot+lora": 4_884_480,
+            "classifier": 4_620,
+        }.get(name, 0),
         "trainable_share": {"lora": 0.0363, "full": 1.0, "few-shot+lora": 0.0363}.get(name, 0.0),
         "stored_bytes": {"lora": 19_600_000, "full": 538_000_000, "few-shot+lora": 19_700_000}.get(name, 2_100),
         "prompt_tokens": float(tokens),
@@ -215,6 +248,7 @@ def _cost(name: str) -> dict[str, Any]:
         "latency_p95_s": per_request * 2.4,
         "throughput_per_s": 1 / per_request,
         "seconds_per_request": per_request,
+        "completion_tokens": 4.0 if name in PROMPTED else 0.0,
     }
 
 
@@ -228,9 +262,31 @@ def _forgotten(name: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _scored(name: str, right: Sequence[bool]) -> Sequence[bool]:
+    """Without the one answer that could not be scored."""
+    return [*right[:UNSCORED], *right[UNSCORED + 1 :]] if name == "zero-shot" else right
+
+
+def _training(name: str) -> str:
+    return "language model" if "sft" in STEPS[name] else "small model" if name == "classifier" else "none"
+
+
+def _against_floor(mean: float) -> dict[str, Any]:
+    difference = mean - FLOORS["most-frequent"][2]
+    return {"name": "most-frequent", "difference": difference, "low": difference - 0.05, "high": difference + 0.05,
+            "p_holm": 1e-6, "above": difference > 0.05}  # fmt: skip
+
+
+def _floor(name: str, n: int) -> dict[str, Any]:
+    kind, words, mean = FLOORS[name]
+    half = 1.96 * (mean * (1 - mean) / n) ** 0.5
+    return {"name": name, "kind": kind, "words": words, "n": n, "mean": mean, "low": max(0.0, mean - half),
+            "high": mean + half, "total_s": 1e-6}  # fmt: skip
+
+
 def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> dict[str, Any]:
     rows, pairs, break_even = [], [], []
-    means = {name: mean(right[name]) for name in ranked}
+    means = {name: mean(_scored(name, right[name])) for name in ranked}
     for name in ranked:
         half = 1.96 * (means[name] * (1 - means[name]) / n) ** 0.5
         cost = _cost(name)
@@ -257,6 +313,8 @@ def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> 
             "unscored": 1 if name == "zero-shot" else 0,
             "cost": cost,
             "total_s": cost["train_s"] + 1000 * cost["seconds_per_request"],
+            "training": _training(name),
+            "floor": _against_floor(means[name]),
         }
         if "sft" in STEPS[name]:
             row["forgotten"] = _forgotten(name)
@@ -264,6 +322,8 @@ def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> 
                 {"on": "general_text", "learned": False, "n": 40, "mean": 0.0312, "low": 0.0287, "high": 0.0345},
                 {"on": "support-tickets", "learned": True, "n": 100, "mean": 1.25, "low": 1.1, "high": 1.4},
             ]
+        elif name == "classifier":
+            row["forgotten"] = []
         rows.append(row)
     for a, b in combinations(ranked, 2):
         difference = means[a] - means[b]
@@ -289,6 +349,7 @@ def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> 
         "forgetting_limit": 0.05,
         "minimum_detectable": 0.081,
         "approaches": rows,
+        "floors": [_floor(name, n) for name in FLOORS],
         "pairs": pairs,
         "break_even": break_even,
         "recommended": recommended,
@@ -300,7 +361,7 @@ def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> 
     }
 
 
-def _run(examples: int, labels: Sequence[str]) -> dict[str, Any]:
+def _run(examples: int, labels: Sequence[str], prompted: bool) -> dict[str, Any]:
     return {
         "name": "support-tickets",
         "luthier": "0.1.0",
@@ -309,8 +370,8 @@ def _run(examples: int, labels: Sequence[str]) -> dict[str, Any]:
         "seconds": 2472.0,
         "target": "support-tickets",
         "targets": ["support-tickets"],
-        "model": "example/small-model",
-        "model_parameters": 134_515_008,
+        "model": "example/small-model" if prompted else None,
+        "model_parameters": 134_515_008 if prompted else None,
         "device": "cpu",
         "precision": "float32",
         "seed": 7,
@@ -328,7 +389,7 @@ def _run(examples: int, labels: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _data(gold: Sequence[str], labels: Sequence[str], chance: random.Random) -> dict[str, Any]:
+def _data(gold: Sequence[str], labels: Sequence[str], chance: random.Random, prompted: bool) -> dict[str, Any]:
     def counts(n: int) -> dict[str, int]:
         return {label: max(1, n // len(labels) + chance.randint(-2, 2)) for label in labels}
 
@@ -346,6 +407,6 @@ def _data(gold: Sequence[str], labels: Sequence[str], chance: random.Random) -> 
             "validation": {"n": 100, "labels": counts(100)},
             "test": {"n": len(gold), "labels": {label: gold.count(label) for label in labels}},
         },
-        "tokens": {"train": tokens, "validation": tokens, "test": tokens},
+        "tokens": {"train": tokens, "validation": tokens, "test": tokens} if prompted else {},
         "truncated": 0,
     }

@@ -98,3 +98,37 @@ def test_card_leaves_out_settings_without_a_value(tmp_path: Path) -> None:
     assert "rank: `16`" in card
     assert "alpha" not in card
     assert "step: `sft`" not in card
+
+
+def test_card_sets_floors_below_the_approaches(run_dir: Path) -> None:
+    card = model_card(run_dir, "lora", "adapter")
+    assert "| *most-frequent* (floor) | 14.0% | 9.2 to 18.8% | 200 |" in card
+    assert card.index("| zero-shot |") < card.index("| *most-frequent* (floor) |")
+    assert "- *draw*: drawing labels by their frequency." in card
+    assert "Not shown to beat" not in card
+
+
+def test_card_of_what_does_not_beat_its_floor_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", examples=10)
+    comparison = json.loads((run / "comparison.json").read_text())
+    for row in comparison["approaches"]:
+        row["floor"]["above"] = row["name"] != "lora"
+    (run / "comparison.json").write_text(json.dumps(comparison))
+    assert "- It is not shown to beat a simple rule, most-frequent" in model_card(run, "lora", "adapter")
+    assert "- It is not shown to beat" not in model_card(run, "full", "model")
+    assert "Not shown to beat *most-frequent*: lora." in model_card(run, "full", "model")
+
+
+def test_card_of_a_run_without_a_language_model(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", approaches=["classifier", "nearest"], examples=40)
+    header, body = _parts(model_card(run, "classifier", "files", "How to load it."))
+    assert "base_model" not in header
+    assert "made by classifier without a language model" in body
+    assert "| 2.9 s, small model | 4 ms | none | 2.1 kB |" in body
+    assert "A small model of 4.62 k parameters was trained" in body
+    assert "None" not in body
+
+
+def test_card_of_a_classifier_beside_a_language_model_does_not_name_that(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", approaches=["lora", "classifier"], examples=40)
+    assert "made by classifier without a language model" in model_card(run, "classifier", "files", "How to load it.")

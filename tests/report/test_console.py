@@ -95,3 +95,47 @@ def test_three_reasons_are_printed_and_the_report_named_for_the_rest(comparison:
 def test_the_split_is_named(comparison: dict[str, Any]) -> None:
     assert "on 200 test examples" in _printed(comparison, 120)
     assert "on 200 validation examples" in _printed(comparison | {"split": "validation"}, 120)
+
+
+def test_floors_stand_below_the_approaches_under_a_rule(comparison: dict[str, Any]) -> None:
+    lines = _printed(comparison, 80).splitlines()
+    rule = next(number for number, line in enumerate(lines) if line.strip().startswith("──"))
+    assert lines[rule - 1].split()[0] == "zero-shot"
+    assert lines[rule + 1].split()[:2] == ["most-frequent", "14.0%"]
+    assert lines[rule + 2].split()[:2] == ["draw", "8.5%"]
+    assert "always giving the most frequent answer (most-frequent)" in " ".join(" ".join(lines).split())
+
+
+def test_the_best_floor_is_a_line_behind_the_bars(comparison: dict[str, Any]) -> None:
+    lines = _printed(comparison, 80).splitlines()
+    places = {line.index("┊") for line in lines if "┊" in line}
+    assert len(places) == 1
+    floor = next(line for line in lines if line.strip().startswith("most-frequent"))
+    assert floor.index("●") in places
+
+
+def test_a_floor_far_away_is_an_arrow(comparison: dict[str, Any]) -> None:
+    comparison["approaches"] = comparison["approaches"][:2]
+    printed = _printed(comparison, 80)
+    assert printed.count("◂") == 2
+    assert "┊" not in printed
+    assert "<" in _printed(comparison, 80, encoding="ascii")
+
+
+def test_what_is_not_shown_to_beat_its_floor_is_named(comparison: dict[str, Any]) -> None:
+    for row in comparison["approaches"][-2:]:
+        row["floor"]["above"] = False
+    assert "not shown to beat most-frequent: one-shot, zero-shot." in _printed(comparison, 120)
+
+
+def test_no_floors_no_rule(comparison: dict[str, Any]) -> None:
+    printed = _printed(comparison | {"floors": []}, 80)
+    assert "──  " not in printed
+    assert "floor" not in printed
+
+
+def test_prompt_tokens_are_none_where_no_language_model_is_asked(comparison: dict[str, Any]) -> None:
+    comparison["approaches"][0]["cost"]["prompt_tokens"] = 0.0
+    printed = _printed(comparison, 120)
+    assert "none" in next(line for line in printed.splitlines() if "few-shot+lora" in line)
+    assert "0 tok" not in printed

@@ -9,12 +9,22 @@ from luthier.report import units
 from luthier.report.confusion import OTHER, confusion, draw_confusion
 from luthier.report.pictures import Axis, Point, scatter
 from luthier.report.results import matrix, series, table
-from luthier.report.svg import Scale, linear_ticks, log_ticks, looks, spread, tag, text
+from luthier.report.svg import Fill, Scale, linear_ticks, log_ticks, looks, mark, spread, tag, text
+
+FILLS: tuple[Fill, ...] = ("full", "dotted", "hollow")
 
 
 def test_text_in_pictures_is_escaped() -> None:
     assert str(text(1, 2, '<a href="x">&')) == '<text x="1" y="2">&lt;a href=&#34;x&#34;&gt;&amp;</text>'
     assert 'title="&#34;&gt;&lt;script&gt;"' in str(tag("rect", title='"><script>'))
+
+
+def test_a_dotted_mark_is_hollow_with_a_dot_and_a_full_one_is_neither() -> None:
+    look = looks(["a"])["a"]
+    full, dotted, hollow = (str(mark(look, 5, 5, fill=fill)) for fill in FILLS)
+    assert 'class="mark c0"' in full
+    assert 'class="mark c0 hollow"' in hollow
+    assert [drawn.count("<circle") for drawn in (full, dotted, hollow)] == [0, 1, 0]
 
 
 def test_looks_do_not_depend_on_the_order() -> None:

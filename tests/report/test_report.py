@@ -181,6 +181,20 @@ def test_examples_hold_every_answer_and_each_text_once(page: Page) -> None:
     assert [answer["reason"] for answer in unscored] == ["the answer was cut at 64 tokens"]
 
 
+def test_examples_hold_confidence_and_why_a_task_is_not_answered(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", approaches=["classifier"], examples=10)
+    path = run / "approaches" / "classifier" / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0] |= {"confidence": 0.25, "stopped": "abstained"}
+    rows[1] |= {"confidence": None, "unserved": "it was made for other tasks"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples = Page(write_report(run).read_text(encoding="utf-8")).examples["examples"]
+    assert isinstance(examples, list)
+    (first,), (second,) = examples[0]["answers"], examples[1]["answers"]
+    assert (first["confidence"], first["stopped"], first["unserved"]) == (0.25, "abstained", None)
+    assert second["unserved"] == "it was made for other tasks"
+
+
 def test_examples_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     folder = read_run(write_run(tmp_path / "run"))
     text = render(folder, budget_bytes=60_000)

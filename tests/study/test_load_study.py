@@ -184,8 +184,9 @@ def test_an_unknown_key_names_its_line_and_the_nearest(fault: Fault, old: str, n
         (
             "step: sft",
             "step: stf",
-            "study.yaml:11: approaches.few-shot+lora.1: unknown step 'stf'; the steps are 'prompt', 'few-shot', 'nearest', "
-            "'classifier', 'rag', 'retriever', 'reranker', 'sft', 'pretrain', 'interpolate', 'merge', 'route'.",
+            "study.yaml:11: approaches.few-shot+lora.1: unknown step 'stf'; the steps are 'prompt', 'few-shot', "
+            "'nearest', 'classifier', 'rag', 'retriever', 'reranker', 'sft', 'pretrain', 'interpolate', 'merge', "
+            "'route'.",
         ),
         (
             "{step: sft, adapter: {rank: 8}, learning_rate: 1e-3}",
@@ -369,7 +370,8 @@ def test_a_first_study_is_a_study_and_finds_its_data(tmp_path: Path):
     study = load_study(file)
     assert study.tasks["task"].data == "../data/rows.csv"
     assert study.tasks["task"].labels is not None
-    assert list(study.approaches) == ["zero-shot", "few-shot", "lora"]
+    assert list(study.approaches) == ["zero-shot", "few-shot", "nearest", "classifier", "lora"]
+    assert study.tasks["task"].system == "Choose the label of the user's text. The labels are: card, rate."
     assert all(isinstance(note, str) for note in notes)
 
 
@@ -385,7 +387,7 @@ def test_a_first_study_with_documents_compares_retrieval_too(tmp_path: Path):
     file.write_text(text)
     task = load_study(file).tasks["task"]
     assert (task.documents, task.relevant) == ("manuals", "where")
-    assert list(load_study(file).approaches) == ["zero-shot", "few-shot", "lora", "rag", "rag-lora"]
+    assert list(load_study(file).approaches) == ["zero-shot", "few-shot", "nearest", "lora", "rag", "rag-lora"]
     assert "'where' names the document" in notes[-1]
     data.write_text("question,answer,where\n" + rows.replace("deep/", ""))
     text, notes = initial_study(data, file, "some/model", tmp_path / "manuals")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -14,13 +15,14 @@ from luthier.infer.divergence import Divergence, Predictions, divergences, predi
 from luthier.infer.generate import Generated, generate
 from luthier.infer.hidden import pooled_states
 from luthier.infer.logprobs import LogProb, sequence_logprobs
+from luthier.model.classify import labels_of, saved_labels
 from luthier.model.device import autocast
 from luthier.model.fused import fuse
 from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, reuse_freed_memory, window_of
 from luthier.model.virtual import count_virtual_tokens, virtual_ids, virtual_tokens_of
 from luthier.progress import Advance
 from luthier.prompt.passages import without_citations
-from luthier.prompt.render import RenderedPrompt, Renderer, TrainingSequence
+from luthier.prompt.render import RenderedPrompt, Renderer, TrainingSequence, classified
 from luthier.prompt.shots import ShotSelector
 from luthier.prompt.wording import worded
 from luthier.tree.logprobs import base_of
@@ -202,7 +204,7 @@ class Engine:
         renderer = self._renderer(predictor.model, model)
         if choosing:
             own = worded(prompts[0], predictor.wording)
-            label_ids = [renderer.completion(own, label) for label in labels]
+            label_ids = self.label_ids(predictor, own, labels, model=model)
             rendered = self.render(predictor, prompts, reserve=max(map(len, label_ids)), model=model)
         else:
             rendered = self.render(predictor, prompts, reserve=predictor.decoding.max_new_tokens, model=model)
@@ -224,6 +226,26 @@ class Engine:
             _chosen(r, row, labels, label_ids, normalised=predictor.decoding.answer == "choose-normalised")
             for r, row in zip(rendered, sums, strict=True)
         ]
+
+    def label_ids(
+        self, predictor: PromptedModel, messages: tuple[Message, ...], labels: Sequence[str], *, model: Any = None
+    ) -> list[tuple[int, ...]]:
+        """Each label as the predictor predicts it behind the messages: its tokens, or its number in the head's labels.
+
+        Args:
+            model: A model in training to use in place of the predictor's own.
+        """
+        classes = self._classes(predictor.model, model)
+        if classes is not None:
+            return [(classes.index(label),) for label in labels]
+        renderer = self._renderer(predictor.model, model)
+        return [renderer.completion(messages, label) for label in labels]
+
+    def _classes(self, ref: ModelRef, model: Any) -> tuple[str, ...] | None:
+        """The labels of a classification head; None where there is none."""
+        if model is not None:
+            return labels_of(model)
+        return None if ref.head is None else saved_labels(ref.head)
 
     def questions(
         self, ref: ModelRef, count: int, decoding: Decoding, *, advance: Advance = lambda done: None
@@ -253,7 +275,15 @@ class Engine:
         if not examples:
             return []
         assert not predictor.routes, "which model answers is settled by PromptedModel.asked"
-        sequences = self._references(predictor, examples, self._renderer(predictor.model, model))
+        renderer = self._renderer(predictor.model, model)
+        if self._classes(predictor.model, model) is None:
+            sequences = self._references(predictor, examples, renderer)
+        else:
+            rendered = self.render(predictor, [e.prompt for e in examples], reserve=0, model=model)
+            sequences = [
+                classified(r, *self.label_ids(predictor, r.messages, [e.completion], model=model))
+                for r, e in zip(rendered, examples, strict=True)
+            ]
         return self._trained_logprobs(predictor.model, sequences, model, advance)
 
     def block_logprobs(
@@ -429,6 +459,7 @@ def _chosen(
 ) -> Completion:
     values = [s / len(ids) for s, ids in zip(sums, label_ids, strict=True)] if normalised else list(sums)
     best = max(range(len(labels)), key=values.__getitem__)
+    share = 1 / sum(math.exp(value - values[best]) for value in values)
     return Completion(
         rendered.id,
         labels[best],
@@ -441,4 +472,5 @@ def _chosen(
         rendered.passages,
         rendered.passage_tokens,
         rendered.dropped_passages,
+        confidence=share,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import ModelError
+from luthier.model.classify import load_head
 from luthier.model.device import torch_dtype
 from luthier.model.part import is_part, load_part
 from luthier.types import ModelRef
@@ -84,6 +85,8 @@ def load_model(ref: ModelRef, *, device: str, precision: str, attention: str = "
     model = _load_base(ref.base, load_as, attention)
     for folder in ref.adapters:
         model = _with_saved(model, folder, ref.base)
+    if ref.head is not None:
+        load_head(model, ref.head)
     # merging leaves the weights frozen
     model = model.to(device=device, dtype=torch_dtype(precision)).requires_grad_(True).eval()
     if tokens := virtual_tokens_of(model):

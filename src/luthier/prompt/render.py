@@ -264,6 +264,17 @@ class Renderer:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def classified(rendered: RenderedPrompt, label_ids: tuple[int, ...]) -> TrainingSequence:
+    """A prompt with the number of its label behind it, which is what a classification head predicts there."""
+    return TrainingSequence(
+        rendered.id,
+        rendered.ids + label_ids,
+        (False,) * len(rendered.ids) + (True,) * len(label_ids),
+        rendered.dropped_shots,
+        rendered.dropped_passages,
+    )
+
+
 def with_shots(own: tuple[Message, ...], shots: Sequence[Example], wording: Wording) -> tuple[Message, ...]:
     """The worked examples as earlier turns, behind the system text and before the question."""
     system = tuple(m for m in own if m.role == "system")

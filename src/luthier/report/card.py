@@ -9,6 +9,7 @@ from pathlib import Path
 
 from luthier.report import units
 from luthier.report.comparing import difference_to_best, probe_unit, target_unit
+from luthier.report.floors import scored_floors, unbeaten, unbeaten_floors
 from luthier.report.folder import ApproachFolder, Record, RunFolder, read_run
 
 # a Hugging Face id, or the plain name of a model; not a folder on somebody's machine
@@ -56,7 +57,7 @@ def _header(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
     if kind == "files":
         return "\n".join(["---", f"tags: {json.dumps(tags, ensure_ascii=False)}", "---"])
     adapted = kind == "adapter"
-    model = str(folder.run["model"])
+    model = str(folder.run["model"] or "")
     fields: dict[str, object] = {}
     if _MODEL_ID.fullmatch(model):
         fields["base_model"] = model
@@ -81,15 +82,21 @@ def _names_lora(one: ApproachFolder) -> bool:
 def _introduction(folder: RunFolder, one: ApproachFolder) -> str:
     targets, unit, row = folder.comparison["targets"], target_unit(folder.comparison), folder.row(one.name)
     named = f"the task *{_line(targets[0])}*" if len(targets) == 1 else f"the tasks *{_line(', '.join(targets))}*"
-    steps, split = " → ".join(one.kinds), _split(folder)
-    made = (
-        f"made from {_line(folder.run['model'])} by {steps}" if steps else f"{_line(folder.run['model'])} as it comes"
-    )
+    steps, split, model = " → ".join(one.kinds), _split(folder), folder.run["model"]
+    made = f"made from {_line(model)} by {steps}" if steps else f"{_line(model)} as it comes"
+    if not _asks_model(folder, one):
+        made = f"made by {steps} without a language model"
     return (
         f"A model for {named}, {made}. On {units.plural(row['n'], f'{split} example')} it reaches "
         f"**{unit.value(row['mean'])}** {_line(row['metric'])} (95% interval {unit.interval(row['low'], row['high'])})."
         f"\n\n> {_line(folder.comparison['verdict'])}"
     )
+
+
+def _asks_model(folder: RunFolder, one: ApproachFolder) -> bool:
+    """Whether the run's language model has a part in its answers."""
+    kind, model = one.predictor.get("kind", "prompted model"), one.predictor.get("model")
+    return folder.run["model"] is not None and (kind == "prompted model" or model is not None)
 
 
 def _comparison(folder: RunFolder, approach: str) -> Iterator[str]:
@@ -110,17 +117,38 @@ def _comparison(folder: RunFolder, approach: str) -> Iterator[str]:
                 unit.interval(row["low"], row["high"]),
                 str(row["n"]) + (f" ({row['unscored']} unscored)" if row.get("unscored") else ""),
                 f"{unit.difference(behind['difference'])} {unit.points}".strip() if behind else "best",
-                units.seconds(cost["train_s"]) if cost["train_s"] else "none",
+                _trained(row),
                 units.seconds(cost["seconds_per_request"]),
-                units.count(cost["prompt_tokens"]),
+                units.tokens(cost["prompt_tokens"]),
                 units.size(cost["stored_bytes"]),
             ]
         )
-    yield from _table(head, rows)
+    floors = scored_floors(comparison)
+    yield from _table(head, [*rows, *(_floor(floor, unit) for floor in floors)])
+    if floors:
+        yield ""
+        yield "Floors are rules that every approach has to beat; they take no part in the ranking."
+        yield ""
+        yield from (f"- *{_line(floor['name'])}*: {_line(floor['words'])}." for floor in floors)
+    for floor, names in unbeaten_floors(comparison).items():
+        yield ""
+        yield f"Not shown to beat *{_line(floor)}*: {_line(', '.join(names))}."
     reasons = comparison.get("reasons") or ()
     if reasons:
         yield ""
         yield from (f"- {_line(reason)}" for reason in reasons)
+
+
+def _trained(row: Record) -> str:
+    """The seconds of training and search, and what was trained."""
+    taken = units.seconds(row["cost"]["train_s"]) if row["cost"]["train_s"] else "none"
+    return taken if row["training"] == "none" else f"{taken}, {row['training']}"
+
+
+def _floor(floor: Record, unit: units.ScoreUnit) -> list[str]:
+    """Its row below the approaches, in the columns that it has something for."""
+    scored = [unit.value(floor["mean"]), unit.interval(floor["low"], floor["high"]), str(floor["n"])]
+    return [f"*{_cell(floor['name'])}* (floor)", *scored, "", "", "", "", ""]
 
 
 def _forgetting(row: Record) -> Iterator[str]:
@@ -185,7 +213,13 @@ def _making(folder: RunFolder, one: ApproachFolder) -> Iterator[str]:
         for key, value in units.settings_taken(step.get("settings") or {}).items():
             yield f"   - {_line(key)}: `{_line(value).replace('`', '')}`"
     cost = folder.row(one.name)["cost"]
-    if cost["trainable_parameters"]:
+    if cost["trainable_parameters"] and folder.row(one.name)["training"] == "small model":
+        yield ""
+        yield (
+            f"A small model of {units.large(cost['trainable_parameters'])} parameters was trained, with all search in "
+            f"{units.seconds(cost['train_s'])}; peak memory {units.size(cost['peak_bytes'])}."
+        )
+    elif cost["trainable_parameters"]:
         yield ""
         yield (
             f"{units.large(cost['trainable_parameters'])} parameters were trained "
@@ -197,7 +231,7 @@ def _making(folder: RunFolder, one: ApproachFolder) -> Iterator[str]:
 
 def _usage(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
     predictor, adapted = one.predictor, kind == "adapter"
-    where = str(folder.run["model"])
+    where = str(folder.run["model"] or "")
     if not adapted:
         where = "path/to/this/folder"
     elif not _MODEL_ID.fullmatch(where):
@@ -267,6 +301,8 @@ def _limits(folder: RunFolder, approach: str) -> Iterator[str]:
     if least is not None:
         size = f"{100 * least:.1f} points" if unit.share else units.plain(least)
         yield f"- Differences smaller than {size} would probably not show with so many examples."
+    if floor := unbeaten(row):
+        yield f"- It is not shown to beat a simple rule, {_line(floor)}, so it is of no use yet."
     if row.get("unscored"):
         yield f"- {units.plural(row['unscored'], 'answer')} could not be scored and stand in no mean."
     if _split(folder) == "test" and run["test_openings"] > 1:

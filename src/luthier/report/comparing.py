@@ -8,6 +8,15 @@ from typing import Any
 from markupsafe import Markup
 
 from luthier.report import units
+from luthier.report.floors import (
+    approach_ends,
+    best_floor,
+    floor_level,
+    floor_rows,
+    floor_scores,
+    near_floor,
+    unbeaten,
+)
 from luthier.report.folder import RunFolder
 from luthier.report.pictures import (
     Axis,
@@ -20,13 +29,20 @@ from luthier.report.pictures import (
     whisker,
     whisker_axis,
 )
-from luthier.report.svg import Look, Scale, linear_ticks, padded, time_ticks
+from luthier.report.svg import Fill, Look, Scale, linear_ticks, padded, time_ticks
 from luthier.report.units import ScoreUnit, score_unit
 
 Looks = Mapping[str, Look]
 Values = dict[str, Any]
 _ROW_WIDTH = 232.0
 _NOT_LEARNED = "the base model"  # since when a task has changed that no earlier step learned
+_TRAINED = {"none": "nothing trained", "small model": "a small model", "language model": "the language model"}
+_FILLS: Mapping[str, Fill] = {"none": "hollow", "small model": "dotted", "language model": "full"}
+_FILLS_TOLD = {
+    "none": "hollow marks: nothing was trained",
+    "small model": "marks with a dot inside: a small model was",
+    "language model": "full marks: the language model was",
+}
 
 
 def target_unit(comparison: Mapping[str, Any]) -> ScoreUnit:
@@ -67,47 +83,73 @@ def _turned(pair: Mapping[str, Any]) -> Values:
     }
 
 
+def fill(row: Mapping[str, Any]) -> Fill:
+    """How an approach's mark is filled where what was trained is told by it."""
+    return _FILLS[row["training"]]
+
+
+def fills_told(comparison: Mapping[str, Any]) -> str:
+    """What the fillings of the marks say, for those that there are."""
+    there = {row["training"] for row in comparison["approaches"]}
+    told = "; ".join(words for training, words in _FILLS_TOLD.items() if training in there)
+    return f"{told[0].upper()}{told[1:]}."
+
+
 def ranking(folder: RunFolder, looks: Looks) -> Values:
-    rows, unit = folder.comparison["approaches"], target_unit(folder.comparison)
-    bounds = [value for row in rows for value in (row["mean"], row["low"], row["high"]) if value is not None]
+    comparison = folder.comparison
+    rows, unit = comparison["approaches"], target_unit(comparison)
+    bounds = approach_ends(comparison)
     scale = axis = None
     if bounds:
+        bounds += floor_scores(comparison)
         axis = share_axis("", bounds, bounds, unit.tick)
         scale = Scale(axis.low, axis.high, 14, _ROW_WIDTH - 14)
     ticks = linear_ticks(axis.low, axis.high, 4) if axis else []
-    shown = []
+    floor, shown = near_floor(comparison), []
     for row in rows:
         look, cost = looks[row["name"]], row["cost"]
         value = f"{row['name']}: {unit.value(row['mean'])}, 95% interval {unit.interval(row['low'], row['high'])}"
-        plot = whisker(scale, ticks, row["mean"], row["low"], row["high"], look, value) if scale else ""
+        plot = whisker(scale, ticks, row["mean"], row["low"], row["high"], look, value, floor=floor) if scale else ""
         shown.append(
             {
                 "look": look,
-                "recommended": row["name"] == folder.comparison.get("recommended"),
+                "recommended": row["name"] == comparison.get("recommended"),
+                "unbeaten": unbeaten(row),
                 "steps": " → ".join(folder.approach(row["name"]).kinds) or "the model as it comes",
                 "plot": plot,
                 "mean": unit.value(row["mean"]),
                 "interval": unit.interval(row["low"], row["high"]),
                 "unscored": row.get("unscored") or 0,
-                "behind": _difference_cell(difference_to_best(folder.comparison, row["name"]), unit),
+                "behind": _difference_cell(difference_to_best(comparison, row["name"]), unit),
                 "train": units.seconds(cost["train_s"]) if cost["train_s"] else "none",
-                "untrained": bool(cost["train_s"]) and not cost["trainable_parameters"],
+                "trained": _TRAINED[row["training"]] if cost["train_s"] or row["training"] != "none" else "",
                 "request": units.seconds(cost["seconds_per_request"]),
-                "prompt": units.count(cost["prompt_tokens"]),
+                "prompt": units.tokens(cost["prompt_tokens"]),
                 "stored": units.size(cost["stored_bytes"]),
                 "forgotten": [_forgotten_cell(probe) for probe in forgotten_by(row)],
             }
         )
     return {
         "rows": shown,
+        "floors": floor_rows(comparison, scale, ticks, unit),
+        "best_floor": _floor_told(comparison, unit) if scale else None,
         "axis": whisker_axis(scale, ticks, unit.tick) if scale else "",
         "unit": unit,
         "smallest": None
-        if (least := folder.comparison.get("minimum_detectable")) is None
+        if (least := comparison.get("minimum_detectable")) is None
         else (f"{100 * least:.1f} points" if unit.share else units.plain(least)),
         "intervals": sorted({str(row["interval"]) for row in rows if row.get("interval")}),
         "any_forgotten": any(map(forgotten_by, rows)),
     }
+
+
+def _floor_told(comparison: Mapping[str, Any], unit: ScoreUnit) -> Values | None:
+    """The best floor, and whether it stands as a line beside the approaches."""
+    floor = best_floor(comparison)
+    if floor is None:
+        return None
+    drawn = near_floor(comparison) is not None
+    return {"name": floor["name"], "mean": unit.value(floor["mean"]), "drawn": drawn}
 
 
 def _difference_cell(behind: Values | None, unit: ScoreUnit) -> Values | None:
@@ -219,18 +261,20 @@ def every_cost(folder: RunFolder, looks: Looks) -> Values:
     rows = []
     for row in folder.comparison["approaches"]:
         cost = row["cost"]
-        trained = f"{units.large(cost['trainable_parameters'])} ({units.percent(cost['trainable_share'])})"
         rate = cost.get("tokens_per_s")
         cells = [
             units.seconds(cost["train_s"]),
             units.seconds(cost["search_s"]),
-            units.large(cost["tokens_seen"]),
+            units.large(cost["tokens_seen"]) if cost["tokens_seen"] else "none",
             f"{rate:,.0f}" if rate is not None else units.MISSING,
-            trained if cost["trainable_parameters"] else "none",
+            _trained_parameters(row),
             units.size(cost["peak_bytes"]),
             units.size(cost["stored_bytes"]),
-            f"{units.count(cost['prompt_tokens'])} ({units.percent(cost['window_share'])})",
+            f"{units.count(cost['prompt_tokens'])} ({units.percent(cost['window_share'])})"
+            if cost["prompt_tokens"]
+            else "none",
             units.count(cost["passage_tokens"]) if cost.get("passage_tokens") else "none",
+            units.plain(cost["completion_tokens"]) if cost.get("completion_tokens") else "none",
             units.seconds(cost["latency_p50_s"]),
             units.seconds(cost["latency_p95_s"]),
             units.plain(cost["throughput_per_s"]),
@@ -243,6 +287,7 @@ def every_cost(folder: RunFolder, looks: Looks) -> Values:
         *(
             "prompt tokens (of window)",
             "of them, passages",
+            "answer tokens",
             "latency, median",
             "latency, 95th percentile",
             "requests/s",
@@ -250,6 +295,15 @@ def every_cost(folder: RunFolder, looks: Looks) -> Values:
         f"total for {requests} requests",
     ]
     return {"columns": columns, "rows": rows}
+
+
+def _trained_parameters(row: Mapping[str, Any]) -> str:
+    cost = row["cost"]
+    if not cost["trainable_parameters"]:
+        return "none"
+    count = units.large(cost["trainable_parameters"])
+    # a small model is no part of the language model, which the share is of
+    return count if row["training"] == "small model" else f"{count} ({units.percent(cost['trainable_share'])})"
 
 
 def cost_picture(folder: RunFolder, looks: Looks) -> Markup | None:
@@ -268,17 +322,19 @@ def cost_picture(folder: RunFolder, looks: Looks) -> Markup | None:
     points = [
         Point(looks[row["name"]], row["total_s"], row["mean"], row["low"], row["high"],
               f"{row['name']}: {unit.value(row['mean'])} for {units.seconds(row['total_s'])}",
-              hollow=not row["cost"]["trainable_parameters"])
+              fill=fill(row))
         for row in rows
     ]  # fmt: skip
-    y = mean_axis(folder, points, unit)
-    return responsive(lambda width: scatter(width, "Gain against cost", points, x, y))
+    y, floor = mean_axis(folder, points, unit), floor_level(folder.comparison, unit)
+    return responsive(lambda width: scatter(width, "Gain against cost", points, x, y, level=floor))
 
 
 def mean_axis(folder: RunFolder, points: list[Point], unit: ScoreUnit) -> Axis:
-    """The upright axis of the deciding metric."""
-    lows = [point.low if point.low is not None else point.y for point in points]
-    highs = [point.high if point.high is not None else point.y for point in points]
+    """The upright axis of the deciding metric; it holds the best floor where that is near."""
+    floor = near_floor(folder.comparison)
+    near = [] if floor is None else [floor]
+    lows = [point.low if point.low is not None else point.y for point in points] + near
+    highs = [point.high if point.high is not None else point.y for point in points] + near
     label = str(folder.comparison["metric"]).replace("_", " ")
     if lower_is_better(folder.comparison):
         label += " (lower is better)"
@@ -309,7 +365,7 @@ def _forgetting_picture(
         title = f"{row['name']}: {unit.value(row['mean'])}, {name} {change}"
         points.append(
             Point(looks[row["name"]], x, row["mean"], row["low"], row["high"], title,
-                  one.get("low") if one else None, one.get("high") if one else None, hollow=one is None)
+                  one.get("low") if one else None, one.get("high") if one else None, fill=fill(row))
         )  # fmt: skip
     ends = [0.0, *(v for p in points for v in (p.x, p.x_low, p.x_high) if v is not None)]
     limit = folder.comparison.get("forgetting_limit")
@@ -321,11 +377,13 @@ def _forgetting_picture(
     low, high = padded(min(ends), max(ends), 0.1)
     label = f"change of {probe['metric'].replace('_', ' ')}{', points' if lost.share else ''} (worse to the left)"
     x_axis = Axis(label, low, high, write=lost.difference_tick, reverse=not better_up)
-    y_axis = mean_axis(folder, points, unit)
+    y_axis, floor = mean_axis(folder, points, unit), floor_level(folder.comparison, unit)
     return {
         "probe": name,
         "n": probe["n"],
-        "picture": responsive(lambda width: scatter(width, f"Gain against {name}", points, x_axis, y_axis, rules)),
+        "picture": responsive(
+            lambda width: scatter(width, f"Gain against {name}", points, x_axis, y_axis, rules, floor)
+        ),
     }
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from luthier.report.pictures import Axis, frame, responsive, share_axis
-from luthier.report.svg import Look, line, mark, picture, spread, tag, text, text_width
+from luthier.report.pictures import Axis, frame, line_names, responsive, share_axis
+from luthier.report.svg import Look, line, mark, picture, tag, text_width
 from luthier.report.units import ScoreUnit, count, score_unit
 
 
@@ -68,14 +68,9 @@ def _drawn(width: int, ones: Sequence[Curve]) -> Markup:
         for (x, y, low, high), (of, *_) in zip(points, one.points(), strict=True):
             if low is not None and high is not None:
                 parts.append(line(x + shift, area.y(high), x + shift, area.y(low), f"whisker {one.look.colour}"))
-            parts.append(mark(one.look, x + shift, area.y(y), 4, False, _title(one.name, of, y, unit)))
-        named.append((one.name, area.x(place(one.points()[-1][0])), area.y(one.points()[-1][1])))
-    beyond = max(x for _, x, _ in named)
-    labels = spread([y for _, _, y in named], 16, area.top, area.bottom)
-    for (name, x, y), at, one in zip(named, labels, ones, strict=True):
-        parts.append(line(x + 5, y, beyond + 9, at, f"leader {one.look.colour}"))
-        parts.append(text(beyond + 12, at + 4, name, class_="name"))
-    return picture(width, 360 if width > 500 else 320, str(first["title"]), *parts)
+            parts.append(mark(one.look, x + shift, area.y(y), 4, title=_title(one.name, of, y, unit)))
+        named.append((one.name, area.x(place(one.points()[-1][0])), area.y(one.points()[-1][1]), one.look))
+    return picture(width, 360 if width > 500 else 320, str(first["title"]), *parts, *line_names(area, named, gap=5))
 
 
 def _title(name: str, x: float, y: float, unit: ScoreUnit) -> str:

@@ -117,4 +117,6 @@ def _answer(row: Row | None, metric: str, number: Any) -> dict[str, Any] | None:
         "tokens": row.get("prompt_tokens"),
         "stopped": row.get("stopped"),
         "dropped": row.get("dropped_shots") or 0,
+        "confidence": row.get("confidence"),
+        "unserved": row.get("unserved"),
     }

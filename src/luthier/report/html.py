@@ -16,6 +16,7 @@ from luthier.report import comparing, units
 from luthier.report.confusion import confusion, draw_confusion
 from luthier.report.curve import Curve, curves
 from luthier.report.examples import BUDGET_BYTES, browser
+from luthier.report.floors import all_unbeaten
 from luthier.report.folder import Result, RunFolder, read_run
 from luthier.report.grounding import grounding, halves, revision, room
 from luthier.report.other_tasks import other_tasks, task_pictures
@@ -23,6 +24,7 @@ from luthier.report.pictures import responsive
 from luthier.report.results import draw, histogram
 from luthier.report.seeds import seed_rows
 from luthier.report.stages import stage_pictures
+from luthier.report.sureness import sureness
 from luthier.report.svg import Look, key, looks
 from luthier.report.tasks import task_by_task
 
@@ -84,10 +86,13 @@ def render(folder: RunFolder, budget_bytes: int = BUDGET_BYTES) -> str:
         split=folder.comparison.get("split", "test"),
         looks=known,
         ranking=comparing.ranking(folder, known),
+        all_unbeaten=all_unbeaten(folder.comparison),
+        fills_told=comparing.fills_told(folder.comparison),
         lower_is_better=comparing.lower_is_better(folder.comparison),
         scores=comparing.every_score(folder, known),
         costs=comparing.every_cost(folder, known),
         cost_picture=comparing.cost_picture(folder, known),
+        sureness=sureness(folder, known),
         forgetting=comparing.forgetting_pictures(folder, known),
         task_pictures=task_pictures(folder, known),
         other_tasks=other_tasks(folder, known),
@@ -172,7 +177,7 @@ def _confusions(folder: RunFolder, known: Mapping[str, Look]) -> list[Values]:
             continue
         members = []
         for approach in folder.approaches:
-            rows = [row for row in approach.predictions if row["task"] == task]
+            rows = [row for row in approach.predictions if row["task"] == task and not row.get("unserved")]
             if not rows:
                 continue
             table = confusion(rows, about["labels"])

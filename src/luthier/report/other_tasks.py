@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from luthier.report import units
-from luthier.report.comparing import lower_is_better, mean_axis, probe_unit, target_unit
+from luthier.report.comparing import fill, lower_is_better, mean_axis, probe_unit, target_unit
+from luthier.report.floors import floor_level
 from luthier.report.folder import RunFolder
 from luthier.report.pictures import Point, responsive, scatter, share_axis
 from luthier.report.svg import Look
@@ -42,18 +43,20 @@ def _task_picture(
     points = [
         Point(looks[row["name"]], one["mean"], row["mean"], row["low"], row["high"],
               f"{row['name']}: {unit.value(row['mean'])}, {task} {shown.value(one['mean'])}",
-              one["low"], one["high"], hollow=not row["cost"]["trainable_parameters"])
+              one["low"], one["high"], fill=fill(row))
         for row in rows
         if (one := own.get(row["name"]))
     ]  # fmt: skip
     label = f"{task}: {metric.replace('_', ' ')} (worse to the left)"
     x_axis = replace(share_axis(label, ends, ends, shown.tick), reverse=metric in _FALLING)
-    y_axis = mean_axis(folder, points, unit)
+    y_axis, floor = mean_axis(folder, points, unit), floor_level(folder.comparison, unit)
     return {
         "task": task,
         "n": next(iter(own.values()))["n"],
         "down": lower_is_better(folder.comparison),
-        "picture": responsive(lambda width: scatter(width, f"The target against {task}", points, x_axis, y_axis)),
+        "picture": responsive(
+            lambda width: scatter(width, f"The target against {task}", points, x_axis, y_axis, level=floor)
+        ),
     }
 
 

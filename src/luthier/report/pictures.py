@@ -8,10 +8,25 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from luthier.report.svg import Look, Scale, join, line, mark, padded, picture, spread, tag, text, text_width, time_ticks
+from luthier.report.svg import (
+    Fill,
+    Look,
+    Scale,
+    join,
+    line,
+    mark,
+    padded,
+    picture,
+    spread,
+    tag,
+    text,
+    text_width,
+    time_ticks,
+)
 from luthier.report.units import plain, seconds
 
 WIDE, NARROW = 760, 340
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def responsive(draw: Callable[[int], Markup]) -> Markup:
@@ -83,12 +98,17 @@ def whisker(
     look: Look,
     title: str,
     zero: bool = False,
+    floor: float | None = None,
 ) -> Markup:
-    """One row of a dot-and-whisker picture, to stand in a table cell under `whisker_axis`; no dot without a value."""
+    """One row of a dot-and-whisker picture, to stand in a table cell under `whisker_axis`; no dot without a value.
+
+    `floor` stands as an upright dashed line.
+    """
     height, middle = 30, 15.0
     # the hairlines reach beyond the row, and the cell clips them: rows differ in height
     kinds = ["zero" if zero and tick == 0 else "grid" for tick in ticks]
     parts = [line(scale(tick), -60, scale(tick), height + 60, kind) for tick, kind in zip(ticks, kinds, strict=True)]
+    parts += _upright(scale, floor)
     if low is not None and high is not None:
         start, end = scale(low), scale(high)
         parts.append(line(start, middle, end, middle, f"whisker {look.colour}"))
@@ -98,13 +118,33 @@ def whisker(
     return picture(max(scale.start, scale.end) + 14, height, title, *parts, class_="row-plot")
 
 
-def dots(scale: Scale, ticks: Sequence[float], values: Sequence[float], look: Look, title: str) -> Markup:
+def _upright(scale: Scale, floor: float | None) -> list[Markup]:
+    return [] if floor is None else [line(scale(floor), -60, scale(floor), 90, "floor-line")]
+
+
+def beyond(scale: Scale, ticks: Sequence[float], below: bool, look: Look, title: str) -> Markup:
+    """A row whose value lies beyond the scale: an arrow at the end towards it."""
+    parts = [line(scale(tick), -60, scale(tick), 90, "grid") for tick in ticks]
+    at, side = (scale.start, -1) if below else (scale.end, 1)
+    parts.append(tag("path", d=f"M{at + 11 * side:g} 15l{-8 * side} -5v10z", class_=f"mark {look.colour}"))
+    return picture(max(scale.start, scale.end) + 14, 30, title, *parts, class_="row-plot")
+
+
+def dots(
+    scale: Scale,
+    ticks: Sequence[float],
+    values: Sequence[float],
+    look: Look,
+    title: str,
+    floor: float | None = None,
+) -> Markup:
     """One row of marks, the first filled and the others hollow, to stand in a table cell under `whisker_axis`."""
     height, middle = 30, 15.0
     parts = [line(scale(tick), -60, scale(tick), height + 60, "grid") for tick in ticks]
+    parts += _upright(scale, floor)
     parts.append(line(scale(min(values)), middle, scale(max(values)), middle, f"whisker {look.colour}"))
     # The first is drawn last, on top of what it may cover.
-    parts += [mark(look, scale(value), middle, 5, hollow=True) for value in values[1:]]
+    parts += [mark(look, scale(value), middle, 5, "hollow") for value in values[1:]]
     parts.append(mark(look, scale(values[0]), middle, 5))
     return picture(max(scale.start, scale.end) + 14, height, title, *parts, class_="row-plot")
 
@@ -135,17 +175,31 @@ class Point:
     title: str
     x_low: float | None = None
     x_high: float | None = None
-    hollow: bool = False
+    fill: Fill = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A value of the upright axis: a dashed rule with its label, or that alone at the edge if the axis ends before."""
+
+    at: float
+    label: str
 
 
 def scatter(
-    width: int, title: str, points: Sequence[Point], x: Axis, y: Axis, rules: Sequence[tuple[float, str]] = ()
+    width: int,
+    title: str,
+    points: Sequence[Point],
+    x: Axis,
+    y: Axis,
+    rules: Sequence[tuple[float, str]] = (),
+    level: Level | None = None,
 ) -> Markup:
     """Marks with whiskers and their names beside them; `rules` are upright lines at an x, with a label."""
     height = 380 if width > 500 else 340
     area = frame(width, height, x, y)
     parts = [area.axes]
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[Box] = []
     for at, label in rules:
         px = area.x(at)
         end = "end" if px > (area.left + area.right) / 2 else "start"
@@ -165,18 +219,54 @@ def scatter(
             start, end_x = sorted((area.x(point.x_low), area.x(point.x_high)))
             parts.append(line(start, py, end_x, py, f"whisker {point.look.colour}"))
             taken.append((start, py - 2, end_x, py + 2))
+    if level is not None:
+        parts += _level(level, area, y, taken)
     for point in points:
-        parts.append(mark(point.look, area.x(point.x), area.y(point.y), 6, point.hollow, point.title))
+        parts.append(mark(point.look, area.x(point.x), area.y(point.y), 6, point.fill, point.title))
     for point in points:
         others = [(area.x(other.x), area.y(other.y)) for other in points if other is not point]
         parts.append(_label(point, area, taken, others, width))
     return picture(width, height, title, *parts)
 
 
+def _level(level: Level, area: Frame, y: Axis, taken: list[Box]) -> list[Markup]:
+    """The rule with its label at that end and side where it covers the least; `taken` grows by the label's box."""
+    if y.low <= level.at <= y.high:
+        at, label = area.y(level.at), level.label
+        drawn = [line(area.left, at, area.right, at, "floor-line")]
+        heights = [at - 6, at + 15]
+    else:
+        edge = area.bottom if level.at < y.low else area.top
+        label = f"{'↓' if edge == area.bottom else '↑'} {level.label}"
+        drawn, heights = [], [edge - 8, edge - 24] if edge == area.bottom else [edge + 14, edge + 30]
+    wide = text_width(label)
+    best: tuple[float, float, str, float, Box] | None = None
+    for order, (base, anchor) in enumerate((base, anchor) for base in heights for anchor in ("end", "start")):
+        x = area.right - 2 if anchor == "end" else area.left + 6
+        start = x - wide if anchor == "end" else x
+        box = (start, base - 11, start + wide, base + 3)
+        outside = max(0.0, area.top - 12 - box[1]) + max(0.0, box[3] - area.bottom)
+        cost = _overlap(box, taken) + 60 * outside + order
+        if best is None or cost < best[0]:
+            best = (cost, x, anchor, base, box)
+    assert best is not None
+    taken.append(best[4])
+    return [*drawn, text(best[1], best[3], label, best[2], "tick beside")]
+
+
+def _overlap(box: Box, taken: Sequence[Box]) -> float:
+    """How much of a box is covered by others, in square pixels."""
+    return sum(
+        max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
+        * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+        for other in taken
+    )
+
+
 def _label(
     point: Point,
     area: Frame,
-    taken: list[tuple[float, float, float, float]],
+    taken: list[Box],
     others: Sequence[tuple[float, float]],
     width: int,
 ) -> Markup:
@@ -185,7 +275,7 @@ def _label(
     `taken` grows by its box.
     """
     px, py, wide = area.x(point.x), area.y(point.y), text_width(point.look.name, 13)
-    best: tuple[float, str, float, float, tuple[float, float, float, float]] | None = None
+    best: tuple[float, str, float, float, Box] | None = None
     places = [(dx, dy) for dy in (0, -13, 13, -26, 26, -40, 40) for dx in (1, -1)] + [(0, -18), (0, 22)]
     for order, (side, dy) in enumerate(places):
         anchor = {1: "start", -1: "end", 0: "middle"}[side]
@@ -193,14 +283,9 @@ def _label(
         start = {1: x, -1: x - wide, 0: x - wide / 2}[side]
         box = (start, py + dy - 8, start + wide, py + dy + 8)
         outside = max(0.0, 2 - box[0]) + max(0.0, box[2] - width) + max(0.0, 18 - box[1], box[3] - area.bottom) * 3
-        overlap = sum(
-            max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
-            * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
-            for other in taken
-        )
         nearest = min((_distance(box, x, y) for x, y in others), default=math.inf)
         mistaken = 400 if nearest < _distance(box, px, py) + 4 else 0
-        cost = overlap + 60 * outside + 2 * order + mistaken
+        cost = _overlap(box, taken) + 60 * outside + 2 * order + mistaken
         if best is None or cost < best[0]:
             best = (cost, anchor, x, py + dy + 4, box)
     assert best is not None
@@ -208,9 +293,24 @@ def _label(
     return text(best[2], best[3], point.look.name, best[1], f"name {point.look.colour}")
 
 
-def _distance(box: tuple[float, float, float, float], x: float, y: float) -> float:
-    """From a point to a box (left, top, right, bottom); 0 inside."""
+def _distance(box: Box, x: float, y: float) -> float:
+    """From a point to a box; 0 inside."""
     return math.hypot(max(box[0] - x, 0, x - box[2]), max(box[1] - y, 0, y - box[3]))
+
+
+def line_names(area: Frame, ends: Sequence[tuple[str, float, float, Look]], gap: float = 2) -> list[Markup]:
+    """Names of lines beyond the last of their ends, which are given as (name, x, y, look), so that none covers another.
+
+    Args:
+        gap: Pixels between an end and what leads from it to the name.
+    """
+    last = max(x for _, x, _, _ in ends)
+    labels = spread([y for _, _, y, _ in ends], 16, area.top, area.bottom)
+    parts = []
+    for (name, x, y, look), at in zip(ends, labels, strict=True):
+        parts.append(line(x + gap, y, last + gap + 4, at, f"leader {look.colour}"))
+        parts.append(text(last + gap + 7, at + 4, name, class_="name"))
+    return parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,10 @@ window.addEventListener("afterprint", () => { for (const one of folded) one.open
   const answerOf = (example, index, item) => {
     const answer = example.answers[index];
     const name = data.approaches[index];
-    if (!answer) return element("div", "answer unscored", named(name), element("p", "sign", "– not answered"));
+    if (!answer || answer.unserved) {
+      const why = answer ? `: ${answer.unserved}` : "";
+      return element("div", "answer unscored", named(name), element("p", "sign", `– not answered${why}`));
+    }
     let state = "unscored", sign = "– unscored";
     if (answer.score !== null) {
       state = exact ? (answer.score >= 1 ? "right" : "wrong") : "graded";
@@ -119,7 +122,11 @@ window.addEventListener("afterprint", () => { for (const one of folded) one.open
       sign += `: ${answer.reason}`;
     }
     if (answer.stopped === "length") sign += ", cut at the length limit";
-    const ask = element("button", "ask", answer.tokens === null ? "prompt" : `prompt, ${answer.tokens} tokens`);
+    if (answer.stopped === "abstained") sign += ", kept back";
+    if (answer.confidence !== null) sign += `, confidence ${Number(answer.confidence.toPrecision(3))}`;
+    // without tokens no language model was asked
+    const asked = answer.tokens === null ? "prompt" : answer.tokens ? `prompt, ${answer.tokens} tokens` : "input";
+    const ask = element("button", "ask", asked);
     ask.type = "button";
     ask.setAttribute("aria-expanded", "false");
     ask.addEventListener("click", () => {
@@ -133,7 +140,7 @@ window.addEventListener("afterprint", () => { for (const one of folded) one.open
         turns.append(element("dt", "", role), element("dd", "", data.texts[text]));
       }
       const dropped = answer.dropped ? ` (${answer.dropped} ${answer.dropped === 1 ? "shot" : "shots"} did not fit)` : "";
-      const panel = element("div", "prompt", element("h4", "", `The whole prompt of ${name}${dropped}`), turns);
+      const panel = element("div", "prompt", element("h4", "", answer.tokens === 0 ? `What ${name} was given` : `The whole prompt of ${name}${dropped}`), turns);
       panel.dataset.of = String(index);
       panel.tabIndex = 0;
       item.append(panel);

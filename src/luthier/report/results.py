@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from luthier.report.pictures import Axis, Frame, frame, responsive
-from luthier.report.svg import Look, join, line, linear_ticks, padded, picture, spread, tag, text, text_width
+from luthier.report.pictures import Axis, Frame, frame, line_names, responsive
+from luthier.report.svg import Look, join, linear_ticks, padded, picture, tag, text, text_width
 from luthier.report.units import MISSING, is_number, plain, setting
 
 _STEEP = 50  # a loss falls by so much that a linear axis shows its first steps alone
@@ -78,14 +78,9 @@ def series(width: int, content: Mapping[str, Any], look: Look, beside: Sequence[
                 for x, y in known
             ]  # fmt: skip
         parts += _named_points(content["lines"][index], area, look)
-        ends.append((name, area.x(known[-1][0]), area.y(known[-1][1])) if known else None)
-    named = [end for end in ends if end is not None]
-    beyond = max(x for _, x, _ in named)  # beside the lines, which may end before the axis does
-    labels = spread([y for _, _, y in named], 16, area.top, area.bottom)
-    for (name, x, y), label in zip(named, labels, strict=True):
-        parts.append(line(x + 2, y, beyond + 6, label, f"leader {look.colour}"))
-        parts.append(text(beyond + 9, label + 4, name, class_="name"))
-    return picture(width, height, title, *parts)
+        if known:
+            ends.append((name, area.x(known[-1][0]), area.y(known[-1][1]), look))
+    return picture(width, height, title, *parts, *line_names(area, ends))
 
 
 def _named_points(content: Mapping[str, Any], area: Frame, look: Look) -> list[Markup]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.report import units
+from luthier.report.floors import best_floor, near_floor
 from luthier.report.pictures import dots, share_axis, whisker_axis
 from luthier.report.svg import Look, Scale, linear_ticks
 
@@ -21,13 +22,16 @@ def seed_rows(comparison: Mapping[str, Any], looks: Mapping[str, Look]) -> Value
     rows = sorted(content["approaches"], key=lambda row: list(looks).index(row["name"]))
     means = [own["mean"] for row in rows for own in row["seeds"]]
     unit = units.score_unit(content["metric"], *means)
-    axis = share_axis("", means, means, unit.tick)
+    floor, best = near_floor(comparison), best_floor(comparison)
+    ends = [*means, *([] if floor is None else [floor])]
+    axis = share_axis("", ends, ends, unit.tick)
     scale = Scale(axis.low, axis.high, 14, _ROW_WIDTH - 14)
     ticks = linear_ticks(axis.low, axis.high, 4)
     return {
         "metric": content["metric"],
         "seeds": [own["seed"] for own in rows[0]["seeds"]],
         "axis": whisker_axis(scale, ticks, unit.tick),
+        "floor": best["name"] if best and floor is not None else "",
         "rows": [
             {
                 "look": looks[row["name"]],
@@ -35,7 +39,7 @@ def seed_rows(comparison: Mapping[str, Any], looks: Mapping[str, Look]) -> Value
                 "sd": _sd(row["sd"], unit),
                 "range": f"{unit.value(row['least'])} to {unit.value(row['most'])}",
                 "plot": dots(
-                    scale, ticks, [own["mean"] for own in row["seeds"]], looks[row["name"]], _title(row, unit)
+                    scale, ticks, [own["mean"] for own in row["seeds"]], looks[row["name"]], _title(row, unit), floor
                 ),
                 "seeds": [
                     {"mean": unit.value(own["mean"]), "interval": unit.interval(own["low"], own["high"])}

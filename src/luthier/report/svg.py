@@ -10,27 +10,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from markupsafe import Markup, escape
 
 COLOURS = 8
 SHAPES = ("circle", "square", "diamond", "triangle", "down", "plus")
+Fill = Literal["full", "dotted", "hollow"]
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The one colour and shape that an approach has everywhere in the report."""
+    """The one colour and shape that an approach has everywhere in the report; a floor is a grey bar."""
 
     name: str
     index: int
+    floor: bool = False
 
     @property
     def colour(self) -> str:
-        return f"c{self.index % COLOURS}"
+        return "c-floor" if self.floor else f"c{self.index % COLOURS}"
 
     @property
     def shape(self) -> str:
-        return SHAPES[self.index % len(SHAPES)]
+        return "bar" if self.floor else SHAPES[self.index % len(SHAPES)]
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
@@ -84,8 +87,8 @@ def text_width(content: str, size: float = 12) -> float:
     return sum(0.35 if letter in "iljt.,:;|' " else 0.86 if letter in "mwMW%" else 0.57 for letter in content) * size
 
 
-def mark(look: Look, x: float, y: float, r: float = 5, hollow: bool = False, title: str = "") -> Markup:
-    """The approach's mark at a point."""
+def mark(look: Look, x: float, y: float, r: float = 5, fill: Fill = "full", title: str = "") -> Markup:
+    """The approach's mark at a point; one that is dotted is hollow but for a dot."""
     if look.shape == "circle":
         path = f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
     else:
@@ -94,6 +97,7 @@ def mark(look: Look, x: float, y: float, r: float = 5, hollow: bool = False, tit
             "diamond": [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
             "triangle": [(0, -1.2), (1.15, 0.9), (-1.15, 0.9)],
             "down": [(0, 1.2), (1.15, -0.9), (-1.15, -0.9)],
+            "bar": [(-0.2, -1.2), (0.2, -1.2), (0.2, 1.2), (-0.2, 1.2)],
             "plus": [
                 *((-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4)),
                 *((0.4, 1.2), (-0.4, 1.2), (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)),
@@ -101,7 +105,10 @@ def mark(look: Look, x: float, y: float, r: float = 5, hollow: bool = False, tit
         }[look.shape]
         path = "M" + "L".join(f"{x + r * dx:.1f} {y + r * dy:.1f}" for dx, dy in corners) + "z"
     inside = [tag("title", title)] if title else []
-    return tag("path", *inside, d=path, class_=f"mark {look.colour}{' hollow' if hollow else ''}")
+    drawn = tag("path", *inside, d=path, class_=f"mark {look.colour}{'' if fill == 'full' else f' {fill}'}")
+    return (
+        join(drawn, tag("circle", cx=x, cy=y, r=0.42 * r, class_=f"dot {look.colour}")) if fill == "dotted" else drawn
+    )
 
 
 def key(look: Look) -> Markup:

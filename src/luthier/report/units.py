@@ -77,6 +77,11 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
 
+def tokens(value: float | None) -> str:
+    """Of a prompt, on average: `none` where no language model is asked."""
+    return "none" if value == 0 else count(value)
+
+
 def large(value: float | None) -> str:
     """134,515,008 as `134.5 M`."""
     if value is None:

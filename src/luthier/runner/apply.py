@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # Stands in a step's folder where its training was given up, beside what it logged.
 _GIVEN_UP = "given_up.json"
 # What folders of weights begin with, in a step's folder.
-_WEIGHTS = ("adapter", "part", "model", "retriever", "reranker", "nearest", "classifier")
+_WEIGHTS = ("adapter", "part", "model", "retriever", "reranker", "nearest", "classifier", "head")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.split import subsample
@@ -12,7 +12,7 @@ from luthier.runner.fitted import Fitted
 from luthier.runner.folder import read_json, write_json
 from luthier.runner.keys import examples_key, key_of
 from luthier.runner.measure import Bench
-from luthier.types import Example, ModelRef, prompted
+from luthier.types import Example, ModelRef, PromptedModel, prompted
 
 if TYPE_CHECKING:
     from luthier.infer.divergence import Predictions
@@ -66,7 +66,7 @@ def _measured(
     Args:
         known: What bases predict, by model and sequences: approaches mostly ask alike, and begin from the same base.
     """
-    engine, before, after_all = bench.engine, prompted(base.predictor).model, prompted(fitted.predictor)
+    engine, before, after_all = bench.engine, prompted(base.predictor).model, _writing(fitted)
     asked = _sequences(fitted, bench, examples)
     of_model: dict[ModelRef, list[str]] = {}
     for on in asked:
@@ -86,11 +86,17 @@ def _measured(
     return {on: found[on] for on in asked}
 
 
+def _writing(fitted: Fitted) -> PromptedModel:
+    """The approach's predictor with a model that writes: a classification head has other predictions to compare."""
+    predictor = prompted(fitted.predictor)
+    return replace(predictor, model=predictor.model.writing)
+
+
 def _sequences(
     fitted: Fitted, bench: Bench, examples: Mapping[str, Sequence[Example]]
 ) -> dict[str, list[TrainingSequence]]:
     """What is compared, set by set: general texts, and references after their prompts as the approach words them."""
-    engine, predictor = bench.engine, prompted(fitted.predictor)
+    engine, predictor = bench.engine, _writing(fitted)
     texts = {GENERAL: engine.text_sequences(predictor.model, general_text())}
     return texts | {
         task: engine.reference_sequences(predictor.asked(bench.tasks[task], bench.target), own)

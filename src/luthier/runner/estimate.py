@@ -165,10 +165,12 @@ class _Training:
     Attributes:
         number: Of the approach's step that it belongs to, from 0.
         curve: Whether it is a point of a learning curve, which is drawn once, for the settings that are taken.
+        trial: Whether it is a short one, by which values are compared.
     """
 
     number: int
     curve: bool
+    trial: bool
     step: TrainingStep
     lesson: Lesson
     predictor: PromptedModel
@@ -191,13 +193,18 @@ def _trainings(name: str, approach: Approach, prepared: Prepared) -> Iterator[_T
         for training in (*candidate.parts(prepared.study.target_name).values(), candidate):
             if not isinstance(training, TrainingStep):
                 continue
-            for own in (training, *(() if value else training.smaller)):
+            # Of values on trial one is trained whole too; which one is not known yet.
+            whole = () if training.whole or value else (training,)
+            tested = training if training.whole else training.on_trial()
+            for own in (tested, *whole, *(() if value else training.smaller)):
                 lesson = prepared.lesson(own)
                 sequences = own.sequences(predictor, lesson, engine, prepared.study.seed)
                 shape = own.training_shape(predictor.model, sequences, engine)
                 plan = own.memory_plan(shape, engine)
                 settings = own.loop_settings(engine, plan, prepared.study.seed)
-                yield _Training(number, own is not training, own, lesson, predictor, sequences, shape, plan, settings)
+                curve = own is not tested and own is not training
+                trial = own is tested and own is not training
+                yield _Training(number, curve, trial, own, lesson, predictor, sequences, shape, plan, settings)
 
 
 def _by_kind(plans: Mapping[str, tuple[_Training, ...]]) -> dict[tuple[str, ...], _Training]:
@@ -282,7 +289,8 @@ def _forecast_approach(
         own = sum(training(planned) for planned in trainings if planned.number == number and not planned.curve)
         seconds += sum(training(planned) for planned in trainings if planned.number == number and planned.curve)
         seconds += own + (values * validating(prepared.lesson(step)) if values > 1 else 0.0)
-        again += own / values
+        whole = [p for p in trainings if p.number == number and not p.curve and not p.trial]
+        again += sum(map(training, whole)) / max(1, len(whole))
         if isinstance(step, InterpolateStep):
             seconds += _measuring_the_curve(step, validating(prepared.lesson(step)), all_answering, prepared, speed)
     seconds += _stage_by_stage(approach, common, all_answering, prepared)

@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import RunError
 from luthier.evaluate.metrics import METRICS, score
+from luthier.infer.engine import Engine
+from luthier.model.classify import as_sequence_classifier, saved_labels
 from luthier.model.load import load_model, load_tokenizer
 from luthier.model.part import is_part
 from luthier.model.virtual import count_virtual_tokens
@@ -24,13 +26,17 @@ from luthier.runner.open import OpenRun
 from luthier.tree.logprobs import base_of
 from luthier.types import Example, Message, ModelRef, Place, Predictor, Prompt, PromptedModel
 
+# Largest difference of a label's log-probability that rounding in float32 explains.
+_LOGITS_DIFFER = 1e-2
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
     """What was written, and how the exported model did on test examples of the run.
 
     Attributes:
-        kind: `adapter`, `model` for a whole one, or `files` for what answers in a model's place.
+        kind: `adapter`, `model` for a whole one, `classifier` for one with a classification head, or `files` for what
+            answers in a model's place.
         checked: Test examples that were answered again; the model from the run and the exported one agree on all.
         metric: The deciding metric.
         score: Its value on them with the exported model, `score_in_run` as it was in the run.
@@ -67,7 +73,11 @@ def export(
     work.mkdir(parents=True)
     try:
         predictor = run.predictor
-        if isinstance(predictor, PromptedModel):
+        if isinstance(predictor, PromptedModel) and predictor.model.head is not None:
+            write_text(work / "README.md", card("classifier", ""))
+            write_json(work / "luthier.json", _prompting(run, predictor, work))
+            done = _write_classifier(run, predictor, work, to, check, progress)
+        elif isinstance(predictor, PromptedModel):
             ref, kind = _write(run, predictor.model, work, merge)
             write_text(work / "README.md", card(kind, ""))
             write_json(work / "luthier.json", _prompting(run, predictor, work))
@@ -82,6 +92,46 @@ def export(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return done
+
+
+def _write_classifier(
+    run: OpenRun, predictor: PromptedModel, work: Path, to: Path, check: int, progress: Progress
+) -> Exported:
+    """Write a model with a classification head as transformers' own class, whole, and see that it answers alike.
+
+    Raises:
+        RunError: It answers otherwise, beyond what another precision explains.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    ref = predictor.model
+    assert ref.head is not None
+    model = load_model(ref, device="cpu", precision="float32")
+    as_sequence_classifier(model).save_pretrained(work)
+    load_tokenizer(ref.base).save_pretrained(work)
+    rows, prompts = _answered(run, check)
+    with progress.track("answering with the exported model", len(prompts)) as advance:
+        # In the precision that is exported; the messages carry wording and shots already.
+        asked = PromptedModel(ref, replace(predictor.decoding, answer="choose"))
+        answers = Engine("cpu", "float32").answer(asked, prompts, run.labels)
+        wanted = [[(answer.label_logprobs or {})[label] for label in saved_labels(ref.head)] for answer in answers]
+        exported = AutoModelForSequenceClassification.from_pretrained(work)
+        rendered = run.engine.render(PromptedModel(ref.writing, predictor.decoding), prompts, reserve=0)
+        texts = []
+        for own, logs in zip(rendered, wanted, strict=True):
+            with torch.inference_mode():
+                found = exported(input_ids=torch.tensor([own.ids])).logits[0].log_softmax(-1)
+            if float((found - torch.tensor(logs)).abs().max()) > _LOGITS_DIFFER:
+                raise RunError(
+                    f"the exported model gives other probabilities to test prompt {own.id} than the model of "
+                    f"{run.name} does; nothing was exported. Please report this with the run folder."
+                )
+            texts.append(exported.config.id2label[int(found.argmax())])
+            advance(1)
+    metric = run.about["tasks"][run.task_name]["metric"]
+    scores = _mean_score(run, metric, rows, texts), _mean_of_rows(metric, rows)
+    return Exported(to, "classifier", len(rows), metric, *scores)
 
 
 def _write_files(
@@ -160,12 +210,7 @@ def _score_again(
     Both answer the same batches, so that rounding cannot tell them apart; the run itself may have batched otherwise,
     so against it the scores are compared.
     """
-    rows = read_jsonl(run.folder.approach(run.name) / "predictions.jsonl")
-    rows = [row for row in rows if row["task"] == run.task_name][:check]
-    prompts = [
-        Prompt(row["id"], row["task"], tuple(Message(**m) for m in row["messages"]), {}, fingerprint=row["id"])
-        for row in rows
-    ]
+    rows, prompts = _answered(run, check)
     texts, retrieval = [], run.predictor.retrieval if isinstance(run.predictor, PromptedModel) else None
     cites = retrieval is not None and retrieval.cite
     for what, predictor in (("the run's", own), ("the exported", exported)):
@@ -185,6 +230,17 @@ def _score_again(
         )
     metric = run.about["tasks"][run.task_name]["metric"]
     return Exported(to, kind, len(rows), metric, _mean_score(run, metric, rows, texts[1]), _mean_of_rows(metric, rows))
+
+
+def _answered(run: OpenRun, check: int) -> tuple[list[dict[str, Any]], list[Prompt]]:
+    """The first of the run's answers, and their prompts exactly as they were sent."""
+    rows = read_jsonl(run.folder.approach(run.name) / "predictions.jsonl")
+    rows = [row for row in rows if row["task"] == run.task_name][:check]
+    prompts = [
+        Prompt(row["id"], row["task"], tuple(Message(**m) for m in row["messages"]), {}, fingerprint=row["id"])
+        for row in rows
+    ]
+    return rows, prompts
 
 
 def _mean_score(run: OpenRun, metric: str, rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> float | None:

@@ -55,18 +55,20 @@ def _search(candidates: list[Step], before: Fitted, start: ModelRef | None, shop
     tracks: list[tuple[Score, ...]] = []
     for candidate in candidates:
         lesson = shop.lesson(candidate)
-        rule = None
-        if shop.prune and isinstance(candidate, TrainingStep):
+        rule, tested = None, candidate
+        if isinstance(candidate, TrainingStep) and not candidate.whole:
+            tested = candidate.on_trial()
+        elif shop.prune and isinstance(candidate, TrainingStep):
             rule = MedianRule(tuple(tracks), candidate.evaluations)
         try:
-            after = apply_step(candidate, before, start, replace(shop, draw=False), name, rule)
+            after = apply_step(tested, before, start, replace(shop, draw=False), name, rule)
         except CandidateGivenUp as given_up:
             own = {**before.spent, given_up.key: given_up.spent}
             value = lesson.metric_of(given_up.best)
             seconds = given_up.spent.train_s
             tried.append(_Tried(candidate, None, value, given_up.best, own, seconds, given_up.evaluation))
             continue
-        metrics, seconds = validated(after, lesson, shop, f"{name}: trying {short(candidate)}")
+        metrics, seconds = validated(after, lesson, shop, f"{name}: trying {short(tested)}")
         own = {**after.spent, f"{after.key}/validation": Spent(seconds)}
         seconds += after.train_s - before.train_s
         value = metrics[lesson.metric_name]
@@ -74,8 +76,7 @@ def _search(candidates: list[Step], before: Fitted, start: ModelRef | None, shop
         if rule is not None:
             tracks.append(track_of(read_jsonl(shop.folder.step(after.key) / "metrics.jsonl"), lesson))
     best = max((one for one in tried if one.after is not None), key=lambda one: one.score)  # the first of equals
-    assert best.after is not None
-    apply_step(best.step, before, start, shop, name)  # it is done, and is drawn now
+    taken = apply_step(best.step, before, start, shop, name)  # unless it was on trial it is done, and is drawn now
     metric = shop.lesson(best.step).metric_name
     choice = {
         "step": best.step.model_dump()["step"],
@@ -94,7 +95,7 @@ def _search(candidates: list[Step], before: Fitted, start: ModelRef | None, shop
     spent: dict[str, Spent] = {}
     for one in tried:
         spent |= one.spent
-    return replace(best.after, spent=spent, choices=(*best.after.choices, choice))
+    return replace(taken, spent={**spent, **taken.spent}, choices=(*taken.choices, choice))
 
 
 def validated(

@@ -7,7 +7,7 @@ then the approaches are compared and the result is written.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,6 +79,7 @@ def run(
     study_text: str | None = None,
     allow_code: bool = False,
     validation_only: bool = False,
+    quick: bool = False,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run a study into the folder `output`; what is there already and still valid is not computed again.
@@ -87,8 +88,10 @@ def run(
         root: Folder against which the study's paths resolve.
         study_text: The study file as it was given, to be kept.
         validation_only: Compare on validation and leave the test split closed, for working on a study.
+        quick: Leave out what trains the language model; the result says what was left out.
     """
     progress = progress or Silent()
+    study, given_up = study.without_training() if quick else (study, ())
     folder = RunFolder(Path(output))
     with folder.locked():
         folder.settle_leftovers()
@@ -108,7 +111,7 @@ def run(
         repeats = fold_repeats(prepared, fitted, shop)
         bench = _bench(prepared, folder, validation_only, progress)
         comparison = _compare(prepared, fitted, repeats, bench, harness, folder, validation_only)
-        write_json(folder.run, _about(prepared, bench, folder, started, reports, validation_only))
+        write_json(folder.run, _about(prepared, bench, folder, started, reports, validation_only, given_up))
         write_json(folder.comparison, comparison)
     return RunResult(folder.path, comparison)
 
@@ -215,7 +218,13 @@ def _compare(
     for name, own in fitted.items():
         write_json(
             folder.approach(name) / "approach.json",
-            {"name": name, "steps": list(own.steps), "choices": list(own.choices), "cost": costs[name]},
+            {
+                "name": name,
+                "steps": list(own.steps),
+                "choices": list(own.choices),
+                "cost": costs[name],
+                "warnings": list(own.warnings),
+            },
         )
     return comparison
 
@@ -258,6 +267,7 @@ def _about(
     started: datetime,
     reports: Mapping[str, dict[str, Any]],
     validation_only: bool,
+    given_up: Sequence[str],
 ) -> dict[str, Any]:
     from luthier.model.load import count_parameters, empty_model
 
@@ -277,6 +287,13 @@ def _about(
     warnings += text_warnings(prepared.texts.values(), prepared.tasks)
     warnings += left_out(prepared, folder)
     warnings += _not_on_trees(prepared, folder)
+    warnings += _said_by_steps(prepared, folder)
+    if given_up:
+        warnings.insert(
+            0,
+            f"A quick run, without what trains the language model: {', '.join(given_up)}. The same command without "
+            "--quick adds that and keeps what is computed.",
+        )
     if validation_only:
         warnings.append(
             "Compared on validation; the test split was not opened. These figures choose, they do not prove."
@@ -304,6 +321,15 @@ def _about(
         "study_hash": study_hash,
         "root": str(prepared.root),
     }
+
+
+def _said_by_steps(prepared: Prepared, folder: RunFolder) -> list[str]:
+    """What steps left out or could not do as asked, with the approach's name."""
+    return [
+        f"{name}: {warning}"
+        for name in prepared.study.approaches
+        for warning in read_json(folder.approach(name) / "approach.json")["warnings"]
+    ]
 
 
 def _not_on_trees(prepared: Prepared, folder: RunFolder) -> list[str]:

@@ -272,7 +272,7 @@ def probe(fitted: Fitted, model_hash: str, bench: Bench, what: str) -> list[Prob
     file = bench.folder.probe(model_hash)
     if not file.is_file():
         with bench.progress.track(f"{what}: general probes", 1) as advance:
-            model = prompted(fitted.predictor).model
+            model = prompted(fitted.predictor).model.writing
             results = measure_probes(lambda texts: bench.engine.text_logprobs(model, texts))
             advance(1)
         write_json(file, [asdict(result) for result in results])
@@ -284,7 +284,7 @@ def ask_harness(tasks: HarnessTasks, fitted: Fitted, model_hash: str, bench: Ben
     file = bench.folder.probe(f"{model_hash}-{key_of(**tasks.key)}")
     if not file.is_file():
         with bench.progress.track(f"{what}: {', '.join(tasks.names)}", 1) as advance:
-            results = harness_probes(tasks, prompted(fitted.predictor).model, bench.engine)
+            results = harness_probes(tasks, prompted(fitted.predictor).model.writing, bench.engine)
             advance(1)
         write_json(file, [asdict(result) for result in results])
     return _read_probes(file)

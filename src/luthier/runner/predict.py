@@ -39,6 +39,18 @@ def predict_file(run: OpenRun, file: Path, progress: Progress) -> Iterator[tuple
     yield from zip((row.values for row in read.rows), _answered(run, prompts, progress), strict=True)
 
 
+def as_row(answer: Completion) -> dict[str, object]:
+    """An answer as plain values: `prediction`, and where there are any `confidence`, `abstained` and `sources`."""
+    row: dict[str, object] = {"prediction": answer.text}
+    if answer.confidence is not None:
+        row["confidence"] = round(answer.confidence, 4)
+    if answer.stopped == "abstained":
+        row["abstained"] = True
+    if answer.passages:
+        row["sources"] = sources(answer)
+    return row
+
+
 def sources(answer: Completion) -> list[str]:
     """Where the passages stand that an answer names; all that it was shown where it names none of them."""
     cited = [answer.passages[number - 1] for number in answer.cited if 1 <= number <= len(answer.passages)]

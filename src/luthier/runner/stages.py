@@ -21,8 +21,10 @@ Examples = Mapping[str, Sequence[Example]]  # by task
 
 
 def has_stages(fitted: Fitted, bench: Bench) -> bool:
-    """Whether there is a matrix to be made: two training steps or more, and two tasks or more."""
-    return len(fitted.stages) > 1 and len(bench.tasks) > 1
+    """Whether there is a matrix to be made: two training steps or more, two tasks or more, and models that write; the
+    loss of a classification head is not to be compared with theirs."""
+    writing = all(stage.model.head is None for stage in fitted.stages)
+    return len(fitted.stages) > 1 and len(bench.tasks) > 1 and writing
 
 
 def stage_matrices(

@@ -165,6 +165,11 @@ class Step(Settings):
         return ()
 
     @property
+    def gives_model(self) -> bool:
+        """Whether it gives a language model that writes, on which further steps can work."""
+        return not self.answers
+
+    @property
     def needs_model(self) -> bool:
         """Whether it works on a language model."""
         return True

@@ -43,6 +43,7 @@ def measure_curve(
         step: The training whose curve it is.
         parts: Number of examples → the same training on so many of them.
     """
+    predictor = step.asking(predictor)
     points = [_before(step, predictor, context)]
     for examples, part in parts.items():
         folder = context.folder / "curve" / str(examples)
@@ -65,7 +66,7 @@ def _before(step: TrainingStep, predictor: PromptedModel, context: StepContext) 
     file = context.folder / "curve" / "0" / "point.json"
     if not file.is_file():
         started = time.perf_counter()
-        model = step.trainable_model(predictor.model, context.engine, context.seed)
+        model = step.ready(step.trainable_model(predictor.model, context.engine, context.seed), context.lesson)
         score = context.lesson.score_of(context.lesson.validate(context.engine, predictor, model=model))
         del model
         context.engine.release()

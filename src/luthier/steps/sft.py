@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.evaluate.over_tasks import MEAN
+from luthier.prompt.render import classified
 from luthier.prompt.shots import spread_order
 from luthier.prompt.wording import phrased
-from luthier.settings import Choose, Count, Open, Positive, Share
+from luthier.settings import Choose, Count, Open, Positive, Share, closed, given
 from luthier.steps.adapters import AnyAdapter, Lora
 from luthier.steps.base import Step, StepContext
 from luthier.steps.keep import AnyKeep, Keep
@@ -27,6 +30,10 @@ from luthier.types import Example, Grounding, Predictor, PromptedModel, Task, pr
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
     from luthier.prompt.render import TrainingSequence
+
+# Of the usual learning rate: what is tried where none is given, and for which share of the epochs.
+_RATES = (1 / 3, 1.0, 3.0)
+_TRIAL = 1 / 3
 
 
 class SftStep(TrainingStep):
@@ -50,9 +57,13 @@ class SftStep(TrainingStep):
     `prompt-tuning`, `prefix-tuning`, `last-layers`, `head`, `biases-and-norms`, `peft`, or `none` for every weight),
     or a mapping of its settings, such as `{kind: lora, rank: 8}`."""
     learning_rate: Open[Positive] | None = None
-    """Peak learning rate. Default: 1e-3 for LoRA, 1e-4 where the model's own weights are trained (LoRA's best rate is
-    about ten times that of full fine-tuning; Schulman et al. 2025, "LoRA Without Regret"), 1e-3 for biases and norms,
-    1e-2 for ia3, prompt and prefix tuning."""
+    """Peak learning rate. Default: what validation takes of a third of, once and three times the usual one of the
+    adapter, each tried for a third of the epochs: 1e-3 for LoRA, 1e-4 where the model's own weights are trained (LoRA's
+    best rate is about ten times that of full fine-tuning; Schulman et al. 2025, "LoRA Without Regret"), 1e-3 for biases
+    and norms, 1e-2 for ia3, prompt and prefix tuning."""
+    trial: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Where values are left open: for which share of the epochs each is trained to be compared; the best is then
+    trained whole. With 1, all are trained whole, and those that do badly are given up (`prune`)."""
     epochs: Open[Positive] = 3.0
     """Passes over the training examples; may be a fraction. Three as in Alpaca (Taori et al. 2023)."""
     least_steps: Count = 1
@@ -72,6 +83,10 @@ class SftStep(TrainingStep):
     """How often, evenly spread, the validation metric is taken; the best of them is kept."""
     patience: Annotated[int, Field(ge=0)] = 2
     """Evaluations without a gain after which training stops; 0 trains to the end."""
+    head: Literal["tokens", "classify"] = "tokens"
+    """What is learned to predict: the answer's `tokens`, as the model writes them; or, to `classify`, the label, by a
+    new head with an output for each label over the prompt's last token, the usual way to fine-tune a model for labels.
+    A model with such a head chooses labels and writes nothing."""
     loss_on: Literal["completion", "all"] = "completion"
     """Tokens that the loss counts: those of the answer, or the prompt's as well."""
     keep: AnyKeep | None = None
@@ -87,6 +102,28 @@ class SftStep(TrainingStep):
     minute or more, whether later ones get faster depends on the machine. Needs a C++ compiler."""
     liger: bool = False
     """Use Liger's kernels for norms, feed-forward blocks and rotary embeddings. Needs a CUDA GPU and liger-kernel."""
+
+    @property
+    def gives_model(self) -> bool:
+        return self.head == "tokens"
+
+    @property
+    def whole(self) -> bool:
+        return self.trial == 1
+
+    def on_trial(self) -> SftStep:
+        """The same for fewer epochs, evaluated at the end."""
+        evaluations = max(1, round(self.evaluations * self.trial))
+        epochs = {"epochs": given(self.epochs) * self.trial, "evaluations": evaluations, "patience": 0}
+        return self.with_settings(**epochs, trial=1.0, learning_curve=())
+
+    def for_data(self, tasks: Sequence[Task]) -> Step:
+        """With learning rates that validation chooses among, where none is given and nothing else is left open."""
+        if self.learning_rate is not None or len(list(closed(self))) > 1:
+            return self
+        usual = self.trained.learning_rate
+        rates = Choose[Positive](choose=tuple(float(f"{usual * factor:.1g}") for factor in _RATES))
+        return self.with_settings(learning_rate=rates, trial=_TRIAL if self.trial == 1 else self.trial)
 
     @property
     def learns_from(self) -> tuple[str, ...]:
@@ -110,11 +147,46 @@ class SftStep(TrainingStep):
             raise ValueError("examples and learning_curve are for one task; a mixture has examples of its own")
         return self
 
+    @model_validator(mode="after")
+    def _a_classifier_writes_nothing(self) -> SftStep:
+        if self.head == "classify":
+            beside = [name for name in ("loss_on", "replay") if self.is_changed(name)]
+            compared = self.keep is not None and self.keep.compares
+            names = " and ".join([*beside, *(["keep: kl"] if compared else [])])
+            if names:
+                raise ValueError(
+                    f"{names} needs a model that writes, and head: classify leaves none; leave one of them out"
+                )
+        return self
+
+    @property
+    def unmergeable(self) -> str:
+        return (
+            "has a classification head, which is no part of the model"
+            if self.head == "classify"
+            else super().unmergeable
+        )
+
+    def asking(self, predictor: PromptedModel) -> PromptedModel:
+        """A head that classifies is asked to choose."""
+        if self.head == "tokens":
+            return predictor
+        return replace(predictor, decoding=replace(predictor.decoding, answer="choose"))
+
+    def ready(self, model: Any, lesson: Lesson) -> Any:
+        if self.head == "classify":
+            from luthier.model.classify import attach_head
+
+            attach_head(model, lesson.task.labels)
+        return model
+
     def check_graph(
         self, before: Sequence[Step], others: Mapping[str, Sequence[Step]], tasks: Sequence[str], target: str
     ) -> list[str]:
         """Passages come from a step `rag`, and what stands for their absence from its settings."""
         problems = super().check_graph(before, others, tasks, target)
+        if self.head == "classify" and (target == MEAN or any(task != target for task in self.learns_from)):
+            problems.append(f"head: classify learns the labels of one task, the target ({target}); leave out data")
         if self.passages is None:
             return problems
         searching = [step for step in before if isinstance(step, RagStep)]
@@ -129,6 +201,10 @@ class SftStep(TrainingStep):
 
     def check(self, task: Task) -> list[str]:
         problems = super().check(task)
+        if self.head == "classify" and not task.labels:
+            problems.append(
+                f"head: classify needs labels, and task '{task.name}' has none; give labels, or leave it out."
+            )
         if self.passages is not None and self.passages.otherwise == "absent" and task.decoding.answer != "generate":
             problems.append(
                 f"passages.otherwise: absent is for written answers, and '{task.name}' has them chosen among labels."
@@ -221,6 +297,16 @@ class SftStep(TrainingStep):
             else:
                 examples, grounds = self.passages.grounded(asked, examples, engine, seed)
             cite = asked.retrieval is not None and asked.retrieval.cite
+            if self.head == "classify":
+                labels = pairs[0][0].labels
+                found += [
+                    classified(
+                        renderer.prompt(example.prompt, asked.wording, own, 0, ground),
+                        (labels.index(example.completion),),
+                    )
+                    for example, own, ground in zip(examples, shots, grounds, strict=True)
+                ]
+                continue
             found += [
                 renderer.training(example, asked.wording, own, loss_on=self.loss_on, grounding=ground, cite=cite)
                 for example, own, ground in zip(examples, shots, grounds, strict=True)

@@ -131,6 +131,15 @@ class TrainingStep(Step):
         return 1
 
     @property
+    def whole(self) -> bool:
+        """Whether values left open are each trained to the end before they are compared."""
+        return True
+
+    def on_trial(self) -> TrainingStep:
+        """The short training by which one value of a setting left open is compared with others."""
+        return self
+
+    @property
     def smaller(self) -> tuple[TrainingStep, ...]:
         """Further trainings that `fit` does, on fewer examples."""
         return ()
@@ -140,7 +149,7 @@ class TrainingStep(Step):
         from luthier.model.adapter import movement_matrix
         from luthier.model.load import count_parameters, load_model
 
-        began = predictor = prompted(predictor)
+        began = predictor = self.asking(prompted(predictor))
         started = time.perf_counter()
         engine = context.engine
         trained = self.trained_model(predictor, context)
@@ -151,12 +160,13 @@ class TrainingStep(Step):
         written = trained.written
         writing_s = 0.0 if written is None else written.facts["seconds"]
         train_s = max(time.perf_counter() - started, outcome.seconds + outcome.validation_s + writing_s)
+        head = self._save_head(model, context)
         moved = self.trained.movement(model, lambda: load_model(began.model, device=engine.device, precision="float32"))
         ref = self._save(model, predictor.model, context, engine)
         del model, trained
         engine.release()
         return StepOutcome(
-            predictor=replace(predictor, model=ref),
+            predictor=replace(predictor, model=replace(ref, head=head)),
             train_s=train_s,
             loop_s=outcome.seconds,
             trained_tokens=outcome.tokens,
@@ -184,7 +194,7 @@ class TrainingStep(Step):
         engine.release()
         sequences = self.sequences(predictor, context.lesson, engine, context.seed, written)
         plan = self._kept_plan(predictor.model, sequences, context)
-        model = self.trainable_model(predictor.model, engine, context.seed)
+        model = self.ready(self.trainable_model(predictor.model, engine, context.seed), context.lesson)
         settings = self.loop_settings(engine, plan, context.seed)
         with context.progress.track("training", settings.total_steps(len(sequences))) as advance:
             outcome = train(
@@ -211,6 +221,14 @@ class TrainingStep(Step):
             written: What the model wrote to be replayed.
         """
         raise NotImplementedError
+
+    def asking(self, predictor: PromptedModel) -> PromptedModel:
+        """The predictor as it is asked on validation and afterwards, with the model that is trained."""
+        return predictor
+
+    def ready(self, model: Any, lesson: Lesson) -> Any:
+        """What `trainable_model` gave, with what the lesson decides of it."""
+        return model
 
     def pull(self, model: Any, ref: ModelRef, engine: Engine) -> Pull:
         """What holds the training near the model before it.
@@ -326,6 +344,17 @@ class TrainingStep(Step):
             new.write_text(json.dumps(asdict(plan)), encoding="utf-8")
             new.replace(file)  # whole or not at all
         return MemoryPlan(**json.loads(file.read_text(encoding="utf-8")))
+
+    def _save_head(self, model: Any, context: StepContext) -> str | None:
+        """Keep the model's classification head, if it has one, and give it back the layer that gives the next token."""
+        from luthier.model.classify import detach_head, labels_of, save_head
+
+        if labels_of(model) is None:
+            return None
+        folder = context.folder / "head"
+        save_head(model, folder)
+        detach_head(model)
+        return str(folder)
 
     def _save(self, model: Any, ref: ModelRef, context: StepContext, engine: Engine) -> ModelRef:
         folder = context.folder / self.trained.saved_as

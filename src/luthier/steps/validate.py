@@ -41,7 +41,7 @@ def validation_metrics(
         answers = engine.answer(predictor, [e.prompt for e in examples], task.labels, model=model, advance=advance)
         texts = [answer.text for answer in answers]
         if all(answer.label_logprobs is not None for answer in answers):
-            logprobs = _reference_choices(engine, predictor, examples, answers)
+            logprobs = _reference_choices(engine, predictor, examples, answers, model)
         else:
             logprobs = engine.reference_logprobs(predictor, examples, model=model)
     options = task.metric_options.get(metric.name, {})
@@ -83,15 +83,18 @@ def _loss(logprobs: Sequence[LogProb]) -> float:
 
 
 def _reference_choices(
-    engine: Engine, predictor: PromptedModel, examples: Sequence[Example], answers: Sequence[Completion]
+    engine: Engine,
+    predictor: PromptedModel,
+    examples: Sequence[Example],
+    answers: Sequence[Completion],
+    model: Any,
 ) -> list[LogProb]:
     """The log-probabilities of the references, which choosing among labels has computed already."""
-    renderer = engine.renderer(predictor.model)
     found = []
     for example, answer in zip(examples, answers, strict=True):
         assert answer.label_logprobs is not None
-        tokens = len(renderer.completion(answer.messages, example.completion))
-        found.append(LogProb(answer.label_logprobs[example.completion], tokens))
+        (ids,) = engine.label_ids(predictor, answer.messages, [example.completion], model=model)
+        found.append(LogProb(answer.label_logprobs[example.completion], len(ids)))
     return found
 
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from luthier.data.files import Table
-from luthier.data.recognise import recognise
+from luthier.data.recognise import Recognised, recognise
+from luthier.data.templates import NoText, renderer
 from luthier.errors import DataError
 from luthier.retrieve.documents import SUFFIXES, document_files
 from luthier.study.schema import Study
 
 _FEWEST_ROWS = 30
+# More labels, or letters of them, are not named in the prompt.
+_MOST_NAMED, _MOST_LETTERS = 80, 2400
 
 _HEAD = """\
 # Written by `luthier init` for {file}. Read it, change it, then:
-#   luthier check {study}     what is in the data, and what it will take
-#   luthier run {study}       fit every approach, compare them on the test split
+#   luthier check {study}         what is in the data, and what it will take
+#   luthier run {study} --quick   all that trains no language model: minutes
+#   luthier run {study}           fit every approach, compare them on the test split
+# Floors (the most frequent answer and the like) stand in every report without being asked for.
 # All settings: docs/study-file.md
 """
 
@@ -46,10 +52,14 @@ def initial_study(data: Path, output: Path, model: str, documents: Path | None =
     labelled = bool(task.get("labels"))
     if labelled:
         task.setdefault("answer", "choose")
-    way = "spread" if labelled else "random"
+        if system := _naming(_labels(found)):
+            task.setdefault("system", system)
+    # All but the last train no language model; `nearest` and `classifier` ask none.
     approaches: dict[str, list[Any]] = {
         "zero-shot": [],
-        "few-shot": [{"step": "few-shot", "shots": {"choose": [4, 8]}, "by": {"choose": [way, "bm25"]}}],
+        "few-shot": [{"step": "few-shot", "shots": {"choose": [4, 8]}}],
+        "nearest": ["nearest"],
+        **({"classifier": ["classifier"]} if labelled else {}),
         "lora": [{"step": "sft", "adapter": "lora"}],
     }
     if documents is not None:
@@ -60,6 +70,24 @@ def initial_study(data: Path, output: Path, model: str, documents: Path | None =
     Study.model_validate(study)  # what init writes must be a study
     text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
     return _HEAD.format(file=data.name, study=output) + "\n" + text, notes
+
+
+def _labels(found: Recognised) -> list[str]:
+    """The labels that the rows have, in the order of the alphabet."""
+    render, labels = renderer(str(found.settings["completion"])), set()
+    for row in found.table.rows:
+        try:
+            labels.add(render(row.values).strip())
+        except NoText:
+            continue
+    return sorted(labels - {""})
+
+
+def _naming(labels: Sequence[str]) -> str | None:
+    """A system text that names the labels; None where they would fill the prompt."""
+    if not labels or len(labels) > _MOST_NAMED or sum(map(len, labels)) > _MOST_LETTERS:
+        return None
+    return f"Choose the label of the user's text. The labels are: {', '.join(labels)}."
 
 
 def _documents(folder: Path, output: Path, table: Table, notes: list[str]) -> dict[str, Any]:

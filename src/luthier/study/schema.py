@@ -65,11 +65,14 @@ class Approach(Settings):
     @model_validator(mode="after")
     def _nothing_stands_behind_what_answers(self) -> Approach:
         for number, step in enumerate(self.steps[:-1]):
-            if step.answers:
+            if not step.gives_model:
                 kind, behind = (own.model_dump()["step"] for own in (step, self.steps[number + 1]))
+                what = (
+                    "answers in the language model's place" if step.answers else "leaves a model that only classifies"
+                )
                 raise ValueError(
-                    f"{kind} answers in the language model's place, so {behind} has nothing to work on behind it; put "
-                    f"{kind} last, or give {behind} an approach of its own"
+                    f"{kind} {what}, so {behind} has nothing to work on behind it; put {kind} last, or give {behind} "
+                    "an approach of its own"
                 )
         return self
 
@@ -97,6 +100,11 @@ class Approach(Settings):
     def answers_without(self) -> bool:
         """Whether its last step answers in the language model's place."""
         return bool(self.steps) and self.steps[-1].answers
+
+    @property
+    def gives_model(self) -> bool:
+        """Whether it gives a language model that writes, on which others can work."""
+        return all(step.gives_model for step in self.steps)
 
 
 class ForgettingSettings(Settings):
@@ -281,7 +289,7 @@ class Study(Settings):
                             f"{at}: {used!r} is no approach of this study (there are: {', '.join(self.approaches)})"
                         )
                     other = self.approaches[used]
-                    if other.answers_without:
+                    if not other.gives_model:
                         kind = other.steps[-1].model_dump()["step"]
                         raise ValueError(f"{at}: '{used}' ends with {kind} and gives no language model to work on")
                     if (other.model or self.model) != (approach.model or self.model):
@@ -350,6 +358,26 @@ class Study(Settings):
         )
         learned = ((*(step.learns_from or self.targets), *step.rehearses) for step in steps)
         return tuple(dict.fromkeys(task for own in learned for task in own))
+
+    def without_training(self) -> tuple[Study, tuple[str, ...]]:
+        """The study without the approaches that train the language model, or need one that does; and their names.
+
+        Raises:
+            StudyError: Nothing is left.
+        """
+        left_out: dict[str, None] = {}
+        for name in self.fold_order:
+            approach = self.approaches[name]
+            if approach.trains or any(used in left_out for used in approach.uses):
+                left_out[name] = None
+        kept = {name: own for name, own in self.approaches.items() if name not in left_out}
+        if not kept:
+            raise StudyError(
+                f"every approach trains the language model ({', '.join(left_out)}), so a quick run has nothing to "
+                "compare. Add approaches that do not, such as nearest: [nearest], or leave out --quick."
+            )
+        own = {"approaches": kept, "seeds": 1, "finalists": None}
+        return self.model_copy(update=own), tuple(name for name in self.approaches if name in left_out)
 
     def for_data(self, tasks: Mapping[str, Task]) -> Study:
         """The study with what its steps fill in when they know the tasks that they learn from."""

@@ -89,7 +89,8 @@ def refusal_by_configuration(base: Any) -> str:
 def _by_trying(base: Any) -> str:
     """The rest shows when it is tried: on a tree of depth 3, with a root of its own beside it."""
     config = base.config.get_text_config()
-    token = [(7 * i + 3) % config.vocab_size for i in range(16)]
+    known = min(config.vocab_size, base.get_output_embeddings().weight.shape[0])  # a classification head knows few
+    token = [(7 * i + 3) % known for i in range(16)]
     sequences = [token[:4] + token[5:9], token[:4] + token[9:12], token[:4] + token[9:11] + token[12:14], token[8:12]]
     tree = build_tree(sequences, [[0.0] + [1.0] * (len(s) - 1) for s in sequences])
     attention = TreeAttention(tree_visibility(tree))
