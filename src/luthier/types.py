@@ -191,6 +191,8 @@ class Task:
         report: What reading, checking, deduplicating and splitting found: counts and reasons,
             ready for JSON.
         documents: What it may be answered from, None where there are none.
+        label_separator: What stands between the labels of an answer, where it may have several; empty where it has one.
+            `labels` are then `luthier.data.labels.Labels`, and a completion has its labels in their order.
     """
 
     name: str
@@ -205,6 +207,7 @@ class Task:
     report: Mapping[str, object]
     phrasings: tuple[str, ...] = ()
     documents: Documents | None = None
+    label_separator: str = ""
 
 
 @dataclass(frozen=True, slots=True)

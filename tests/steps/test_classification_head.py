@@ -136,6 +136,7 @@ def test_an_export_is_what_transformers_classifies_sequences_with(tiny_model_fol
     card = partial(model_card, tmp_path / "run", "head")
     done = export(opened, to, merge=False, card=card, check=8, progress=Silent())
     assert (done.kind, done.checked, done.score) == ("classifier", 8, done.score_in_run)
+    assert "AutoModelForSequenceClassification" in (to / "README.md").read_text(encoding="utf-8")
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(to), AutoTokenizer.from_pretrained(to)
     messages = [{"role": "user", "content": "apple 3"}]
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 
 from luthier.data.conversations import ALPACA_COLUMNS, CHAT_COLUMNS, Exchange, exchange_of_alpaca, exchange_of_chat
 from luthier.data.files import Row, Table
+from luthier.data.labels import join_labels, separator_of, split_labels
 from luthier.data.normalise import digest, fingerprint
 from luthier.data.settings import TaskSettings
 from luthier.data.templates import (
+    ListNotText,
     NoText,
     as_text,
     field_text,
@@ -23,6 +25,9 @@ from luthier.data.templates import (
 )
 from luthier.errors import DataError
 from luthier.types import Example, Message, Place, Prompt, Relevance
+
+
+_OF_LISTS = "; where it holds labels set label_separator, else write {{ column | join('; ') }}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,7 @@ def _text_of(row: Row, setting: str, column: str) -> str:
 
 def _shape(table: Table, columns: frozenset[str], settings: TaskSettings) -> _Shape:
     if settings.prompt is not None and settings.completion is not None:
-        return _templates(table, columns, settings.prompt, settings.completion)
+        return _templates(table, columns, settings.prompt, settings.completion, settings.label_separator or "")
     chat = [column for column in CHAT_COLUMNS if column in columns]
     if settings.format == "chat" or (chat and settings.format != "alpaca"):
         if not chat:
@@ -157,10 +162,10 @@ def _shape(table: Table, columns: frozenset[str], settings: TaskSettings) -> _Sh
     )
 
 
-def _templates(table: Table, columns: frozenset[str], prompt: str, completion: str) -> _Shape:
+def _templates(table: Table, columns: frozenset[str], prompt: str, completion: str, separator: str) -> _Shape:
     asks = require_columns("prompt", prompt, columns, table.file)
     answers = require_columns("completion", completion, columns, table.file)
-    render_prompt, render_completion = renderer(prompt), renderer(completion)
+    render_prompt, render_completion = renderer(prompt), renderer(completion, separator)
 
     def render(row: Row, setting: str, function: Callable[..., str], used: frozenset[str]) -> str:
         blank = sorted(column for column in used if _is_blank(row.values[column]))
@@ -170,7 +175,9 @@ def _templates(table: Table, columns: frozenset[str], prompt: str, completion: s
         try:
             text = function(row.values).strip()
         except NoText as error:
-            raise NoText(f"{setting}: {error} ({_named(blank or sorted(used), 'of')})") from error
+            several = setting == "completion" and isinstance(error, ListNotText)
+            hint = _OF_LISTS if several else ""
+            raise NoText(f"{setting}: {error} ({_named(blank or sorted(used), 'of')}){hint}") from error
         if not text:
             raise NoText(f"{setting}: the template gives no text")
         return text
@@ -196,17 +203,29 @@ def _is_blank(value: object) -> bool:
 
 
 def with_labels(built: Built, labels: Sequence[str]) -> Built:
-    """The examples with their completion as the label; those with another completion become bad rows."""
-    known = frozenset(labels)
+    """The examples with their completion as the label; those with another completion become bad rows.
+
+    Where an answer may have several labels (`luthier.data.labels.Labels`), the completion is put into their order, each
+    once, and the label is all of it.
+    """
+    known, separator = frozenset(labels), separator_of(labels)
+    reason = "completion has a part that is none of the labels" if separator else "completion is none of the labels"
     examples, bad = [], list(built.bad)
     for example in built.examples:
-        if example.completion in known:
-            examples.append(replace(example, label=example.completion))
+        found = split_labels(example.completion, separator)
+        if found and known.issuperset(found):
+            examples.append(_labelled(example, join_labels(found, labels, separator)))
         else:
             # only the first is ever shown, and looking for close names is slow
-            hint = "" if len(bad) > len(built.bad) else _close_labels(example.completion, labels)
-            bad.append(BadRow(example.place, "completion is none of the labels", hint))
+            strange = next((part for part in found if part not in known), example.completion)
+            hint = "" if len(bad) > len(built.bad) else _close_labels(strange, labels)
+            bad.append(BadRow(example.place, reason, hint))
     return replace(built, examples=tuple(examples), bad=tuple(bad))
+
+
+def _labelled(example: Example, label: str) -> Example:
+    references = tuple(dict.fromkeys((label, *example.references[1:])))
+    return replace(example, completion=label, references=references, label=label)
 
 
 def _close_labels(completion: str, labels: Sequence[str]) -> str:

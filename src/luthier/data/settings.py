@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from jinja2 import TemplateSyntaxError
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from luthier.data.labels import cannot_be_split
 from luthier.data.templates import parse_expression, parse_template
 from luthier.settings import Settings
 from luthier.types import Decoding, Split
@@ -72,7 +73,8 @@ class SplitSettings(Settings):
     seed: int | None = None
     """Decides which examples go where. Default: the study's seed."""
     stratify: bool = True
-    """Keep the shares of the labels alike in all splits (tasks with labels only)."""
+    """Keep the shares of the labels alike in all splits (tasks with labels only). An answer with several labels counts
+    for the rarest of them."""
 
 
 class LimitSettings(Settings):
@@ -125,6 +127,10 @@ class TaskSettings(Settings):
     """System text in front of every prompt; a conversation that brings its own keeps that."""
     labels: Literal["auto"] | tuple[Label, ...] | None = None
     """The closed set of answers: a list, `auto` for those found in train, null for open-ended tasks."""
+    label_separator: str | None = Field(default=None, min_length=1)
+    """What stands between labels where an answer may have several, such as `'; '` in `billing; refund`; null where it
+    has one. The completion is split at it, or is a list of labels; order, repetition and white space around it make no
+    difference. A row without any label is a bad row: give it one, such as `none`."""
     group: str | None = None
     """Column whose equal values (a patient, a document) must not stand on two sides of a split."""
 
@@ -143,7 +149,8 @@ class TaskSettings(Settings):
     metric: str | None = None
     """The metric that decides. Default: accuracy with labels, token_f1 without."""
     metrics: tuple[str, ...] | None = None
-    """All metrics to compute. Default: accuracy and macro_f1, or token_f1 and exact_match_normalised."""
+    """All metrics to compute. Default: accuracy and macro_f1 (and label_f1 with `label_separator`), or token_f1 and
+    exact_match_normalised."""
     metric_options: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Settings of metrics, by metric name: `regex: {pattern: '[0-9]+'}`."""
     answer: Literal["generate", "choose", "choose-normalised"] = "generate"
@@ -220,6 +227,15 @@ class TaskSettings(Settings):
                 raise ValueError(f"{', '.join(twice)} stands in it twice")
         return labels
 
+    @field_validator("label_separator")
+    @classmethod
+    def _words_between_labels_stand_alone(cls, separator: str | None) -> str | None:
+        if separator and ((separator[0] + separator[-1]).strip() and separator.strip().isalnum()):
+            raise ValueError(
+                f"found {separator!r}, which may stand within a word; put white space around it: ' {separator.strip()} '"
+            )
+        return separator
+
     @field_validator("reader")
     @classmethod
     def _reader_names_a_function(cls, reader: str | None) -> str | None:
@@ -235,6 +251,7 @@ class TaskSettings(Settings):
             self._contradiction_of_splits(),
             self._contradiction_of_form(),
             self._contradiction_of_answers(),
+            self._contradiction_of_several_labels(),
             self._contradiction_of_documents(),
         ):
             if complaint is not None:
@@ -291,6 +308,23 @@ class TaskSettings(Settings):
             return f"metric_options names {', '.join(stray)}, which is not computed; add it to metrics"
         return None
 
+    def _contradiction_of_several_labels(self) -> str | None:
+        if self.label_separator is None:
+            return None
+        if self.labels is None:
+            return "label_separator stands between labels, but labels is null; set labels to auto or to a list"
+        if self.answer != "generate":
+            return (
+                f"answer: {self.answer} chooses one label, but with label_separator an answer may have several; "
+                "use answer: generate"
+            )
+        if self.labels != "auto" and (label := cannot_be_split(self.labels, self.label_separator)):
+            return (
+                f"label {label!r} would be split by label_separator {self.label_separator!r}; separate labels by "
+                "something that stands in none of them"
+            )
+        return None
+
     def _contradiction_of_documents(self) -> str | None:
         stray = [name for name in ("relevant", "evidence", "document_leaks") if self.is_changed(name)]
         if stray and self.documents is None:
@@ -316,10 +350,14 @@ class TaskSettings(Settings):
 
     def all_metrics(self) -> tuple[str, ...]:
         """Every metric to compute, the deciding one first."""
-        usual = ("token_f1", "exact_match_normalised") if self.labels is None else ("accuracy", "macro_f1")
-        metrics = self.metrics if self.metrics is not None else usual
+        metrics = self.metrics if self.metrics is not None else self._usual_metrics()
         first = self.metric or metrics[0]
         return tuple(dict.fromkeys((first, *metrics)))
+
+    def _usual_metrics(self) -> tuple[str, ...]:
+        if self.labels is None:
+            return ("token_f1", "exact_match_normalised")
+        return ("accuracy", "macro_f1") if self.label_separator is None else ("accuracy", "label_f1", "macro_f1")
 
     def decoding(self, seed: int) -> Decoding:
         """How answers are got; `seed` decides where they are drawn."""

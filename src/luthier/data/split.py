@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from luthier.data.labels import split_labels
 from luthier.data.normalise import digest
 from luthier.errors import DataError
 from luthier.types import Example
@@ -24,10 +25,10 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Examples that must stay on one side: the same fingerprint, or the same group."""
+    """Examples that must stay on one side: the same fingerprint, or the same group; drawn by one label."""
 
     indices: tuple[int, ...]
-    label: str | None
+    label: str
     order: str
     weight: int
 
@@ -40,18 +41,21 @@ def cut(
     what: str,
     stratify: bool = True,
     prompts_count_once: bool = False,
+    separator: str = "",
 ) -> Cut:
     """Cut off about `count` examples (exactly so many where no two belong together).
 
     Args:
         what: Name of the split that is cut off; it also makes its choice differ from that of another.
-        stratify: Take from every label in proportion, and leave every label one example at least.
+        stratify: Take from every label in proportion, and leave every label one example at least. Of an answer with
+            several labels the rarest counts, so that the common ones alone may drift.
         prompts_count_once: Count prompts rather than examples (for references that will be merged).
+        separator: What stands between the labels of an answer; empty where it has one.
 
     Raises:
         DataError: There are too few examples, or too few that are independent, to cut off so many.
     """
-    blocks = _blocks(examples, seed, what, prompts_count_once)
+    blocks = _blocks(examples, seed, what, prompts_count_once, separator)
     total = sum(block.weight for block in blocks)
     if count >= total or len(blocks) < 2:
         independent = f", {len(blocks)} of them independent of each other" if len(blocks) < total else ""
@@ -61,7 +65,7 @@ def cut(
         )
     by_label: dict[str, list[_Block]] = defaultdict(list)
     for block in blocks:
-        by_label[(block.label or "") if stratify else ""].append(block)
+        by_label[block.label if stratify else ""].append(block)
     quotas = shares({label: sum(b.weight for b in group) for label, group in by_label.items()}, count, seed)
     chosen: list[_Block] = []
     spare: list[_Block] = []
@@ -83,13 +87,15 @@ def cut(
     )
 
 
-def subsample(examples: Sequence[Example], count: int, seed: int, what: str) -> tuple[Example, ...]:
-    """At most `count` of the examples, in their order, taken from every label in proportion."""
+def subsample(
+    examples: Sequence[Example], count: int, seed: int, what: str, *, separator: str = ""
+) -> tuple[Example, ...]:
+    """At most `count` of the examples, in their order, taken from every label in proportion (see `cut`)."""
     if count >= len(examples):
         return tuple(examples)
     by_label: dict[str, list[int]] = defaultdict(list)
-    for index, example in enumerate(examples):
-        by_label[example.label or ""].append(index)
+    for index, label in enumerate(_drawn_by(examples, separator)):
+        by_label[label].append(index)
     quotas = shares({label: len(indices) for label, indices in by_label.items()}, count, seed)
     taken: set[int] = set()
     for label, indices in by_label.items():
@@ -115,8 +121,21 @@ def size_of(size: int | float, total: int) -> int:
     return size if isinstance(size, int) else max(1, round(size * total))
 
 
-def label_counts(examples: Iterable[Example]) -> Counter[str]:
-    return Counter(example.label for example in examples if example.label is not None)
+def label_counts(examples: Iterable[Example], separator: str = "") -> Counter[str]:
+    """How many examples have each label; with a separator, of the single labels of their answers."""
+    answers = [example.label for example in examples if example.label is not None]
+    return Counter(label for answer in answers for label in split_labels(answer, separator))
+
+
+def _drawn_by(examples: Sequence[Example], separator: str) -> list[str]:
+    """The label by which each example is drawn, of several the rarest (most sets of labels occur once); empty where it
+    has none."""
+    counts = label_counts(examples, separator)
+
+    def rarest(answer: str) -> str:
+        return min(split_labels(answer, separator), key=lambda label: (counts[label], label))
+
+    return ["" if example.label is None else rarest(example.label) for example in examples]
 
 
 def _fill(blocks: Sequence[_Block], quota: int) -> list[_Block]:
@@ -129,7 +148,9 @@ def _fill(blocks: Sequence[_Block], quota: int) -> list[_Block]:
     return chosen
 
 
-def _blocks(examples: Sequence[Example], seed: int, what: str, prompts_count_once: bool) -> list[_Block]:
+def _blocks(
+    examples: Sequence[Example], seed: int, what: str, prompts_count_once: bool, separator: str
+) -> list[_Block]:
     parent = list(range(len(examples)))
 
     def root(index: int) -> int:
@@ -148,11 +169,12 @@ def _blocks(examples: Sequence[Example], seed: int, what: str, prompts_count_onc
     members: dict[int, list[int]] = defaultdict(list)
     for index in range(len(examples)):
         members[root(index)].append(index)
+    drawn_by = _drawn_by(examples, separator)
     blocks = []
     for indices in members.values():
         prints = {examples[index].prompt.fingerprint for index in indices}
-        labels = label_counts(examples[index] for index in indices)
-        label = min(labels, key=lambda name: (-labels[name], name)) if labels else None
+        labels = Counter(drawn_by[index] for index in indices)
+        label = min(labels, key=lambda name: (-labels[name], name))
         weight = len(prints) if prompts_count_once else len(indices)
         blocks.append(_Block(tuple(indices), label, digest(str(seed), what, min(prints)), weight))
     return blocks

@@ -18,6 +18,7 @@ from luthier.data.examples import (
     with_unique_ids,
 )
 from luthier.data.files import Table
+from luthier.data.labels import Labels, separator_of, split_labels
 from luthier.data.read import read_splits
 from luthier.data.settings import SPLITS, TaskSettings
 from luthier.data.split import cut, label_counts, size_of, subsample
@@ -90,6 +91,7 @@ def load_task(name: str, settings: TaskSettings, root: Path, allow_code: bool, s
         decoding=decoding,
         report=report,
         phrasings=settings.phrasings,
+        label_separator=separator_of(labels),
     )
 
 
@@ -113,15 +115,16 @@ def _check_any(part: Built, split: Split) -> None:
 def _labels(train: Built, settings: TaskSettings, file: str) -> tuple[str, ...]:
     if settings.labels is None:
         return ()
+    separator = settings.label_separator or ""
     if settings.labels != "auto":
-        return settings.labels
-    found = tuple(sorted({example.completion for example in train.examples}))
+        return Labels(settings.labels, separator) if separator else settings.labels
+    found = tuple(sorted({label for example in train.examples for label in split_labels(example.completion, separator)}))
     if len(found) == 1:
         raise DataError(
             f"{file}: all {len(train.examples)} training examples have one label, {found[0]!r}; there is nothing to "
             "learn.\nGive examples of at least two labels, or set completion to the column that tells them apart."
         )
-    return found
+    return Labels(found, separator) if separator else found
 
 
 def _cut_missing(given: Splits, settings: TaskSettings, seed: int, warnings: list[str]) -> Splits:
@@ -138,7 +141,15 @@ def _cut_missing(given: Splits, settings: TaskSettings, seed: int, warnings: lis
             continue
         size = settings.split.test if name == "test" else settings.split.validation
         count = size_of(size, total)
-        parts = cut(splits["train"], count, seed, what=name, stratify=settings.split.stratify, prompts_count_once=once)
+        parts = cut(
+            splits["train"],
+            count,
+            seed,
+            what=name,
+            stratify=settings.split.stratify,
+            prompts_count_once=once,
+            separator=settings.label_separator or "",
+        )
         splits["train"], splits[name] = parts.kept, parts.cut
         got = len({example.prompt.fingerprint for example in parts.cut}) if once else len(parts.cut)
         if got != count:
@@ -160,7 +171,9 @@ def _limited(splits: Splits, settings: TaskSettings, seed: int) -> tuple[Splits,
     limited: dict[str, dict[str, int]] = {}
     for split, examples in splits.items():
         limit = getattr(settings.limit, split)
-        small[split] = examples if limit is None else subsample(examples, limit, seed, split)
+        if limit is not None:
+            examples = subsample(examples, limit, seed, split, separator=settings.label_separator or "")
+        small[split] = examples
         if len(small[split]) < len(examples):
             limited[split] = {"from": len(examples), "to": len(small[split])}
     return small, limited
@@ -192,7 +205,7 @@ def _warnings_of_labels(labels: Sequence[str], train: Sequence[Example]) -> list
 def _warnings_of_splits(splits: Mapping[Split, Sequence[Example]], labels: Sequence[str]) -> list[str]:
     warnings = []
     for split in SPLITS:
-        counts = label_counts(splits[split])
+        counts = label_counts(splits[split], separator_of(labels))
         absent = [label for label in labels if label not in counts]
         if absent:
             shown = ", ".join(absent[:5]) + (" …" if len(absent) > 5 else "")
@@ -219,5 +232,5 @@ def _report_of_reading(tables: Mapping[Split, Sequence[Table]], bad: Sequence[Ba
 
 
 def _report_of_split(examples: Sequence[Example], labels: Sequence[str]) -> dict[str, object]:
-    counts = label_counts(examples)
+    counts = label_counts(examples, separator_of(labels))
     return {"n": len(examples), "labels": {label: counts[label] for label in labels}}

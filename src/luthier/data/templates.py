@@ -11,17 +11,22 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from luthier.data.labels import split_labels
 from luthier.errors import DataError
 
 
 class NoText(Exception):
     """A value that cannot stand in a text; the message says what it is."""
+
+
+class ListNotText(NoText):
+    """The value is a list."""
 
 
 def as_text(value: object) -> str:
@@ -45,22 +50,31 @@ def as_text(value: object) -> str:
             raise NoText("the value is bytes, not text") from error
     if isinstance(value, Undefined):
         return str(value)  # raises, with the name
+    if isinstance(value, list | tuple):
+        raise ListNotText("the value is a list, not text")
     name = type(value).__name__
-    kind = {"list": "a list", "tuple": "a list", "dict": "an object"}.get(name, f"a {name}")
+    kind = "an object" if name == "dict" else f"a {name}"
     raise NoText(f"the value is {kind}, not text")
 
 
-def _finalize(value: object) -> str:
-    return as_text(value)
+def _joined(value: object, separator: str) -> str:
+    """The text of a plain value, or of a list of labels with the separator between them."""
+    items = list(value) if isinstance(value, list | tuple | Iterator) else [value]
+    labels = [text for item in items if (text := as_text(item).strip())]
+    if len(items) > 1 and (split := [label for label in labels if split_labels(label, separator) != (label,)]):
+        raise NoText(f"the list holds {split[0]!r}, which label_separator {separator!r} would split")
+    return separator.join(labels)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=_finalize)
+@lru_cache(maxsize=64)
+def _environment(separator: str) -> ImmutableSandboxedEnvironment:
+    finalize = partial(_joined, separator=separator) if separator else as_text
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=finalize)
     environment.globals.clear()
     return environment
 
 
-_ENVIRONMENT = _environment()
+_ENVIRONMENT = _environment("")
 
 
 def parse_template(template: str) -> nodes.Template:
@@ -144,9 +158,13 @@ Renderer = Callable[[Mapping[str, object]], str]
 
 
 @lru_cache(maxsize=64)
-def renderer(template: str) -> Renderer:
-    """A function from a row to the template's text; it raises NoText where the row does not give one."""
-    compiled = _ENVIRONMENT.from_string(template)
+def renderer(template: str, separator: str = "") -> Renderer:
+    """A function from a row to the template's text; it raises NoText where the row does not give one.
+
+    Args:
+        separator: What to put between the items of a list; empty where a list is no text.
+    """
+    compiled = _environment(separator).from_string(template)
 
     def render(row: Mapping[str, object]) -> str:
         try:

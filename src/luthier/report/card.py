@@ -22,7 +22,8 @@ def model_card(run_dir: Path, approach: str, kind: str, usage: str = "") -> str:
     The license is left out: it follows from the base model and the data, which the author knows.
 
     Args:
-        kind: What the card lies beside: an `adapter`, a whole `model`, or `files` of what answers in a model's place.
+        kind: What the card lies beside: an `adapter`, a whole `model`, a `classifier` (a model with a classification
+            head), or `files` of what answers in a model's place.
         usage: Of such files: Markdown that says how they are loaded.
 
     Raises:
@@ -63,7 +64,7 @@ def _header(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
         fields["base_model"] = model
     fields |= {
         "library_name": "peft" if adapted else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if kind == "classifier" else "text-generation",
         "tags": tags,
     }
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
@@ -236,12 +237,15 @@ def _usage(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
         where = "path/to/this/folder"
     elif not _MODEL_ID.fullmatch(where):
         where = "path/to/the/base/model"
-    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    of_labels = kind == "classifier"
+    loader = "AutoModelForSequenceClassification" if of_labels else "AutoModelForCausalLM"
+    lines = ["import torch"] if of_labels else []
+    lines += [f"from transformers import {loader}, AutoTokenizer", ""]
     if adapted:
         lines.insert(0, "from peft import PeftModel")
     lines += [
         f"tokenizer = AutoTokenizer.from_pretrained({_python(where)})",
-        f"model = AutoModelForCausalLM.from_pretrained({_python(where)})",
+        f"model = {loader}.from_pretrained({_python(where)})",
     ]
     if adapted:
         lines.append(f"model = PeftModel.from_pretrained(model, {_python('path/to/this/folder')})")
@@ -258,9 +262,18 @@ def _usage(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
         "inputs = tokenizer.apply_chat_template(",
         '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
         ")",
-        f"output = model.generate(**inputs, max_new_tokens={limit}, {drawn})",
-        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
     ]
+    if of_labels:
+        lines += [
+            "with torch.no_grad():",
+            "    probabilities = model(**inputs).logits[0].softmax(-1)",
+            "print(model.config.id2label[int(probabilities.argmax())], float(probabilities.max()))",
+        ]
+    else:
+        lines += [
+            f"output = model.generate(**inputs, max_new_tokens={limit}, {drawn})",
+            'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+        ]
     return "\n\n".join(["```python\n" + "\n".join(lines) + "\n```", *_prompt_notes(predictor)])
 
 
@@ -283,7 +296,7 @@ def _prompt_notes(predictor: Record) -> Iterator[str]:
             "how it is searched and how passages are shown. Without them the model answers from its weights alone."
         )
     answer = (predictor.get("decoding") or {}).get("answer", "generate")
-    if answer != "generate":
+    if answer != "generate" and not (predictor.get("model") or {}).get("head"):
         yield (
             "Answers were got by comparing the log-probabilities of the labels"
             f"{' per token' if answer == 'choose-normalised' else ''}; generating, as above, can differ."

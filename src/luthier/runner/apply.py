@@ -364,11 +364,13 @@ def _check_room(folder: Path, step: Step, before: Fitted) -> None:
 def short(step: Step) -> str:
     row = step.model_dump(mode="json", exclude_unset=True)
     kind = row.pop("step", step.model_dump()["step"])
-    settings = ", ".join(f"{k} {_clipped(v)}" for k, v in row.items())
+    settings = ", ".join(f"{k} {_clipped(v)}" for k, v in row.items() if step.is_changed(k))
     return f"{kind} ({settings})" if settings else str(kind)
 
 
 def _clipped(value: object) -> str:
+    if isinstance(value, dict) and set(value) == {"choose"}:
+        value = f"one of {', '.join(map(str, value['choose']))}"
     if isinstance(value, dict) and "kind" in value:
         inner = [f"{k} {v}" for k, v in value.items() if k != "kind"]
         value = f"{value['kind']}: {', '.join(inner)}" if inner else value["kind"]

@@ -49,6 +49,7 @@ def training_key(task: Task) -> str:
         train=examples_key(task.train),
         validation=examples_key(task.validation),
         labels=task.labels,
+        label_separator=task.label_separator,
         metric=task.metric,
         options={name: dict(options) for name, options in task.metric_options.items()},
         decoding=asdict(task.decoding),

@@ -85,6 +85,8 @@ def open_run(path: Path | str, approach: str | None = None, task: str | None = N
     predictor = load_predictor(folder.approach(name) / "predictor.json", folder.path)
     _check_places(predictor, folder)
     asked = predictor.serving(task, study.tasks[task].decoding(study.seed), study.target_name)
+    if reason := asked.declines(task):
+        raise RunError(f"{name} does not answer task '{task}': {reason}. Name another approach with --approach.")
     routed = isinstance(predictor, PromptedModel) and bool(predictor.routes)
     root = Path(about["root"])
     own = engine(root, about["device"], about["precision"], library(root, about["device"], None))

@@ -50,6 +50,8 @@ class RouteStep(Step):
             )
         if self.tasks is not None and self.each is None:
             raise ValueError("tasks goes with each; of names its tasks itself, so leave tasks out")
+        if self.each is not None and (self.each.trial != 1 or not self.each.gives_model):
+            raise ValueError("each is trained whole and must write, so leave trial and head: classify out of it")
         if self.each is not None and self.each.data is not None:
             raise ValueError("each is trained on every task in turn, so leave data out of it; tasks says on which")
         return self

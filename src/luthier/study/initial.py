@@ -68,8 +68,15 @@ def initial_study(data: Path, output: Path, model: str, documents: Path | None =
         approaches["rag-lora"] = [{"step": "rag"}, {"step": "sft", "adapter": "lora", "passages": {"distractors": 2}}]
     study = {"model": model, "task": task, "approaches": approaches}
     Study.model_validate(study)  # what init writes must be a study
-    text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-    return _HEAD.format(file=data.name, study=output) + "\n" + text, notes
+    parts = (_written({"model": model, "task": task}), _written({"approaches": approaches}, short=True))
+    return _HEAD.format(file=data.name, study=output) + "\n" + "\n".join(parts), notes
+
+
+def _written(part: dict[str, Any], *, short: bool = False) -> str:
+    """A part of the study as YAML, a setting a line; or `short`, with the innermost settings on one line."""
+    return yaml.safe_dump(
+        part, sort_keys=False, allow_unicode=True, default_flow_style=None if short else False, width=100
+    )
 
 
 def _labels(found: Recognised) -> list[str]:

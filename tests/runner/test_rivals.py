@@ -1,0 +1,160 @@
+"""Rivals and floors in whole runs: unasked, cheap, and without a language model where none is needed."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tiny import tiny_study
+
+from luthier.errors import StudyError
+from luthier.progress import Silent
+from luthier.report.card import model_card
+from luthier.report.html import write_report
+from luthier.runner import run
+from luthier.runner.export import export
+from luthier.runner.folder import read_json, read_jsonl
+from luthier.runner.open import open_run
+from luthier.runner.predict import predict_rows
+from luthier.study import build_study
+
+WITHOUT = {
+    "nearest": [{"step": "nearest", "by": "bm25"}],
+    "classifier": [{"step": "classifier", "features": "tfidf", "learning_curve": [6, 12]}],
+}
+
+
+def modelless(**changes: object):  # type: ignore[no-untyped-def]
+    settings = tiny_study(Path("none"), approaches=WITHOUT).model_dump(exclude_unset=True)
+    del settings["model"]
+    return build_study(**{**settings, **changes})
+
+
+def test_floors_are_measured_in_every_study(root: Path, tiny_model_folder: Path):
+    result = run(tiny_study(tiny_model_folder, approaches={"zero-shot": []}), root / "run", root=root)
+    floors = {row["name"]: row for row in result.comparison["floors"]}
+    assert set(floors) == {"most-frequent", "draw"}
+    assert floors["most-frequent"]["mean"] == pytest.approx(1 / 3)  # eight of 24, of three labels
+    rows = read_jsonl(root / "run" / "floors" / "most-frequent" / "predictions.jsonl")
+    assert len({row["completion"] for row in rows}) == 1
+    assert result.recommended is None  # a random model
+    assert result.verdict.startswith("None is of use yet")
+
+
+def test_floors_of_written_answers_copy_the_most_frequent_and_the_nearest(root: Path, tiny_model_folder: Path):
+    task = {
+        "data": {"train": "train.csv", "test": "test.csv"},
+        "split": {"validation": 6},
+        "prompt": "{{ text }}",
+        "completion": "{{ kind }}",
+        "max_new_tokens": 4,
+    }
+    study = tiny_study(tiny_model_folder, task=task, approaches={"nearest": ["nearest"], "zero-shot": []})
+    result = run(study, root / "run", root=root)
+    floors = {row["name"]: row["mean"] for row in result.comparison["floors"]}
+    assert floors["nearest-answer"] == 1.0  # the word tells the kind
+    assert result.recommended == "nearest"
+
+
+def test_a_study_without_a_language_model_runs_reports_answers_and_is_exported(root: Path):
+    result = run(modelless(), root / "run", root=root)
+    rows = {row["name"]: row for row in result.comparison["approaches"]}
+    assert rows["classifier"]["mean"] == rows["nearest"]["mean"] == 1.0
+    assert (rows["nearest"]["training"], rows["classifier"]["training"]) == ("none", "small model")
+    assert rows["classifier"]["cost"]["trainable_parameters"] > 0
+    assert write_report(root / "run").is_file()
+    assert read_json(root / "run" / "run.json")["model_parameters"] is None
+    for name in ("nearest", "classifier"):
+        opened = open_run(root / "run", name)
+        (answer,) = predict_rows(opened, [{"text": "hammer number 7"}])
+        assert answer.text == "tool"
+        assert answer.confidence is not None
+        card = partial(model_card, root / "run", name)
+        done = export(opened, root / f"{name}-out", merge=False, card=card, check=24, progress=Silent())
+        assert (done.kind, done.checked, done.score) == ("files", 24, 1.0)
+
+
+def test_a_second_run_computes_nothing_anew(root: Path):
+    run(modelless(), root / "run", root=root)
+    before = {file: file.stat().st_mtime_ns for file in (root / "run").rglob("predictions.jsonl")}
+    result = run(modelless(), root / "run", root=root)
+    assert {file: file.stat().st_mtime_ns for file in (root / "run").rglob("predictions.jsonl")} == before
+    steps = read_json(root / "run" / "approaches" / "classifier" / "approach.json")["steps"]
+    assert [step["reused"] for step in steps] == [True]
+    assert result.comparison["approaches"][0]["mean"] == 1.0
+
+
+def test_a_classifier_draws_its_learning_curve(root: Path):
+    run(modelless(), root / "run", root=root)
+    (curve,) = [read_json(f) for f in (root / "run" / "steps").rglob("learning-curve.json")]
+    assert curve["x"] == [6, 12, 30]  # 36 rows, six of them kept for validation
+
+
+def test_a_classifier_may_read_the_models_hidden_states(root: Path, tiny_model_folder: Path):
+    study = tiny_study(tiny_model_folder, approaches={"states": [{"step": "classifier", "features": "hidden"}]})
+    result = run(study, root / "run", root=root)
+    choice = read_json(root / "run" / "approaches" / "states" / "approach.json")["choices"][0]
+    assert {(one["settings"]["layer"], one["settings"]["pooling"]) for one in choice["tried"]} == {
+        (layer, pooling) for layer in (1, 2) for pooling in ("mean", "last")
+    }
+    row = result.comparison["approaches"][0]
+    assert row["mean"] > 0.5
+    (one, *_), (other, *_) = (predict_rows(open_run(root / "run", "states"), [{"text": "cat 1"}]) for _ in range(2))
+    assert one.label_logprobs == other.label_logprobs
+
+
+def test_a_quick_run_leaves_out_what_trains_the_language_model_and_says_so(root: Path, tiny_model_folder: Path):
+    study = tiny_study(tiny_model_folder, approaches={**WITHOUT, "zero-shot": [], "lora": ["sft"]})
+    result = run(study, root / "run", root=root, quick=True)
+    assert {row["name"] for row in result.comparison["approaches"]} == {"nearest", "classifier", "zero-shot"}
+    warning = read_json(root / "run" / "run.json")["warnings"][0]
+    assert warning.startswith("A quick run, without what trains the language model: lora.")
+
+
+def test_a_quick_run_of_trainings_alone_is_refused(tiny_model_folder: Path):
+    routed = [{"step": "route", "of": {"task": "lora"}}]
+    study = tiny_study(tiny_model_folder, approaches={"lora": ["sft"], "routed": routed})
+    with pytest.raises(StudyError, match="every approach trains the language model"):
+        study.without_training()
+
+
+def test_another_task_is_not_answered_by_what_has_not_seen_it(root: Path):
+    (root / "other.csv").write_text("text,kind\n" + "".join(f"word {n},{'ab'[n % 2]}\n" for n in range(40)))
+    task = modelless().tasks["task"].model_dump(exclude_unset=True)
+    other = {**task, "data": "other.csv", "split": {"validation": 4, "test": 8}}
+    study = modelless(tasks={"task": task, "other": other}, target="task")
+    settings = study.model_dump(exclude_unset=True)
+    settings.pop("task", None)
+    result = run(build_study(**settings), root / "run", root=root)
+    for row in result.comparison["approaches"]:
+        assert row["scores"]["other"][0]["n"] == 0
+    answers = read_jsonl(root / "run" / "approaches" / "nearest" / "predictions.jsonl")
+    reasons = {answer["unserved"] for answer in answers if answer["task"] == "other"}
+    assert reasons == {"nearest copies answers to task alone"}
+
+
+def test_a_task_decided_by_a_loss_refuses_what_gives_no_probabilities(root: Path):
+    task = {**modelless().tasks["task"].model_dump(exclude_unset=True), "metrics": ["loss"]}
+    with pytest.raises(StudyError, match=r"approaches\.nearest: nearest gives no log-probability of the right answer"):
+        run(modelless(tasks={"task": task}), root / "run", root=root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"approaches": {"a": []}}, "model is missing, and a needs a language model"),
+        ({"approaches": {"a": ["nearest", "few-shot"]}}, "nearest answers in the language model's place"),
+        ({"approaches": {"a": ["nearest"], "b": [{"step": "merge", "of": ["a"]}]}}, "gives no language model"),
+    ],
+)
+def test_what_makes_no_sense_together_is_refused_before_anything_loads(changes: dict[str, object], message: str):
+    with pytest.raises(StudyError, match=message):
+        modelless(**changes)
+
+
+def test_a_classifier_of_written_answers_is_refused(root: Path):
+    task = modelless().tasks["task"].model_dump(exclude_unset=True)
+    del task["labels"], task["answer"]
+    with pytest.raises(StudyError, match="classifier chooses among labels, and task 'task' has none"):
+        run(modelless(tasks={"task": task}), root / "run", root=root)
