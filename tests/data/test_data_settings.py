@@ -23,6 +23,11 @@ def test_defaults_with_labels_score_accuracy_and_never_imply_choosing():
     assert settings.decoding(seed=5).answer == "generate"
 
 
+def test_defaults_with_several_labels_an_answer_score_them_one_by_one_too():
+    settings = TaskSettings(data="a.csv", labels="auto", label_separator="; ")
+    assert settings.all_metrics() == ("accuracy", "label_f1", "macro_f1")
+
+
 def test_the_seed_decides_where_answers_are_drawn_and_is_no_part_of_greedy_ones():
     drawn = TaskSettings(data="a.csv", temperature=0.7, top_p=0.9)
     assert drawn.decoding(seed=5) == Decoding("generate", 64, (), temperature=0.7, top_p=0.9, seed=5)
@@ -57,6 +62,13 @@ def test_yaml_booleans_as_labels_are_refused_with_the_remedy():
             "temperature and top_p have no meaning",
         ),
         ({"top_p": 0.9}, "set a temperature"),
+        ({"label_separator": "; "}, "labels is null; set labels to auto or to a list"),
+        ({"label_separator": "; ", "labels": "auto", "answer": "choose"}, "use answer: generate"),
+        ({"label_separator": "; ", "labels": "auto", "answer": "choose-normalised"}, "use answer: generate"),
+        ({"label_separator": ", ", "labels": ["salt, pepper", "sugar"]}, "label 'salt, pepper' would be split"),
+        ({"label_separator": "--", "labels": ["a-", "b"]}, "label 'a-' would be split"),
+        ({"label_separator": "and", "labels": "auto"}, "may stand within a word; write ' and '"),
+        ({"label_separator": "", "labels": "auto"}, "at least 1 character"),
         ({"temperature": 0, "top_p": 0.9}, "set a temperature"),
         ({"temperature": -0.1}, "greater than or equal to 0"),
         ({"temperature": float("nan")}, "finite"),

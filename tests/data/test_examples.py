@@ -3,6 +3,7 @@ import pytest
 from luthier.data import TaskSettings
 from luthier.data.examples import build_examples, merge_references, with_labels, with_unique_ids
 from luthier.data.files import Row, table
+from luthier.data.labels import Labels
 from luthier.data.normalise import fingerprint, normalised
 from luthier.errors import DataError
 from luthier.types import Message, Place
@@ -166,6 +167,57 @@ def test_a_completion_outside_the_labels_names_close_ones():
 def test_labels_match_exactly():
     built = with_labels(build([{"question": "q", "answer": "Yes"}, {"question": "r", "answer": "yes"}]), ("yes", "no"))
     assert [example.label for example in built.examples] == ["yes"]
+
+
+def of_labels(answers: list[object], separator: str = "; ", labels: tuple[str, ...] = ("refund", "billing", "login")):
+    rows: list[dict[str, object]] = [{"question": f"q {n}", "answer": answer} for n, answer in enumerate(answers)]
+    built = build(rows, labels=labels, label_separator=separator)
+    return with_labels(built, Labels(labels, separator))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["refund; billing", "billing;refund", " billing ;  refund;", "billing; refund; billing", ["billing", "refund"]],
+)
+def test_equal_sets_of_labels_are_equal_texts_in_the_order_of_the_labels(answer: object):
+    (example,) = of_labels([answer]).examples
+    assert example.completion == example.label == "refund; billing"
+    assert example.references == ("refund; billing",)
+
+
+def test_one_label_of_several_that_may_be_stays_as_it_is():
+    assert [example.label for example in of_labels(["login", ["login"]]).examples] == ["login", "login"]
+
+
+def test_a_part_outside_the_labels_makes_a_bad_row_with_close_names():
+    built = of_labels(["login", "billing; refnd"])
+    assert [example.label for example in built.examples] == ["login"]
+    assert built.bad[0].reason == "completion has a part that is none of the labels"
+    assert built.bad[0].detail == "found 'refnd', close to 'refund'"
+
+
+@pytest.mark.parametrize("answer", [";", [], ["", " "]])
+def test_an_answer_without_any_label_is_a_bad_row(answer: object):
+    assert len(of_labels([answer]).bad) == 1
+
+
+def test_a_word_between_labels_does_not_split_the_words_that_hold_it():
+    built = of_labels(["brand  and\tland"], " and ", ("land", "brand"))
+    assert built.examples[0].label == "land and brand"
+
+
+def test_a_listed_label_that_holds_the_separator_is_not_split():
+    built = of_labels([["salt, pepper"]], ", ", ("salt", "pepper"))
+    assert built.bad[0].reason == (
+        "completion: the list holds 'salt, pepper', which label_separator ', ' would split (of column 'answer')"
+    )
+
+
+def test_a_list_of_labels_without_a_separator_names_the_setting():
+    assert reason({"question": "q", "answer": ["a"]}) == (
+        "completion: the value is a list, not text (of column 'answer'); where it holds labels set label_separator, "
+        "else write {{ column | join('; ') }}"
+    )
 
 
 def test_ids_are_stable_and_do_not_depend_on_other_rows():

@@ -1,8 +1,13 @@
 import json
+import pickle
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from luthier.errors import DataError
+from luthier.evaluate import score
+from luthier.runner.keys import training_key
 from luthier.types import Decoding
 
 
@@ -73,6 +78,64 @@ def test_labels_are_found_in_train_and_sorted(write_jsonl, load):
 def test_declared_labels_keep_their_order(write_jsonl, load):
     write_jsonl(labelled(100))
     assert load(labels=["yes", "no"]).labels == ("yes", "no")
+
+
+def several(count: int) -> list[object]:
+    answers = [["refund", "billing"], ["login"], ["billing", "refund"], ["billing"]]
+    return [{"question": f"question {n}", "answer": answers[n % 4]} for n in range(count)]
+
+
+def test_single_labels_are_collected_and_counted_where_answers_have_several(write_jsonl, load):
+    write_jsonl(several(100))
+    task = load(labels="auto", label_separator="; ")
+    assert task.labels == ("billing", "login", "refund")
+    assert (task.label_separator, task.labels.separator) == ("; ", "; ")
+    assert {e.label for e in task.train} == {"billing; refund", "login", "billing"}
+    assert task.metrics == ("accuracy", "label_f1", "macro_f1")
+    counts = {split: task.report["splits"][split]["labels"] for split in ("train", "validation", "test")}
+    assert sum(own["billing"] for own in counts.values()) == 75
+    assert sum(own["login"] for own in counts.values()) == 25
+    assert counts["test"]["login"] == 5
+    assert not [warning for warning in task.report["warnings"] if "have no example" in warning]
+
+
+def test_declared_labels_know_their_separator_and_keep_their_order(write_jsonl, load):
+    write_jsonl(several(100))
+    task = load(labels=["refund", "login", "billing"], label_separator="; ")
+    assert {e.label for e in task.test} == {"refund; billing", "login", "billing"}
+    again = pickle.loads(pickle.dumps(task)).labels
+    assert (again, again.separator) == (("refund", "login", "billing"), "; ")
+
+
+def test_a_task_with_one_label_an_answer_has_no_separator(write_jsonl, load):
+    write_jsonl(labelled(100))
+    task = load(labels="auto")
+    assert (task.label_separator, type(task.labels)) == ("", tuple)
+
+
+def test_limits_hold_where_answers_have_several_labels(write_jsonl, load):
+    write_jsonl(several(200))
+    task = load(labels="auto", label_separator="; ", limit={"train": 20})
+    assert Counter(e.label for e in task.train) == {"billing; refund": 10, "login": 5, "billing": 5}
+
+
+def test_a_label_that_runs_into_the_separator_stops(write_jsonl, load):
+    write_jsonl([{"question": f"question {n}", "answer": "x--a-" if n % 2 else "x"} for n in range(50)])
+    with pytest.raises(DataError, match="label 'a-' runs into label_separator '--'"):
+        load(labels="auto", label_separator="--")
+
+
+def test_answers_in_the_file_s_order_score_as_right(write_jsonl, load):
+    write_jsonl(several(100))
+    task = load(labels="auto", label_separator="; ")
+    scored = [score("accuracy", ";".join(reversed(e.completion.split("; "))), e, task.labels) for e in task.test]
+    assert {one.value for one in scored} == {1.0}
+
+
+def test_the_key_of_training_holds_the_separator(write_jsonl, load):
+    write_jsonl(labelled(100))
+    task = load(labels="auto", label_separator="; ")
+    assert training_key(task) != training_key(replace(task, label_separator=", "))
 
 
 def test_a_label_that_only_the_test_has_is_a_bad_row(write_jsonl, load):

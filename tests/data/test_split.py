@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from luthier.data.normalise import fingerprint
-from luthier.data.split import cut, shares, size_of, subsample
+from luthier.data.split import cut, label_counts, shares, size_of, subsample
 from luthier.errors import DataError
 from luthier.types import Example, Message, Place, Prompt
 
@@ -72,6 +72,23 @@ def test_groups_that_share_a_duplicate_stay_together():
     ]
     parts = cut(chained, 1, seed=0, what="test")
     assert texts(parts.cut) == {"far"}
+
+
+def test_sets_of_labels_that_occur_once_are_cut_all_the_same():
+    names = [f"label {n:02}" for n in range(40)]
+    pairs = [f"{a}; {b}" for i, a in enumerate(names) for b in names[i + 1 :]]
+    sets = [example(f"text {n}", label=pair) for n, pair in enumerate(random.Random(0).sample(pairs, 200))]
+    assert len(cut(sets, 40, seed=0, what="test", separator="; ").cut) == 40
+    assert len(subsample(sets, 50, seed=0, what="train", separator="; ")) == 50
+
+
+def test_the_rarest_label_of_an_answer_keeps_its_share_and_an_example_to_train_on():
+    common = [example(f"common {n}", label="a; b") for n in range(80)]
+    rare = [example(f"rare {n}", label="a; b; c" if n % 2 else "b; c") for n in range(20)]
+    parts = cut([*common, *rare, example("only", label="a; b; d")], 20, seed=0, what="test", separator="; ")
+    held = label_counts(parts.cut, "; ")
+    assert (len(parts.cut), held["b"], held["c"]) == (20, 20, 4)
+    assert label_counts(parts.kept, "; ")["d"] == 1
 
 
 def test_every_label_keeps_an_example_to_train_on():

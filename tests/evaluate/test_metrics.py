@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import sacrebleu
 
+from luthier.data.labels import Labels
 from luthier.errors import CodeRefused, EvaluationError
 from luthier.evaluate import METRICS, Answer, LogProb, check_metric_names, load_metric, score, validate_metric
 from luthier.evaluate.corpus import corpus_value
@@ -144,6 +146,85 @@ def test_macro_f1_agrees_with_scikit_learn():
     corpus = METRICS["macro_f1"].corpus
     assert corpus is not None
     assert corpus_value(corpus, answers) == pytest.approx(f1_score(wanted, found, average="macro"))
+
+
+TOPICS = Labels(("billing", "log in", "refund", "other"), "; ")
+
+
+def topics(text: str, label: str) -> Answer:
+    return Answer(text, (label,), label, TOPICS)
+
+
+@pytest.mark.parametrize(
+    ("text", "accuracy", "f1"),
+    [
+        ("billing; refund", 1, 1),
+        ("refund;billing", 1, 1),
+        (" Refund ;\nBILLING; billing", 1, 1),
+        ("billing", 0, 2 / 3),
+        ("billing; refund; log_in", 0, 4 / 5),
+        ("billing; refund; money", 0, 4 / 5),
+        ("billing; money", 0, 1 / 2),
+        ("billing, refund", 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_an_answer_of_several_labels_is_judged_as_a_set(text: str, accuracy: float, f1: float):
+    wanted = example("billing; refund", label="billing; refund")
+    assert score("accuracy", text, wanted, TOPICS).value == accuracy
+    assert score("label_f1", text, wanted, TOPICS).value == pytest.approx(f1)
+
+
+def test_label_f1_counts_labels_over_all_answers_and_what_is_no_label_as_wrong():
+    answers = [
+        topics("billing; refund", "billing; refund"),  # 2 right of 2
+        topics("money; billing", "refund"),  # 0 right of 2
+        topics("log in", "log in; other"),  # 1 right of 1
+        topics("", "other"),  # nothing found
+    ]
+    corpus = METRICS["label_f1"].corpus
+    assert corpus is not None
+    assert corpus_value(corpus, answers) == pytest.approx(2 * 3 / (5 + 6))
+
+
+def test_label_f1_of_single_labels_gives_wrong_words_no_credit():
+    answers = [Answer(text, ("a",), "a", ("a", "b")) for text in ("a", "b", "nonsense", "a; b")]
+    corpus = METRICS["label_f1"].corpus
+    assert corpus is not None
+    assert corpus_value(corpus, answers) == pytest.approx(1 / 4)
+
+
+def test_f1_of_several_labels_agrees_with_scikit_learn():
+    from sklearn.metrics import f1_score
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    draw = random.Random(0)
+    wanted = [draw.sample(TOPICS, draw.randint(1, 3)) for _ in range(60)]
+    found = [draw.sample(TOPICS, draw.randint(0, 3)) for _ in range(60)]
+    answers = [topics("; ".join(f), "; ".join(w)) for f, w in zip(found, wanted, strict=True)]
+    hot = MultiLabelBinarizer(classes=list(TOPICS)).fit([])
+    right, given = hot.transform(wanted), hot.transform(found)
+    for name, average in (("label_f1", "micro"), ("macro_f1", "macro")):
+        corpus = METRICS[name].corpus
+        assert corpus is not None
+        expected = f1_score(right, given, average=average, zero_division=0)
+        assert corpus_value(corpus, answers) == pytest.approx(expected)
+
+
+def test_macro_f1_of_several_labels_leaves_out_those_that_are_never_wanted_as_for_single_ones():
+    from sklearn.metrics import f1_score
+
+    answers = [topics("billing; other", "billing"), topics("refund", "billing; refund")]
+    corpus = METRICS["macro_f1"].corpus
+    assert corpus is not None
+    right, given = [[1, 0, 0, 0], [1, 0, 1, 0]], [[1, 0, 0, 1], [0, 0, 1, 0]]
+    expected = f1_score(right, given, labels=[0, 2], average="macro", zero_division=0)
+    assert corpus_value(corpus, answers) == pytest.approx(expected)
+
+
+def test_several_labels_without_their_separator_are_an_error_and_not_wrong_answers():
+    with pytest.raises(EvaluationError, match="know their separator"):
+        score("accuracy", "billing", example("billing; refund", label="billing; refund"), tuple(TOPICS))
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,33 @@ def test_a_classifier_of_written_answers_is_refused(root: Path):
     del task["labels"], task["answer"]
     with pytest.raises(StudyError, match="classifier chooses among labels, and task 'task' has none"):
         run(modelless(tasks={"task": task}), root / "run", root=root)
+
+
+def test_a_classifier_gives_several_labels(root: Path):
+    pairs = [("apple", "fruit"), ("hammer", "tool"), ("cat", "animal")]
+    rows = [
+        (f"{a} and {b} {n}", f"{x}; {y}") if a != b else (f"{a} alone {n}", x)
+        for n in range(8)
+        for a, x in pairs
+        for b, y in pairs
+    ]
+    (root / "several.csv").write_text("text,kinds\n" + "".join(f"{text},{kinds}\n" for text, kinds in rows))
+    task = {
+        "data": "several.csv",
+        "split": {"validation": 12, "test": 18},
+        "prompt": "{{ text }}",
+        "completion": "{{ kinds }}",
+        "labels": "auto",
+        "label_separator": "; ",
+    }
+    study = modelless(tasks={"task": task}, approaches={"classifier": ["classifier"], "nearest": ["nearest"]})
+    result = run(study, root / "run", root=root)
+    row = next(row for row in result.comparison["approaches"] if row["name"] == "classifier")
+    assert row["mean"] == 1.0
+    assert [score["metric"] for score in row["scores"]["task"]] == ["accuracy", "label_f1", "macro_f1"]
+    opened = open_run(root / "run", "classifier")
+    both, one = predict_rows(opened, [{"text": "cat and apple 99"}, {"text": "hammer alone 99"}])
+    assert (set(both.text.split("; ")), one.text) == ({"animal", "fruit"}, "tool")
+    card = partial(model_card, root / "run", "classifier")
+    assert export(opened, root / "out", merge=False, card=card, check=18, progress=Silent()).score == 1.0
+    assert write_report(root / "run").is_file()

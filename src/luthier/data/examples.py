@@ -26,7 +26,6 @@ from luthier.data.templates import (
 from luthier.errors import DataError
 from luthier.types import Example, Message, Place, Prompt, Relevance
 
-
 _OF_LISTS = "; where it holds labels set label_separator, else write {{ column | join('; ') }}"
 
 
@@ -175,8 +174,7 @@ def _templates(table: Table, columns: frozenset[str], prompt: str, completion: s
         try:
             text = function(row.values).strip()
         except NoText as error:
-            several = setting == "completion" and isinstance(error, ListNotText)
-            hint = _OF_LISTS if several else ""
+            hint = _OF_LISTS if setting == "completion" and isinstance(error, ListNotText) else ""
             raise NoText(f"{setting}: {error} ({_named(blank or sorted(used), 'of')}){hint}") from error
         if not text:
             raise NoText(f"{setting}: the template gives no text")

@@ -230,10 +230,9 @@ class TaskSettings(Settings):
     @field_validator("label_separator")
     @classmethod
     def _words_between_labels_stand_alone(cls, separator: str | None) -> str | None:
-        if separator and ((separator[0] + separator[-1]).strip() and separator.strip().isalnum()):
-            raise ValueError(
-                f"found {separator!r}, which may stand within a word; put white space around it: ' {separator.strip()} '"
-            )
+        word = (separator or "").strip()
+        if separator and word.isalnum() and word.lower() != word.upper() and separator != f" {word} ":
+            raise ValueError(f"found {separator!r}, which may stand within a word; write ' {word} '")
         return separator
 
     @field_validator("reader")

@@ -18,7 +18,7 @@ from luthier.data.examples import (
     with_unique_ids,
 )
 from luthier.data.files import Table
-from luthier.data.labels import Labels, separator_of, split_labels
+from luthier.data.labels import Labels, cannot_be_split, separator_of, split_labels
 from luthier.data.read import read_splits
 from luthier.data.settings import SPLITS, TaskSettings
 from luthier.data.split import cut, label_counts, size_of, subsample
@@ -118,13 +118,22 @@ def _labels(train: Built, settings: TaskSettings, file: str) -> tuple[str, ...]:
     separator = settings.label_separator or ""
     if settings.labels != "auto":
         return Labels(settings.labels, separator) if separator else settings.labels
-    found = tuple(sorted({label for example in train.examples for label in split_labels(example.completion, separator)}))
+    found = tuple(
+        sorted({label for example in train.examples for label in split_labels(example.completion, separator)})
+    )
     if len(found) == 1:
         raise DataError(
             f"{file}: all {len(train.examples)} training examples have one label, {found[0]!r}; there is nothing to "
             "learn.\nGive examples of at least two labels, or set completion to the column that tells them apart."
         )
-    return Labels(found, separator) if separator else found
+    if not separator:
+        return found
+    if label := cannot_be_split(found, separator):
+        raise DataError(
+            f"{file}: label {label!r} runs into label_separator {separator!r} where another stands behind it.\n"
+            "Correct the rows, or separate labels by something else."
+        )
+    return Labels(found, separator)
 
 
 def _cut_missing(given: Splits, settings: TaskSettings, seed: int, warnings: list[str]) -> Splits:
@@ -171,9 +180,8 @@ def _limited(splits: Splits, settings: TaskSettings, seed: int) -> tuple[Splits,
     limited: dict[str, dict[str, int]] = {}
     for split, examples in splits.items():
         limit = getattr(settings.limit, split)
-        if limit is not None:
-            examples = subsample(examples, limit, seed, split, separator=settings.label_separator or "")
-        small[split] = examples
+        separator = settings.label_separator or ""
+        small[split] = examples if limit is None else subsample(examples, limit, seed, split, separator=separator)
         if len(small[split]) < len(examples):
             limited[split] = {"from": len(examples), "to": len(small[split])}
     return small, limited

@@ -59,9 +59,10 @@ def as_text(value: object) -> str:
 
 def _joined(value: object, separator: str) -> str:
     """The text of a plain value, or of a list of labels with the separator between them."""
-    items = list(value) if isinstance(value, list | tuple | Iterator) else [value]
-    labels = [text for item in items if (text := as_text(item).strip())]
-    if len(items) > 1 and (split := [label for label in labels if split_labels(label, separator) != (label,)]):
+    if not isinstance(value, list | tuple | Iterator):
+        return as_text(value)
+    labels = [text for item in value if (text := as_text(item).strip())]
+    if split := [label for label in labels if split_labels(label, separator) != (label,)]:
         raise NoText(f"the list holds {split[0]!r}, which label_separator {separator!r} would split")
     return separator.join(labels)
 

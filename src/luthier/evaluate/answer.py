@@ -40,7 +40,8 @@ class Answer:
 
     Attributes:
         references: All right answers, at least one.
-        label: The right label, None for open-ended tasks; `labels` is the task's closed set.
+        label: The right label, None for open-ended tasks; `labels` is the task's closed set. Where an answer may have
+            several, `labels` are `luthier.data.labels.Labels`, and `label` is all right ones with their separator.
         fields: The row's columns, for the user's own metric.
         logprob: Of the wanted completion under the model, for `loss` and `perplexity`.
     """

@@ -1,4 +1,4 @@
-"""Metrics of a whole test set that are not means of their answers' values: macro F1, BLEU, chrF, perplexity.
+"""Metrics of a whole test set that are not means of their answers' values: F1 of labels, BLEU, chrF, perplexity.
 
 Each is a function of sums: an answer gives a row of counts, and the metric of any set of answers is computed from the
 sum of their rows. So the bootstrap and the permutation test resample rows and never score an answer twice.
@@ -15,7 +15,7 @@ import numpy as np
 
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer
-from luthier.evaluate.per_answer import Options, Value, named_label
+from luthier.evaluate.per_answer import Options, Value, judged_labels
 from luthier.evaluate.statistics import Aggregate, Floats
 
 
@@ -36,15 +36,12 @@ def corpus_value(corpus: Corpus, answers: Sequence[Answer]) -> float:
 
 def label_rows(answers: Sequence[Answer]) -> Floats:
     """(N, 3L): right, found and wanted counts of each label. An answer that is no label is found nowhere."""
-    labels = answers[0].labels
-    rows = np.zeros((len(answers), 3, len(labels)))
+    number = {label: place for place, label in enumerate(answers[0].labels)}
+    rows = np.zeros((len(answers), 3, len(number)))
     for row, answer in zip(rows, answers, strict=True):
-        found = named_label(answer.text, labels)
-        if found is not None:
-            row[1, labels.index(found)] = 1
-        if answer.label is not None:
-            row[2, labels.index(answer.label)] = 1
-            row[0, labels.index(answer.label)] = found == answer.label
+        judged = judged_labels(answer)
+        for counts, labels in zip(row, (judged.right, judged.right | judged.wrong, judged.wanted), strict=True):
+            counts[[number[label] for label in labels if label in number]] = 1
     return rows.reshape(len(answers), -1)
 
 
@@ -54,6 +51,18 @@ def macro_f1(sums: Floats) -> Floats:
     f1 = np.divide(2 * right, found + wanted, out=np.zeros_like(right), where=found + wanted > 0)
     present = wanted > 0
     return np.asarray((f1 * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1))
+
+
+def label_sums(answers: Sequence[Answer]) -> Floats:
+    """(N, 3): labels that are right, found and wanted. What is no label counts among those found."""
+    judged = [judged_labels(answer) for answer in answers]
+    return np.array([[len(j.right), len(j.right) + len(j.wrong), len(j.wanted)] for j in judged], dtype=float)
+
+
+def label_f1(sums: Floats) -> Floats:
+    """F1 over the labels of all answers together (micro F1)."""
+    right, found, wanted = sums.T
+    return np.asarray(np.divide(2 * right, found + wanted, out=np.zeros_like(right), where=found + wanted > 0))
 
 
 def bleu(answer: Answer, options: Options) -> Value:

@@ -58,6 +58,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric("exact_match_normalised", per_answer.exact_match_normalised, proportion=True),
             Metric("accuracy", per_answer.accuracy, proportion=True, needs_labels=True),
             Metric(
+                "label_f1", per_answer.label_f1, needs_labels=True, corpus=Corpus(corpus.label_sums, corpus.label_f1)
+            ),
+            Metric(
                 "macro_f1", per_answer.accuracy, needs_labels=True, corpus=Corpus(corpus.label_rows, corpus.macro_f1)
             ),
             Metric("token_f1", per_answer.token_f1),
@@ -95,7 +98,7 @@ def score(
 
     Args:
         metric: A name of `METRICS`, or what `load_metric` gave (which a user's own metric needs).
-        labels: The task's closed label set.
+        labels: The task's closed label set, as it stands there.
         logprob: Of the wanted completion, for `loss` and `perplexity`.
     """
     chosen = load_metric(metric) if isinstance(metric, str) else metric

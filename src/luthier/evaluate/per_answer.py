@@ -13,10 +13,13 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
+from luthier.data.labels import separator_of, split_labels
+from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer, SummedLogProb, Unscored
 
 Options = Mapping[str, str]
@@ -64,10 +67,49 @@ def _token_f1(text: str, reference: str) -> float:
 
 
 def accuracy(answer: Answer, options: Options) -> Value:
-    """1 where the answer names the right label and nothing else."""
+    """1 where the answer names the right label (where there are several, all of them) and nothing else."""
     if answer.label is None:
         return Unscored("the example has no label")
-    return float(named_label(answer.text, answer.labels) == answer.label)
+    judged = judged_labels(answer)
+    return float(judged.right == judged.wanted and not judged.wrong)
+
+
+def label_f1(answer: Answer, options: Options) -> Value:
+    """F1 of the labels that the answer names against those that are right."""
+    if answer.label is None:
+        return Unscored("the example has no label")
+    judged = judged_labels(answer)
+    return 2 * len(judged.right) / (len(judged.right) + len(judged.wrong) + len(judged.wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedLabels:
+    """What an answer names beside the labels that are wanted.
+
+    Attributes:
+        right, wrong: Labels that it names. What names none of the task's labels is among the wrong ones, as it is.
+    """
+
+    right: frozenset[str]
+    wrong: frozenset[str]
+    wanted: frozenset[str]
+
+
+def judged_labels(answer: Answer) -> JudgedLabels:
+    """The labels in an answer, one or several, whatever their order.
+
+    Raises:
+        EvaluationError: What is wanted is none of the labels, or several without a separator being known.
+    """
+    separator = separator_of(answer.labels)
+    wanted = frozenset(() if answer.label is None else split_labels(answer.label, separator))
+    if strange := wanted.difference(answer.labels):
+        raise EvaluationError(
+            f"The label {min(strange)!r} is wanted, and the labels are {', '.join(answer.labels[:8])}. Pass the labels "
+            "as they stand in the task: those of which an answer may have several know their separator."
+        )
+    named = frozenset(named_label(part, answer.labels) or part for part in split_labels(answer.text, separator))
+    return JudgedLabels(named & wanted, named - wanted, wanted)
 
 
 def named_label(text: str, labels: tuple[str, ...]) -> str | None:

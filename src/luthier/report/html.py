@@ -173,8 +173,8 @@ def _confusions(folder: RunFolder, known: Mapping[str, Look]) -> list[Values]:
     """For each task with labels, every approach's matrix and most confused pairs."""
     shown = []
     for task, about in folder.run["tasks"].items():
-        if not about.get("labels"):
-            continue
+        if not about.get("labels") or about.get("label_separator"):
+            continue  # of several labels an answer there is no single one that was taken for another
         members = []
         for approach in folder.approaches:
             rows = [row for row in approach.predictions if row["task"] == task and not row.get("unserved")]

@@ -178,6 +178,7 @@ def example_counts(tasks: Mapping[str, Task]) -> dict[str, Any]:
             "validation": len(task.validation),
             "test": len(task.test),
             "labels": list(task.labels),
+            "label_separator": task.label_separator,
             "metric": task.metric,
             "answer": task.decoding.answer,
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from luthier.data.labels import Labels
 from luthier.data.settings import TaskSettings
 from luthier.errors import RunError
 from luthier.infer.engine import Engine
@@ -47,7 +48,9 @@ class OpenRun:
     @property
     def labels(self) -> tuple[str, ...]:
         """The task's labels."""
-        return tuple(self.about["tasks"][self.task_name]["labels"])
+        labels = tuple(self.about["tasks"][self.task_name]["labels"])
+        separator = self.task.label_separator
+        return labels if separator is None else Labels(labels, separator)
 
 
 def open_run(path: Path | str, approach: str | None = None, task: str | None = None) -> OpenRun:

@@ -10,9 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from luthier.data.labels import join_labels, separator_of
 from luthier.errors import RunError
 from luthier.simple.features import Embedding, Features, Hidden, Tfidf
-from luthier.simple.head import Head
+from luthier.simple.head import Head, chosen_labels
 from luthier.types import FOLDER, NAMED, Completion, Decoding, ModelRef, Predictor, Prompt, PromptedModel, Tools
 
 _ABOUT, _TENSORS = "classifier.json", "classifier.safetensors"
@@ -55,17 +56,17 @@ class Classifier(Predictor):
         features, head = self._parts(prompts[0].task)
         logs = head.log_probabilities(features.matrix(prompts, tools))
         advance(len(prompts))
-        return [self._completion(prompt, head, row) for prompt, row in zip(prompts, logs, strict=True)]
+        return [self._completion(prompt, head, labels, row) for prompt, row in zip(prompts, logs, strict=True)]
 
-    def _completion(self, prompt: Prompt, head: Head, logs: Any) -> Completion:
+    def _completion(self, prompt: Prompt, head: Head, labels: Sequence[str], logs: Any) -> Completion:
         import numpy as np
 
         order = np.argsort(-logs, kind="stable")[:_MOST_SHOWN]
-        confidence = float(np.exp(logs[order[0]]))
+        found, confidence = chosen_labels(head, logs)
         kept_back = self.threshold is not None and confidence < self.threshold
         return Completion(
             prompt.id,
-            self.otherwise if kept_back else head.labels[order[0]],
+            self.otherwise if kept_back else join_labels(found, labels or head.labels, separator_of(labels)),
             prompt.messages,
             0,
             0,
@@ -79,13 +80,13 @@ class Classifier(Predictor):
         about = row["features"]
         features: Features
         if about["kind"] == "tfidf":
-            features = Tfidf.read(about, tensors)
+            features = _tfidf(self.heads[task])
         elif about["kind"] == "embedding":
             features = Embedding.read(about, self.embedder)
         else:
             assert self.model is not None, "hidden states are those of a language model"
             features = Hidden.read(about, tensors, self.model)
-        return features, Head(tuple(row["labels"]), tensors["weights"], tensors["bias"], row["head"], row["strength"])
+        return features, Head.read(row, tensors)
 
     def export(self, folder: Path, tools: Tools) -> Classifier:
         """The head and what its features need; an embedder is copied whole."""
@@ -114,16 +115,16 @@ def write_classifier(folder: Path, features: Features, head: Head) -> None:
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    about = {
-        "labels": list(head.labels),
-        "head": head.kind,
-        "strength": head.strength,
-        "features": features.described(),
+    about = {**head.described(), "features": features.described()}
+    tensors = {**head.tensors(), **features.tensors()}
+    plain = {
+        name: np.ascontiguousarray(own, np.float32 if np.issubdtype(own.dtype, np.floating) else np.int64)
+        for name, own in tensors.items()
     }
-    tensors = {"weights": head.weights, "bias": head.bias, **features.tensors()}
-    save_file({name: np.ascontiguousarray(own, np.float32) for name, own in tensors.items()}, folder / _TENSORS)
+    save_file(plain, folder / _TENSORS)
     (folder / _ABOUT).write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
     _read.cache_clear()  # the folder may have held another before
+    _tfidf.cache_clear()
 
 
 @lru_cache(maxsize=8)
@@ -134,6 +135,13 @@ def _read(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise RunError(f"{folder} holds no classifier ({_ABOUT} is missing).")
     row: dict[str, Any] = json.loads((Path(folder) / _ABOUT).read_text(encoding="utf-8"))
     return row, load_file(Path(folder) / _TENSORS)
+
+
+@lru_cache(maxsize=8)
+def _tfidf(folder: str) -> Tfidf:
+    """Its vocabularies take a while to be set up."""
+    row, tensors = _read(folder)
+    return Tfidf.read(row["features"], tensors)
 
 
 def _usage(row: Mapping[str, Any]) -> str:
@@ -169,8 +177,21 @@ def _usage(row: Mapping[str, Any]) -> str:
         lines += ['features = SentenceTransformer("embedder").encode(texts, normalize_embeddings=True)']
     if row["head"] == "means":
         lines += ["from sklearn.preprocessing import normalize", "features = normalize(features)"]
+    if row["sparse"]:
+        lines += [
+            "from scipy.sparse import csr_matrix",
+            'weights = csr_matrix(tuple(tensors[f"weights.{part}"] for part in ("data", "indices", "indptr")))',
+            "scores = (features @ weights.T).toarray()",
+        ]
+    else:
+        lines += ['scores = features @ tensors["weights"].T + tensors["bias"]']
+    if row["head"] == "several":
+        lines += [
+            "probabilities = 1 / (1 + np.exp(-scores))",
+            'print([label for label, p in zip(about["labels"], probabilities[0]) if p >= 0.5], probabilities[0])',
+        ]
+        return "```python\n" + "\n".join(lines) + "\n```"
     lines += [
-        'scores = features @ tensors["weights"].T + tensors["bias"]',
         "probabilities = np.exp(scores - scores.max(1, keepdims=True))",
         "probabilities /= probabilities.sum(1, keepdims=True)",
         'print(about["labels"][probabilities[0].argmax()], probabilities[0].max())',

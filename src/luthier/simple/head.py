@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ STRENGTHS = (1.0, 10.0, 100.0)
 _FOLDS = 5
 # Cross-validation looks at so many examples at most, drawn by the seed.
 _MOST_CROSSED = 2000
+# Of a sparse matrix.
+_PARTS = ("data", "indices", "indptr")
 # Numbers that a fit may hold at once: examples times labels, features times labels.
 _MOST_NUMBERS = 100_000_000
 # What a cosine is multiplied by where labels are told apart by their means, so that probabilities are not all alike.
@@ -29,23 +31,49 @@ class Head:
 
     Attributes:
         labels: In the order of the rows of `weights`.
-        weights: (K, F); `bias`: (K,).
-        kind: `logistic` or `means`.
+        weights: (K, F), sparse where features are and labels are told apart by their means; `bias`: (K,).
+        kind: `logistic`, `means`, or `several`: a logistic regression for each label by itself.
         strength: Inverse strength of regularization, None for means.
     """
 
     labels: tuple[str, ...]
-    weights: np.ndarray
+    weights: Any
     bias: np.ndarray
     kind: str
     strength: float | None = None
 
+    @classmethod
+    def read(cls, row: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Head:
+        """What `described` and `tensors` gave."""
+        weights: Any = tensors.get("weights")
+        if row["sparse"]:
+            from scipy.sparse import csr_matrix
+
+            parts = tuple(tensors[f"weights.{part}"] for part in _PARTS)
+            weights = csr_matrix(parts, shape=(len(row["labels"]), row["sparse"]))
+        return cls(tuple(row["labels"]), weights, tensors["bias"], row["head"], row["strength"])
+
+    def described(self) -> dict[str, Any]:
+        """All but tensors, as JSON; `sparse` is the number of features where weights are, and else 0."""
+        sparse = self.weights.shape[1] if hasattr(self.weights, "indptr") else 0
+        return {"labels": list(self.labels), "head": self.kind, "strength": self.strength, "sparse": sparse}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What is numbers."""
+        if hasattr(self.weights, "indptr"):
+            return {"bias": self.bias, **{f"weights.{part}": getattr(self.weights, part) for part in _PARTS}}
+        return {"bias": self.bias, "weights": self.weights}
+
     def log_probabilities(self, features: Any) -> np.ndarray:
-        """For each row of features the logarithm of each label's probability. (N, K)"""
+        """For each row of features the logarithm of each label's probability; they sum to 1 unless an answer may have
+        several labels. (N, K)"""
         rows = features
         if self.kind == "means":
             rows = _unit(rows)
-        scores = np.asarray(rows @ self.weights.T, dtype=np.float64) + self.bias
+        products = rows @ self.weights.T
+        scores = np.asarray(products.toarray() if hasattr(products, "toarray") else products, np.float64) + self.bias
+        if self.kind == "several":
+            return np.asarray(-np.logaddexp(0.0, -scores))
         highest = scores.max(1, keepdims=True)
         return np.asarray(scores - highest - np.log(np.exp(scores - highest).sum(1, keepdims=True)))
 
@@ -72,6 +100,61 @@ def fit_head(features: Any, labels: Sequence[str], seed: int) -> Head:
     if len(known) == 2:  # scikit-learn keeps the second label's scores alone, the first one's being 0
         weights, bias = np.vstack([np.zeros_like(weights), weights]), np.array([0.0, float(bias[0])])
     return Head(known, weights, bias, "logistic", strength)
+
+
+def fit_head_of_several(features: Any, answers: Sequence[Sequence[str]], seed: int) -> Head:
+    """The head for examples that may have several labels each: whether a label belongs to an answer, label by label.
+
+    Args:
+        features: (N, F), dense or sparse.
+        seed: Decides the folds of cross-validation.
+    """
+    from sklearn.model_selection import KFold
+
+    known = tuple(sorted({label for answer in answers for label in answer}))
+    wanted = np.array([[label in answer for label in known] for answer in answers], dtype=int)
+    chosen = np.random.default_rng(seed).permutation(len(wanted))[:_MOST_CROSSED]
+    crossed, held_wanted = features[chosen], wanted[chosen]
+    found = dict.fromkeys(STRENGTHS, 0.0)
+    if len(chosen) >= _FOLDS:
+        for train, held in KFold(_FOLDS, shuffle=True, random_state=seed).split(held_wanted):
+            for strength in STRENGTHS:
+                head = _each(crossed[train], held_wanted[train], known, strength)
+                guessed = head.log_probabilities(crossed[held]) >= np.log(0.5)
+                found[strength] += float((guessed == held_wanted[held].astype(bool)).sum())
+    return _each(features, wanted, known, max(STRENGTHS, key=lambda strength: found[strength]))
+
+
+def _each(features: Any, wanted: np.ndarray, known: tuple[str, ...], strength: float) -> Head:
+    from sklearn.linear_model import LogisticRegression
+
+    weights, bias = np.zeros((len(known), features.shape[1])), np.zeros(len(known))
+    with _quietly():
+        for number in range(len(known)):
+            share = wanted[:, number].mean()
+            if share in (0.0, 1.0):  # nothing to tell apart: its share stands for it
+                bias[number] = 20.0 if share else -20.0
+                continue
+            model = LogisticRegression(C=strength, max_iter=1000).fit(features, wanted[:, number])
+            weights[number], bias[number] = model.coef_[0], model.intercept_[0]
+    return Head(known, weights, bias, "several", strength)
+
+
+def chosen_labels(head: Head, logs: np.ndarray) -> tuple[tuple[str, ...], float]:
+    """The labels of an answer, and how sure that is: of one label its probability; of several all that are likelier
+    than not, one at least, and the probability of just these, each label by itself.
+
+    Args:
+        logs: Logarithms of the labels' probabilities. (K,)
+    """
+    best = int(logs.argmax())
+    if head.kind != "several":
+        return (head.labels[best],), float(np.exp(logs[best]))
+    taken = logs >= np.log(0.5)
+    taken[best] = True
+    others = np.log1p(-np.exp(np.minimum(logs, -1e-12)))
+    labels = tuple(label for label, one in zip(head.labels, taken, strict=True) if one)
+    return labels, float(np.exp(np.where(taken, logs, others).sum()))
 
 
 def fits_logistic(shape: tuple[int, int], labels: int) -> bool:
@@ -117,9 +200,7 @@ def _means(features: Any, labels: Sequence[str], known: tuple[str, ...]) -> Head
     number = {label: index for index, label in enumerate(known)}
     rows = [number[label] for label in labels]
     members = csr_matrix((np.ones(len(rows)), (rows, range(len(rows)))), shape=(len(known), len(rows)))
-    means = _unit(members @ _unit(features))
-    weights = means.toarray() if hasattr(means, "toarray") else means
-    return Head(known, _SHARPNESS * np.asarray(weights), np.zeros(len(known)), "means")
+    return Head(known, _unit(members @ _unit(features)) * _SHARPNESS, np.zeros(len(known)), "means")
 
 
 def _unit(features: Any) -> Any:

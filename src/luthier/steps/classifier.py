@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from luthier.data.labels import join_labels, split_labels
 from luthier.prompt.shots import spread_order
 from luthier.settings import Choose, Count, Open, values_of
 from luthier.simple.classifier import Classifier, write_classifier
 from luthier.simple.features import Embedding, Features, Hidden, Tfidf
-from luthier.simple.head import Head, fit_head
+from luthier.simple.head import Head, chosen_labels, fit_head, fit_head_of_several
 from luthier.steps.base import ShownText, StepContext, StepForecast, StepOutcome, Tried
 from luthier.steps.in_place import AnsweringStep, embedding_notes, judged, reading_of, seconds_a_text
 from luthier.steps.learning_curve import CurvePoint, curve_result
 from luthier.types import Example, Predictor, Prompt, PromptedModel, Task, Training
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 Kind = Literal["tfidf", "embedding", "hidden"]
 # About the seconds that a fit takes for each example, label and hundred features, cross-validation included.
@@ -96,7 +97,7 @@ class ClassifierStep(AnsweringStep):
                     "regression; labels are told apart by the means of their examples"
                 )
         rows = tuple(Tried(one.tried.settings, one.tried.score, one.tried.seconds, one is best) for one in fits)
-        weights = sum(head.weights.size + head.bias.size for _, head in best.parts.values())
+        weights = sum(int(head.weights.size) + head.bias.size for _, head in best.parts.values())
         return StepOutcome(
             Classifier(
                 heads=heads,
@@ -152,8 +153,8 @@ class ClassifierStep(AnsweringStep):
                 Tfidf.fitted(reading, prompts) if kind == "tfidf" else Embedding(reading, self.embedder)
             )
             seen, held = (features.matrix(own, context.engine) for own in (prompts, _prompts(task.validation)))
-            head = fit_head(seen, _labels(examples), context.seed)
-            parts[task.name], texts[task.name] = (features, head), _answers(head, held)
+            head = _head(seen, examples, task, context.seed)
+            parts[task.name], texts[task.name] = (features, head), _answers(head, held, task)
         return [self._fit(kind, {"features": kind}, parts, texts, context, time.perf_counter() - started)]
 
     def _fits_on_states(
@@ -181,9 +182,9 @@ class ClassifierStep(AnsweringStep):
                 for task in tasks:
                     seen, held = (own[:, number, pooling] for own in states[task.name])
                     features = Hidden.fitted(asked[task.name], layer, pooling, seen)
-                    head = fit_head(features.scaled(seen), _labels(taught[task.name]), context.seed)
+                    head = _head(features.scaled(seen), taught[task.name], task, context.seed)
                     parts[task.name] = (features, head)
-                    texts[task.name] = _answers(head, features.scaled(held))
+                    texts[task.name] = _answers(head, features.scaled(held), task)
                 settings = {"features": "hidden", "layer": layer, "pooling": name}
                 seconds = shared_s + time.perf_counter() - started
                 found.append(self._fit("hidden", settings, parts, texts, context, seconds))
@@ -255,9 +256,14 @@ def _prompts(examples: Sequence[Example]) -> list[Prompt]:
     return [example.prompt for example in examples]
 
 
-def _labels(examples: Sequence[Example]) -> list[str]:
-    return [str(example.label) for example in examples]
+def _head(features: Any, examples: Sequence[Example], task: Task, seed: int) -> Head:
+    """The head for the examples' labels, of which an answer has one, or where the task separates them several."""
+    labels = [str(example.label) for example in examples]
+    if task.label_separator:
+        return fit_head_of_several(features, [split_labels(own, task.label_separator) for own in labels], seed)
+    return fit_head(features, labels, seed)
 
 
-def _answers(head: Head, features: np.ndarray) -> list[str]:
-    return [head.labels[int(i)] for i in head.log_probabilities(features).argmax(1)]
+def _answers(head: Head, features: Any, task: Task) -> list[str]:
+    found = (chosen_labels(head, logs)[0] for logs in head.log_probabilities(features))
+    return [join_labels(own, task.labels, task.label_separator) for own in found]

@@ -49,6 +49,8 @@ class PromptStep(Step):
         choosing = [answer for answer in _values(self.answer) if answer != "generate"]
         if choosing and not task.labels:
             problems.append(f"answer: {choosing[0]} needs labels, and task '{task.name}' has none; use generate.")
+        if choosing and task.label_separator:
+            problems.append(f"answer: {choosing[0]} chooses one label, and answers of '{task.name}' may have several.")
         return problems
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:

@@ -205,6 +205,8 @@ class SftStep(TrainingStep):
             problems.append(
                 f"head: classify needs labels, and task '{task.name}' has none; give labels, or leave it out."
             )
+        if self.head == "classify" and task.label_separator:
+            problems.append(f"head: classify learns one label an answer, and '{task.name}' may have several.")
         if self.passages is not None and self.passages.otherwise == "absent" and task.decoding.answer != "generate":
             problems.append(
                 f"passages.otherwise: absent is for written answers, and '{task.name}' has them chosen among labels."
