@@ -96,10 +96,11 @@ def _searches(collection: Collection, *, quick: bool) -> tuple[Sides, Sides, str
     from luthier.model.embed import SentenceEmbedder
     from luthier.model.find import find_embedder
     from luthier.model.rerank import CrossReranker
+    from luthier.model.sentence_trainer import TuningSettings
     from luthier.retrieve.index import create
     from luthier.retrieve.library import reranked
     from luthier.retrieve.pairs import judged, mine
-    from luthier.retrieve.tuning import TuningSettings, tune_embedder, tune_reranker
+    from luthier.retrieve.tuning import tune_embedder, tune_reranker
     from luthier.steps.search_tuning import mean_ndcg, ordering_score, ranking_score
 
     torch.manual_seed(SEED)

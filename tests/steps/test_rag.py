@@ -12,11 +12,11 @@ from colours import make_task
 from luthier.errors import DataError, StudyError
 from luthier.evaluate.metrics import METRICS
 from luthier.infer.engine import Engine
+from luthier.model.sentence_trainer import Tuned
 from luthier.progress import Silent
 from luthier.record import predictor_from_json, predictor_to_json
 from luthier.retrieve.library import Library
 from luthier.retrieve.passages import ChunkSettings
-from luthier.retrieve.tuning import Tuned
 from luthier.runner.grounding import _conditions
 from luthier.settings import closed
 from luthier.steps import RagStep, RerankerStep, RetrieverStep, SftStep

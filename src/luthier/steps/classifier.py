@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import model_validator
 
 from luthier.data.labels import join_labels, split_labels
 from luthier.prompt.shots import spread_order
 from luthier.settings import Choose, Count, Open, values_of
 from luthier.simple.classifier import Classifier, write_classifier
+from luthier.simple.contrastive import EPOCHS, MOST_PAIRS
 from luthier.simple.features import Embedding, Features, Hidden, Tfidf
 from luthier.simple.head import Head, chosen_labels, fit_head, fit_head_of_several
 from luthier.steps.base import ShownText, StepContext, StepForecast, StepOutcome, Tried
@@ -20,6 +25,9 @@ from luthier.types import Example, Predictor, Prompt, PromptedModel, Task, Train
 
 if TYPE_CHECKING:
     pass
+
+if TYPE_CHECKING:
+    from luthier.model.sentence_trainer import Tuned
 
 Kind = Literal["tfidf", "embedding", "hidden"]
 # About the seconds that a fit takes for each example, label and hundred features, cross-validation included.
@@ -51,6 +59,9 @@ class ClassifierStep(AnsweringStep):
     features: Open[Kind] = Choose[Kind](choose=("tfidf", "embedding"))
     """What is seen of a prompt: `tfidf` of its words and characters, its sentence `embedding`, or the `hidden` states
     of the study's language model, of which validation takes the layer and the pooling."""
+    tune: Open[Literal["none", "contrastive"]] = "none"
+    """`contrastive`: the embedder is trained on the labels first, so that texts of one label come near each other
+    (SetFit, Tunstall et al. 2022); kept if it is better on validation."""
     examples: Count | None = None
     """So many of the training examples, drawn by the seed, every label as often as may be. Default: all."""
     learning_curve: tuple[Count, ...] = ()
@@ -69,6 +80,12 @@ class ClassifierStep(AnsweringStep):
     def _kinds(self) -> tuple[Kind, ...]:
         return values_of(self.features)
 
+    @model_validator(mode="after")
+    def _what_is_tuned_is_an_embedder(self) -> ClassifierStep:
+        if "contrastive" in values_of(self.tune) and "embedding" not in self._kinds:
+            raise ValueError("tune: contrastive trains the embedder, and features has no embedding; name it there")
+        return self
+
     def check(self, task: Task) -> list[str]:
         """It needs labels."""
         if not task.labels:
@@ -84,7 +101,11 @@ class ClassifierStep(AnsweringStep):
         notes: list[str] = []
         taught = {task.name: self._taught(task, context.seed) for task in context.lesson.tasks}
         kinds = self._seen(taught, context, notes)
-        fits = [own for kind in kinds for own in self._fits(kind, predictor, taught, context)]
+        tuned = None
+        if self.tune == "contrastive" and "embedding" in kinds:
+            tuned = self._tuned(taught, context, notes)
+        embedder = str(_embedder_folder(context)) if tuned is not None and tuned.kept else self.embedder
+        fits = [own for kind in kinds for own in self._fits(kind, predictor, taught, context, embedder)]
         best = max(fits, key=lambda one: one.score)  # the first of equals
         heads = {}
         for number, (name, (features, head)) in enumerate(best.parts.items()):
@@ -101,7 +122,7 @@ class ClassifierStep(AnsweringStep):
         return StepOutcome(
             Classifier(
                 heads=heads,
-                embedder=self.embedder,
+                embedder=embedder,
                 model=predictor if best.kind == "hidden" and isinstance(predictor, PromptedModel) else None,
                 threshold=self.threshold,
                 otherwise=self.otherwise,
@@ -109,12 +130,15 @@ class ClassifierStep(AnsweringStep):
             train_s=time.perf_counter() - started,
             search_s=sum(one.seconds for one in rows if not one.taken),
             tried=rows if len(rows) > 1 else (),
-            trainable_parameters=weights,
+            **({} if tuned is None else _of_training(tuned)),
+            trainable_parameters=weights + (tuned.parameters if tuned is not None and tuned.kept else 0),
+            results={} if tuned is None else {"tuning": _tuning_table(tuned)},
             facts={
                 **best.tried.settings,
                 "examples": {name: len(own) for name, own in taught.items()},
                 "heads": {name: {"kind": own.kind, "strength": own.strength} for name, (_, own) in best.parts.items()},
                 "best_score": best.score,
+                "tuned_embedder": embedder != self.embedder,
                 "seconds": best.tried.seconds,
             },
             warnings=tuple(notes),
@@ -137,8 +161,38 @@ class ClassifierStep(AnsweringStep):
                 kinds = tuple(kind for kind in kinds if kind != "embedding")
         return kinds
 
+    def _tuned(self, taught: Mapping[str, Sequence[Example]], context: StepContext, notes: list[str]) -> Tuned:
+        """The embedder trained on the labels of all tasks together."""
+        from luthier.simple.contrastive import tune_on_labels
+
+        texts, labels, held = [], [], []
+        for task in context.lesson.tasks:
+            reading = reading_of(task)
+            texts += [reading.text(example.prompt) for example in taught[task.name]]
+            labels += [f"{task.name}/{example.label}" for example in taught[task.name]]
+            held += [(reading.text(own.prompt), f"{task.name}/{own.label}") for own in task.validation]
+        if single := sum(count == 1 for count in Counter(labels).values()):
+            notes.append(f"{single} labels have one example each, which the embedder cannot bring near another")
+        base = context.engine.embedder(self.embedder).folder
+        context.engine.release()
+        return tune_on_labels(
+            base,
+            texts,
+            labels,
+            held,
+            _embedder_folder(context),
+            context.seed,
+            context.engine.device,
+            lambda steps: context.progress.track("training the embedder on the labels", steps),
+        )
+
     def _fits(
-        self, kind: Kind, predictor: Predictor, taught: Mapping[str, Sequence[Example]], context: StepContext
+        self,
+        kind: Kind,
+        predictor: Predictor,
+        taught: Mapping[str, Sequence[Example]],
+        context: StepContext,
+        embedder: str,
     ) -> list[_Fit]:
         """A fit on one kind of features; of hidden states one for each layer and pooling."""
         tasks = context.lesson.tasks
@@ -149,9 +203,7 @@ class ClassifierStep(AnsweringStep):
         for task in tasks:
             examples, reading = taught[task.name], reading_of(task)
             prompts = [example.prompt for example in examples]
-            features: Features = (
-                Tfidf.fitted(reading, prompts) if kind == "tfidf" else Embedding(reading, self.embedder)
-            )
+            features: Features = Tfidf.fitted(reading, prompts) if kind == "tfidf" else Embedding(reading, embedder)
             seen, held = (features.matrix(own, context.engine) for own in (prompts, _prompts(task.validation)))
             head = _head(seen, examples, task, context.seed)
             parts[task.name], texts[task.name] = (features, head), _answers(head, held, task)
@@ -214,7 +266,8 @@ class ClassifierStep(AnsweringStep):
             started = time.perf_counter()
             part = self.model_copy(update={"examples": count, "learning_curve": ()})
             taught = {task.name: part._taught(task, context.seed) for task in context.lesson.tasks}
-            score = max(own.score for own in part._fits(facts["features"], predictor, taught, context))
+            embedder = str(_embedder_folder(context)) if facts["tuned_embedder"] else self.embedder
+            score = max(own.score for own in part._fits(facts["features"], predictor, taught, context, embedder))
             points.append(CurvePoint(count, context.lesson.metric_of(score), time.perf_counter() - started))
         last = CurvePoint(used, context.lesson.metric_of(facts["best_score"]), facts["seconds"])
         return {"learning-curve": curve_result([*points, last], context.lesson)}
@@ -232,6 +285,8 @@ class ClassifierStep(AnsweringStep):
         if "hidden" in self._kinds:
             a_text["hidden"] = alone["hidden"] = mean_length * 2e-3  # a token for each four characters, slowly
         fit_s = sum((examples + asked) * a_text[kind] + examples * labels * _FIT_S[kind] for kind in self._kinds)
+        if self.tune == "contrastive":  # both texts of a pair, forward and backward
+            fit_s += EPOCHS * min(MOST_PAIRS, examples * labels) * 2 * 3 * a_text.get("embedding", 0.0)
         last = self._kinds[-1]
         features = _MOST_FEATURES if "tfidf" in self._kinds else 1024
         return StepForecast(
@@ -250,6 +305,28 @@ class ClassifierStep(AnsweringStep):
                 pieces = ((reading.text(example.prompt), False), ("\n→ ", False), (example.completion, True))
                 found.append(ShownText(str(example.place), pieces))
         return found[:count]
+
+
+def _embedder_folder(context: StepContext) -> Path:
+    return context.folder / "classifier" / "embedder"
+
+
+def _of_training(tuned: Tuned) -> dict[str, Any]:
+    """What training the embedder took, as `StepOutcome` has it."""
+    return {"loop_s": tuned.seconds, "trained_tokens": tuned.tokens, "trainable_share": 1.0}
+
+
+def _tuning_table(tuned: Tuned) -> dict[str, Any]:
+    names = ["before", *(f"epoch {number}" for number in range(1, len(tuned.scores)))]
+    return {
+        "kind": "table",
+        "title": "The embedder on the labels: validation examples whose label's mean is nearest",
+        "columns": ["weights", "share", ""],
+        "rows": [
+            [name, round(score, 4), "used" if number == tuned.kept else ""]
+            for number, (name, score) in enumerate(zip(names, tuned.scores, strict=True))
+        ],
+    }
 
 
 def _prompts(examples: Sequence[Example]) -> list[Prompt]:

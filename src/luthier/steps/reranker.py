@@ -56,8 +56,9 @@ class RerankerStep(SearchTuningStep):
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """The predictor with the cross-encoder that gives the best nDCG@10 on validation, if it is better than none."""
+        from luthier.model.sentence_trainer import total_steps
         from luthier.retrieve.library import query_of
-        from luthier.retrieve.tuning import total_steps, tune_reranker
+        from luthier.retrieve.tuning import tune_reranker
 
         predictor = prompted(predictor)
         assert context.library is not None

@@ -44,8 +44,9 @@ class RetrieverStep(SearchTuningStep):
 
     def fit(self, predictor: Predictor, context: StepContext) -> StepOutcome:
         """The predictor with the trained embedder, if nDCG@10 on validation is better with it."""
+        from luthier.model.sentence_trainer import total_steps
         from luthier.retrieve.library import query_of
-        from luthier.retrieve.tuning import total_steps, tune_embedder
+        from luthier.retrieve.tuning import tune_embedder
 
         predictor = prompted(predictor)
         assert context.library is not None

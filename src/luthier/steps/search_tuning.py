@@ -16,9 +16,9 @@ from luthier.steps.rag import RagStep, search_problems
 from luthier.types import PromptedModel, Task, Training
 
 if TYPE_CHECKING:
+    from luthier.model.sentence_trainer import Tuned, TuningSettings
     from luthier.retrieve.index import Index, Kind
     from luthier.retrieve.pairs import Mined
-    from luthier.retrieve.tuning import Tuned, TuningSettings
 
 # Documents of the index that validation ranks at most, the right ones among them.
 MOST_RANKED = 5000
@@ -61,7 +61,7 @@ class SearchTuningStep(Step):
         return search_problems(self.step, self.query, task)
 
     def settings(self, batch_size: int, context: StepContext) -> TuningSettings:
-        from luthier.retrieve.tuning import TuningSettings
+        from luthier.model.sentence_trainer import TuningSettings
 
         return TuningSettings(
             self.epochs, batch_size, self.learning_rate, self.warmup, context.seed, context.engine.device
