@@ -19,7 +19,9 @@ KEPT = Path(__file__).parent / "results" / "studies"
 Values = Mapping[str, Any]
 
 _OF_RUN = ("name", "finished", "seconds", "targets", "model", "device", "precision", "seed", "machine", "versions")
-_OF_COMPARISON = ("target", "targets", "metric", "n", "split", "approaches", "pairs", "by_task", "matrix", "seeds")
+_OF_COMPARISON = (
+    *("target", "targets", "metric", "n", "split", "approaches", "floors", "pairs", "by_task", "matrix", "seeds"),
+)
 _OF_RETRIEVAL = ("grounding", "diagnosis", "revision")
 _MOST_COLUMNS = 5  # of tasks; with more they stand in rows
 _MOST_TASKS = 2  # a study with more targets shows them in a table of their own, task by row
@@ -145,6 +147,8 @@ def _ranking(study: Values) -> str:
             found = row["scores"][task][0]
             cells.append(_with_interval(found, _is_share(found["metric"])))
         rows.append(cells)
+    for floor in study.get("floors") or ():  # not there in studies that were kept before
+        rows.append([f"floor: {floor['words']}", _with_interval(floor, share), *[""] * (len(heading) - 2)])
     note = "Brackets hold 95% intervals; in bold what the study recommends. Changes of probes are paired with the base."
     return f"{_table(heading, rows)}\n\n{note}"
 

@@ -72,16 +72,20 @@ class SentenceEmbedder:
 
     def unknown_share(self, texts: Sequence[str]) -> float:
         """Share of the texts' words that it has no token for, from 0 to 1."""
-        tokenizer = self._model.tokenizer
-        if not texts or tokenizer.unk_token_id is None:
-            return 0.0
-        ids = tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        tokens = sum(map(len, ids))
-        return sum(own.count(tokenizer.unk_token_id) for own in ids) / tokens if tokens else 0.0
+        return unknown_share(self._model.tokenizer, texts)
 
     @property
     def _model(self) -> Any:
         return _load(str(self.folder), self._device)
+
+
+def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
+    """Share of the texts' words that a tokenizer has no token for, from 0 to 1."""
+    if not texts or tokenizer.unk_token_id is None:
+        return 0.0
+    ids = tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    tokens = sum(map(len, ids))
+    return sum(own.count(tokenizer.unk_token_id) for own in ids) / tokens if tokens else 0.0
 
 
 def embed_texts(texts: Sequence[str], folder: Path, device: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.model.device import peak_bytes, reset_peak
 from luthier.progress import Advance
 
 
@@ -31,8 +32,10 @@ class Tuned:
     Attributes:
         scores: What validation gave before the training and after each epoch.
         kept: The number of the epoch whose weights are kept, from 1; 0 where none was better than before.
+        seconds: Of the training, validations left out.
         tokens: Texts' tokens that went through the training.
-        parameters: Of the model, all of which are trained.
+        parameters: Those that are trained; `all_parameters` are those of the whole model.
+        peak_bytes: Highest memory meanwhile.
     """
 
     scores: list[float] = field(default_factory=list)
@@ -40,6 +43,8 @@ class Tuned:
     seconds: float = 0.0
     tokens: int = 0
     parameters: int = 0
+    all_parameters: int = 0
+    peak_bytes: int = 0
 
 
 def total_steps(examples: int, settings: TuningSettings) -> int:
@@ -61,6 +66,7 @@ def trainer_arguments(work: str, settings: TuningSettings) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": settings.device == "cpu",
+        "dataloader_pin_memory": settings.device == "cuda",
     }
 
 
@@ -80,6 +86,7 @@ def keeping_the_best(
             advance(1)
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            started = time.perf_counter()
             was_training = model.training
             model.eval()
             score = validate(model)
@@ -88,19 +95,22 @@ def keeping_the_best(
                 tuned.kept = len(tuned.scores)
                 model.save_pretrained(str(output), create_model_card=False)
             tuned.scores.append(score)
+            tuned.seconds -= time.perf_counter() - started
 
     return Watch()
 
 
-def train_timed(trainer: Any, tuned: Tuned) -> None:
-    """Run a trainer, and note how long it took and how many parameters it trained."""
+def train_timed(trainer: Any, tuned: Tuned, device: str) -> None:
+    """Run a trainer that trains all of its model, and note what it took; what `keeping_the_best` does is left out."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    tuned.parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    tuned.parameters = tuned.all_parameters = sum(own.numel() for own in trainer.model.parameters())
+    reset_peak(device)
     started = time.perf_counter()
     trainer.train()
-    tuned.seconds = time.perf_counter() - started
+    tuned.seconds += time.perf_counter() - started
+    tuned.peak_bytes = peak_bytes(device)
 
 
 def count_tokens(tokenizer: Any, columns: Mapping[str, Sequence[str]], longest: int) -> int:

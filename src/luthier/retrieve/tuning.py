@@ -61,7 +61,7 @@ def tune_embedder(
         trainer = SentenceTransformerTrainer(
             model=model, args=arguments, train_dataset=Dataset.from_dict(columns), loss=loss, callbacks=[watch]
         )
-        train_timed(trainer, tuned)
+        train_timed(trainer, tuned, settings.device)
     return tuned
 
 
@@ -113,5 +113,5 @@ def tune_reranker(
         trainer = CrossEncoderTrainer(
             model=model, args=arguments, train_dataset=Dataset.from_dict(columns), loss=loss, callbacks=[watch]
         )
-        train_timed(trainer, tuned)
+        train_timed(trainer, tuned, settings.device)
     return tuned

@@ -364,7 +364,7 @@ def _check_room(folder: Path, step: Step, before: Fitted) -> None:
 def short(step: Step) -> str:
     row = step.model_dump(mode="json", exclude_unset=True)
     kind = row.pop("step", step.model_dump()["step"])
-    settings = ", ".join(f"{k} {_clipped(v)}" for k, v in row.items() if step.is_changed(k))
+    settings = ", ".join(f"{k} {_clipped(v)}" for k, v in row.items())
     return f"{kind} ({settings})" if settings else str(kind)
 
 

@@ -116,7 +116,7 @@ def tune_on_labels(
             loss=CosineSimilarityLoss(model),
             callbacks=[watch],
         )
-        train_timed(trainer, tuned)
+        train_timed(trainer, tuned, settings.device)
     return tuned
 
 

@@ -114,8 +114,9 @@ class SftStep(TrainingStep):
     def on_trial(self) -> SftStep:
         """The same for fewer epochs, evaluated at the end."""
         evaluations = max(1, round(self.evaluations * self.trial))
-        epochs = {"epochs": given(self.epochs) * self.trial, "evaluations": evaluations, "patience": 0}
-        return self.with_settings(**epochs, trial=1.0, learning_curve=())
+        short = {"epochs": given(self.epochs) * self.trial, "evaluations": evaluations, "patience": 0}
+        kept = self.model_fields_set - {"trial", "learning_curve"}
+        return type(self).model_validate({name: getattr(self, name) for name in kept} | short)
 
     def for_data(self, tasks: Sequence[Task]) -> Step:
         """With learning rates that validation chooses among, where none is given and nothing else is left open."""
