@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--data", type=Path, default=os.environ.get("LUTHIER_DATA"), help="the folder of data sets (or LUTHIER_DATA)"
     )
     found.add_argument("--only", nargs="*", help="names of sets; default: all that are there")
+    found.add_argument("--no-model", action="store_true", help="leave the language model out everywhere")
     return found
 
 
@@ -63,7 +64,7 @@ def sets(data: Path | None) -> dict[str, Callable[[], Set]]:
     return found
 
 
-def measure(chosen: Mapping[str, Callable[[], Set]], *, quick: bool) -> dict[str, Any]:
+def measure(chosen: Mapping[str, Callable[[], Set]], *, quick: bool, no_model: bool = False) -> dict[str, Any]:
     from luthier.quiet import quiet
 
     quiet()
@@ -72,7 +73,8 @@ def measure(chosen: Mapping[str, Callable[[], Set]], *, quick: bool) -> dict[str
     for name, read in chosen.items():
         own = read()
         print(f"{name}: {len(own.train):,} training, {len(own.test):,} test messages", file=sys.stderr, flush=True)
-        runs = [_run(own, seed, quick=quick) for seed in (SEEDS[:1] if quick else SEEDS)]
+        left_out = set(WITH_MODEL) if quick or no_model or len(own.train) > MOST_FOR_A_MODEL else set()
+        runs = [_run(own, seed, left_out) for seed in (SEEDS[:1] if quick else SEEDS)]
         kept[name] = {
             approach: [next(r for r in run["approaches"] if r["name"] == approach) for run in runs]
             for approach in (row["name"] for row in runs[0]["approaches"])
@@ -96,16 +98,17 @@ def measure(chosen: Mapping[str, Callable[[], Set]], *, quick: bool) -> dict[str
             "seeds, on this machine.",
             "nearest: the label of the most similar training message, by words, embedding or both, and how many vote, "
             "as validation takes them. tfidf and embedding: logistic regression on word and character TF-IDF, and on "
-            "MiniLM-L6; contrastive: the same after MiniLM-L6 was trained on the labels. hidden: on the hidden states "
+            "MiniLM-L6. hidden: on the hidden states "
             "of SmolLM2-135M. few-shot: SmolLM2-135M with the eight most similar messages in its prompt.",
-            f"The last two are left out where there are more than {MOST_FOR_A_MODEL:,} training messages.",
+            f"hidden and few-shot are left out where there are more than {MOST_FOR_A_MODEL:,} training messages"
+            f"{', and everywhere in this run' if no_model else ''}.",
         ],
         **outcome.frame(quick),
     }
 
 
-def _run(own: Set, seed: int, *, quick: bool) -> dict[str, Any]:
-    """The comparison of one run."""
+def _run(own: Set, seed: int, left_out: set[str]) -> dict[str, Any]:
+    """The comparison of one run, without some approaches."""
     from luthier.runner import run
     from luthier.study import load_study
 
@@ -119,7 +122,6 @@ def _run(own: Set, seed: int, *, quick: bool) -> dict[str, Any]:
         settings = yaml.safe_load((HERE / "rivals.yaml").read_text(encoding="utf-8"))
         settings["seed"] = seed
         settings["task"]["split"]["validation"] = own.validation
-        left_out = set(WITH_MODEL) if quick or len(own.train) > MOST_FOR_A_MODEL else set()
         settings["approaches"] = {k: v for k, v in settings["approaches"].items() if k not in left_out}
         if left_out:
             del settings["model"]
@@ -183,7 +185,7 @@ def main(given: argparse.Namespace) -> None:
         chosen = dict(list(chosen.items())[:1])
     if not chosen:
         raise SystemExit(f"no such set (there are: {'; '.join(found)})")
-    outcome.finish(measure(chosen, quick=given.quick), given)
+    outcome.finish(measure(chosen, quick=given.quick, no_model=given.no_model), given)
 
 
 if __name__ == "__main__":

@@ -243,7 +243,8 @@ def chat(run_dir: RunDir, approach: ApproachName = None, task: TaskName = None) 
 
     quiet()
     opened = open_run(run_dir, approach, task)
-    on = f" on {opened.study.model}" if opened.predictor.models else ""
+    named = opened.study.approaches[opened.name].model or opened.study.model
+    on = f" on {named}" if opened.predictor.models else ""
     console.print(f"{opened.name}{on}. An empty line ends.", style="dim", markup=False)
     turns: list[Message] = []
     while True:

@@ -361,6 +361,10 @@ class Tools(Protocol):
         one, float32. (P, layers, 2, H)"""
         ...
 
+    def prompt_tokens(self, predictor: PromptedModel, prompts: Sequence[Prompt]) -> Sequence[int]:
+        """Tokens of each prompt as a language model gets it."""
+        ...
+
     def layers(self, ref: ModelRef) -> int:
         """How many layers a language model has; nothing is loaded for it."""
         ...

@@ -118,3 +118,23 @@ def test_shorter_answers_pay_for_training_too():
     result = compared(long, short)
     assert result["break_even"] == [{"trained": "lora", "untrained": "zero-shot", "requests": 725}]  # 310 / 0.428
     assert any("the shorter answers of lora have paid" in reason for reason in result["reasons"])
+
+
+def test_training_that_alone_beats_the_floor_is_not_said_to_have_no_rival():
+    result = compared(
+        approach("few-shot", beside(12, 4, 100)),
+        approach("lora", right(180), train_s=300),
+        floors=[floor("most-frequent", right(100))],
+    )
+    assert result["recommended"] == "lora"
+    assert "few-shot (54.0%), is not shown to be better than doing most-frequent (50.0%)" in result["verdict"]
+    assert "no approach to compare" not in result["verdict"]
+
+
+def test_a_floor_with_partial_credit_is_compared_by_a_metric_of_the_users_own():
+    whole = [float(n % 2) for n in range(200)]
+    result = compared(
+        approach("zero-shot", whole, metric="mine.py:credit"),
+        floors=[floor("most-frequent", [0.5] * 100 + [0.0] * 100, metric="mine.py:credit")],
+    )
+    assert result["floors"][0]["mean"] == 0.25

@@ -188,3 +188,15 @@ def test_a_classifier_gives_several_labels(root: Path):
     card = partial(model_card, root / "run", "classifier")
     assert export(opened, root / "out", merge=False, card=card, check=18, progress=Silent()).score == 1.0
     assert write_report(root / "run").is_file()
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"step": "few-shot", "shots": 1}, "nearest"], "nearest asks no language model, so few-shot before it"),
+        ([{"step": "nearest", "threshold": 0.3}], "threshold is in the unit of the similarity"),
+    ],
+)
+def test_steps_that_would_be_done_for_nothing_are_refused(steps: list[object], message: str):
+    with pytest.raises(StudyError, match=message):
+        modelless(model="some", approaches={"a": steps})

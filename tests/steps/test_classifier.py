@@ -172,7 +172,7 @@ def test_a_language_that_the_embedder_does_not_know_is_left_to_words(tmp_path: P
     foreign = [(text.replace("a", "ä").replace("b", "ß") + "é", label) for text, label in rows(30, 1)]
     outcome, _ = fit(ClassifierStep(), task_of(foreign, foreign[:6]), tmp_path)
     assert outcome.facts["features"] == "tfidf"
-    assert "words alone are compared instead" in outcome.warnings[0]
+    assert "Words alone are compared where" in outcome.warnings[0]
 
 
 def test_too_many_labels_for_logistic_regression_are_told_apart_by_their_means(tmp_path: Path, monkeypatch):  # type: ignore[no-untyped-def]

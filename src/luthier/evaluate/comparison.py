@@ -229,6 +229,7 @@ class _MeasuredFloor:
     """A floor that the deciding metric could score."""
 
     floor: FloorResult
+    metric: Metric
     column: Column
     interval: Interval
 
@@ -257,7 +258,7 @@ def _measured_floors(
         metric, columns = judged_columns([*approaches, floor.result], targets)
         column = columns[-1]
         if column.scored.any():
-            found.append(_MeasuredFloor(floor, column, interval_of(column, metric, seed)))
+            found.append(_MeasuredFloor(floor, metric, column, interval_of(column, metric, seed)))
     metric, _ = judged_columns(approaches, targets)
     direction = -1 if metric.higher_is_better else 1
     return sorted(found, key=lambda one: direction * one.interval.mean)
@@ -279,7 +280,7 @@ def _against_floors(
     }
     found = {
         name: difference_of(
-            columns[name], one.column, metric, seed, f"'{name}' and the floor '{one.floor.result.name}'"
+            columns[name], one.column, one.metric, seed, f"'{name}' and the floor '{one.floor.result.name}'"
         )
         for name, one in met.items()
     }

@@ -97,19 +97,31 @@ def _one_kind(table: Table, chosen: Standing) -> str:
     if chosen.name != best.name:
         near = f", {_near(table, chosen, best, 'best')}: {_totals(table, chosen, best)}"
     if chosen.trains:
-        return (
-            f"Use {chosen.name}: {_score(table, chosen)}{near}; {_price(chosen)}. "
-            "The study has no approach to compare it with that leaves the language model as it is."
-        )
+        return f"Use {chosen.name}: {_score(table, chosen)}{near}; {_price(chosen)}. {_beside_nothing_of_use(table)}"
     start, subject = (_do_not(chosen), chosen.name) if _some_train(table) else (f"Use {chosen.name}", "it")
     if near:
         return f"{start}: {subject} has {_score(table, chosen)}{near}."
     if len(table.standings) == 1:
         return f"{start}: {_score(table, chosen)}; there is no other approach to compare it with."
-    text = f"{start}: {subject} scores best, with {_score(table, chosen)}"
+    text = f"{start}: {subject} scores best of what is of use, with {_score(table, chosen)}"
+    if table.eligible == list(table.standings):
+        text = text.replace(" of what is of use", "")
     if len(table.eligible) == 1:
         return f"{text}, of the approaches that stay under the limit of forgetting and are of use."
     return f"{text}; the next best approach, {_worse(table, table.eligible[1], chosen)}."
+
+
+def _beside_nothing_of_use(table: Table) -> str:
+    """Why training is compared with nothing that leaves the language model as it is."""
+    others = [standing for standing in table.remembering if not standing.trains]
+    if not others:
+        return "The study has no approach to compare it with that leaves the language model as it is."
+    best = others[0]
+    assert best.floor is not None, "without a floor every approach is of use"
+    return (
+        f"The best that leaves the language model as it is, {_named(table, best)}, is not shown to be better than "
+        f"{best.floor.words} ({value_text(table.metric, best.floor.mean)})."
+    )
 
 
 def _helpful(table: Table, chosen: Standing, trained: Standing, untrained: Standing) -> str:

@@ -119,15 +119,25 @@ class Engine:
     ) -> np.ndarray:
         """What layers (from 1) hold of the prompts as the predictor renders them: the mean over the tokens of the last
         turn and what stands behind it, and that of the last token, float32. (P, layers, 2, H)"""
-        # With another last turn, all that stands before it is the same.
+        # With another last turn, and the same shots and passages, all that stands before it is the same.
         others = [replace(own, messages=(*own.messages[:-1], Message("user", "\u241f"))) for own in prompts]
+        shots, grounds = self.select_shots(predictor, prompts), self.ground(predictor, prompts)
+        renderer = self.renderer(predictor.model)
         ids, other_ids = (
-            [rendered.ids for rendered in self.render(predictor, asked, reserve=0)] for asked in (prompts, others)
+            [
+                renderer.prompt(prompt, predictor.wording, own, 0, ground).ids
+                for prompt, own, ground in zip(asked, shots, grounds, strict=True)
+            ]
+            for asked in (prompts, others)
         )
         begins = [_shared(one, other) for one, other in zip(ids, other_ids, strict=True)]
         whole = [begin if begin < len(own) else 0 for begin, own in zip(begins, ids, strict=True)]
         with self._running(predictor.model, None) as running:
             return pooled_states(running, ids, whole, layers, advance)
+
+    def prompt_tokens(self, predictor: PromptedModel, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of each prompt as the predictor renders it."""
+        return [len(rendered.ids) for rendered in self.render(predictor, prompts, reserve=0)]
 
     def layers(self, ref: ModelRef) -> int:
         """How many layers a language model has; nothing is loaded for it."""

@@ -109,3 +109,8 @@ def _load(folder: str, device: str):  # type: ignore[no-untyped-def]
         return SentenceTransformer(folder, device=device)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} cannot be loaded as a sentence-embedding model: {error}") from error
+
+
+def forget_embedders() -> None:
+    """Load embedders anew when they are next asked: a folder holds another than before, or is no more."""
+    _load.cache_clear()

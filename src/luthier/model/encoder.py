@@ -1,5 +1,5 @@
-"""An encoder with a head that gives each label a score: transformers' own class for classifying sequences. It is made of
-any encoder, trained elsewhere, kept as safetensors, and read again."""
+"""An encoder with a head that gives each label a score: transformers' own class for classifying sequences. It is made
+of any encoder, trained elsewhere, kept as safetensors, and read again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError
 from luthier.model.embed import unknown_share
-from luthier.model.load import window_of
+from luthier.model.load import load_config, window_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,14 +46,6 @@ class LabelEncoder:
         """Tokens of each text, those around it among them, nothing cut."""
         return [len(ids) for ids in self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
 
-    def too_long(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than it reads."""
-        return sum(length > self.longest for length in self.lengths(texts))
-
-    def unknown_share(self, texts: Sequence[str]) -> float:
-        """Share of the texts' words that it has no token for, from 0 to 1."""
-        return unknown_share(self.tokenizer, texts)
-
     def logits(self, texts: Sequence[str]) -> Any:
         """A tensor with the labels' scores of a few texts, with gradients where the model is trained. (N, K)"""
         inputs = self.tokenizer(
@@ -81,6 +73,15 @@ class LabelEncoder:
         self.tokenizer.save_pretrained(str(folder))
 
 
+def how_read(folder: Path, texts: Sequence[str]) -> tuple[int, float]:
+    """How many of the texts are longer than the folder's encoder reads, and the share of their words that it has no
+    token for. No weights are loaded for it."""
+    tokenizer = _tokenizer(folder)
+    longest = _longest(tokenizer, load_config(folder))
+    ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+    return sum(len(own) > longest for own in ids), unknown_share(tokenizer, texts)
+
+
 def start_encoder(folder: Path, labels: Sequence[str], device: str, *, lora: bool) -> LabelEncoder:
     """An encoder with a new head for these labels, in training mode. What is new is drawn by torch's own state.
 
@@ -106,7 +107,7 @@ def start_encoder(folder: Path, labels: Sequence[str], device: str, *, lora: boo
             f"{folder} has no weights for {len(body)} parts of the encoder ({', '.join(sorted(body)[:3])}): it is "
             "incomplete, or of another kind. Name an encoder such as BERT or MiniLM with encoder."
         )
-    longest = min(LONGEST, int(tokenizer.model_max_length), window_of(model.config))
+    longest = _longest(tokenizer, model.config)
     tokenizer.model_max_length = longest  # so that others who load it cut texts where it was trained to
     model = model.to(device)
     if lora:
@@ -137,6 +138,10 @@ def load_encoder(folder: str, device: str) -> LabelEncoder:
     tokenizer = _tokenizer(Path(folder))
     model, _ = _model(Path(folder))
     return LabelEncoder(model.to(device).eval(), tokenizer, int(tokenizer.model_max_length))
+
+
+def _longest(tokenizer: Any, config: Any) -> int:
+    return min(LONGEST, int(tokenizer.model_max_length), window_of(config))
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -154,7 +154,7 @@ def apply_step(
         stages=stages,
         steps=(*before.steps, done),
         choices=(*before.choices, row["choice"]) if row["choice"] else before.choices,
-        applied=(*before.applied, step),
+        applied=(*before.applied, step.with_settings(**row["taken"]) if row["taken"] else step),
         warnings=(*before.warnings, *row["warnings"]),
     )
 
@@ -264,6 +264,7 @@ def _fit(
             "train_s": outcome.train_s - outcome.search_s,
             "search_s": outcome.search_s,
             "choice": _choice(settings["step"], shop.lesson(step).metric_name, outcome.tried),
+            "taken": dict(outcome.taken),
             "warnings": list(outcome.warnings),
             "loop_s": outcome.loop_s,
             "indexes": dict(outcome.indexes),

@@ -398,8 +398,9 @@ def _power(targets: Sequence[Task]) -> str:
 
 
 def _held_out_tokens(lesson: TextLesson, prepared: Prepared) -> int:
-    assert prepared.language_model is not None, "raw text is read by a language model"
-    renderer = prepared.engine.renderer(prepared.language_model.model)
+    models = (prepared.base(name).language_model for name, own in prepared.study.approaches.items() if own.trains)
+    asked = prepared.language_model or next(model for model in models if model is not None)
+    renderer = prepared.engine.renderer(asked.model)
     blocks = (renderer.blocks(document.text, "", lesson.block_tokens) for document in lesson.documents.held)
     return sum(len(block.ids) for own in blocks for block in own)
 

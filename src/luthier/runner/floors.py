@@ -9,12 +9,13 @@ from statistics import median
 
 from luthier.evaluate.comparison import ApproachResult, FloorResult
 from luthier.model.embed import DEFAULT_EMBEDDER
+from luthier.progress import Progress
 from luthier.prompt.similar import whole_prompts
 from luthier.retrieve.passages import ChunkSettings
 from luthier.runner.fitted import Fitted
 from luthier.runner.keys import key_of, training_key
 from luthier.runner.measure import Bench, cost_in, is_answered, measure_answers, scores_and_answers
-from luthier.runner.prepare import Prepared
+from luthier.runner.prepare import Prepared, documents_embedder
 from luthier.simple.floors import (
     BestSentence,
     DrawByFrequency,
@@ -72,7 +73,7 @@ def floors_of(prepared: Prepared, bench: Bench) -> list[Floor]:
         }
         found.append(Floor("first-sentences", "giving the first sentences", FirstSentences(counted, reading)))
     if len(targets) == 1 and targets[0].documents is not None:
-        found.append(_best_sentence(targets[0], prepared))
+        found.append(_best_sentence(targets[0], prepared, bench.progress))
     return found
 
 
@@ -97,12 +98,15 @@ def _is_summed_up(task: Task) -> bool:
     return asked >= _LONG_INPUT and asked >= _SHORTER * median(len(own.completion.split()) for own in sample)
 
 
-def _best_sentence(task: Task, prepared: Prepared) -> Floor:
+def _best_sentence(task: Task, prepared: Prepared, progress: Progress) -> Floor:
+    """With the embedder that the study searches with, where it names one."""
     assert task.documents is not None
-    index = prepared.library.index(task.documents.folder, DEFAULT_EMBEDDER, ChunkSettings())
-    retrieval = Retrieval(index=str(index.folder), embedder=DEFAULT_EMBEDDER, k=1)
-    rule = BestSentence(task.name, retrieval, DEFAULT_EMBEDDER)
-    return Floor("best-sentence", "giving the best sentence of the best passage", rule)
+    embedder = documents_embedder(prepared.study)
+    index = prepared.library.index(task.documents.folder, embedder, ChunkSettings(), progress)
+    retrieval = Retrieval(index=str(index.folder), embedder=embedder, k=1)
+    return Floor(
+        "best-sentence", "giving the best sentence of the best passage", BestSentence(task.name, retrieval, embedder)
+    )
 
 
 def measure_floors(prepared: Prepared, bench: Bench) -> list[FloorResult]:

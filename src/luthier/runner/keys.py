@@ -22,6 +22,8 @@ LIBRARIES = (
     "tokenizers",
     "sentence-transformers",
     "bm25s",
+    "scikit-learn",
+    "scipy",
     "jinja2",
     "markitdown",
     "sacrebleu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,4 +39,8 @@ def engine(root: Path, device: str, precision: str, documents: Library) -> Engin
     from luthier.infer.engine import Engine
     from luthier.model.embed import SentenceEmbedder
 
-    return Engine(device, precision, lambda name: SentenceEmbedder.named(name, root, device), documents)
+    @cache
+    def embedder(name: str) -> SentenceEmbedder:  # found once: a name may have to be looked up on the hub
+        return SentenceEmbedder.named(name, root, device)
+
+    return Engine(device, precision, embedder, documents)

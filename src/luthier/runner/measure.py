@@ -127,7 +127,7 @@ def _answer(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
             "seconds": seconds,
             "latencies": [],
             "peak_bytes": peak_bytes(engine.device),
-            "window": engine.renderer(asked.model).window if isinstance(asked, PromptedModel) else None,
+            "window": engine.renderer(asked.models[0]).window if asked.models else None,
             "not_on_tree": engine.refusal(asked.model) if isinstance(asked, PromptedModel) else "",
         },
     )

@@ -14,6 +14,7 @@ from luthier.evaluate.metrics import Metric, load_metric, metric_traits
 from luthier.evaluate.over_tasks import have_common_scale
 from luthier.evaluate.user_metric import is_user_metric
 from luthier.model.device import resolve_device, resolve_precision
+from luthier.model.embed import DEFAULT_EMBEDDER
 from luthier.model.find import find_embedder, find_model, model_key
 from luthier.prompt.wording import check_template
 from luthier.runner.documents import with_documents
@@ -22,7 +23,7 @@ from luthier.runner.keys import key_of, source_key, training_key, versions
 from luthier.runner.machinery import engine, library
 from luthier.runner.revision import Revision, load_revision
 from luthier.settings import closed
-from luthier.steps import PretrainStep
+from luthier.steps import PretrainStep, RagStep
 from luthier.steps.base import Step
 from luthier.steps.lesson import Lesson
 from luthier.steps.training import TrainingStep
@@ -168,6 +169,8 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
         for step in approach.steps
         for name in step.embedders
     }
+    if len(study.targets) == 1 and judged.documents is not None:
+        find_embedder(documents_embedder(study), root)  # the floor of documents searches with it
     keys = {str(folder): model_key(str(folder)) for folder in models.values()}
     return Prepared(
         study=study,
@@ -187,6 +190,12 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
     )
 
 
+def documents_embedder(study: Study) -> str:
+    """What the documents' floor is searched by: the embedder that the first step names which reads documents."""
+    steps = (step for approach in study.approaches.values() for step in approach.steps)
+    return next((step.embedder for step in steps if isinstance(step, RagStep)), DEFAULT_EMBEDDER)
+
+
 def _problems_of_losses(study: Study, tasks: Mapping[str, Task]) -> list[str]:
     """Approaches that give no log-probabilities, where those decide."""
     by_loss = [name for name in study.targets if metric_traits(tasks[name].metric).needs_logprobs]
@@ -196,6 +205,11 @@ def _problems_of_losses(study: Study, tasks: Mapping[str, Task]) -> list[str]:
         "accuracy, token_f1 or rouge_l."
         for name, approach in study.approaches.items()
         if by_loss and approach.answers_without
+    ] + [
+        f"approaches.{name}: head: classify gives the log-probability of a label, and {tasks[by_loss[0]].metric} of "
+        f"task '{by_loss[0]}' that of an answer's tokens, so they cannot be compared; put accuracy first."
+        for name, approach in study.approaches.items()
+        if by_loss and not approach.gives_model and not approach.answers_without
     ]
 
 

@@ -24,7 +24,7 @@ def has_stages(fitted: Fitted, bench: Bench) -> bool:
     """Whether there is a matrix to be made: two training steps or more, two tasks or more, and models that write; the
     loss of a classification head is not to be compared with theirs."""
     writing = all(stage.model.head is None for stage in fitted.stages)
-    return len(fitted.stages) > 1 and len(bench.tasks) > 1 and writing
+    return len(fitted.stages) > 1 and len(bench.tasks) > 1 and writing and fitted.language_model is not None
 
 
 def stage_matrices(

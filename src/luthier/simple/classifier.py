@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 from luthier.data.labels import join_labels, separator_of
 from luthier.errors import RunError
-from luthier.simple.features import Embedding, Features, Hidden, Tfidf
+from luthier.model.encoder import load_encoder
+from luthier.simple.features import Embedding, Encoded, Features, Hidden, Tfidf
 from luthier.simple.head import Head, chosen_labels
 from luthier.types import FOLDER, NAMED, Completion, Decoding, ModelRef, Predictor, Prompt, PromptedModel, Tools
 
-_ABOUT, _TENSORS = "classifier.json", "classifier.safetensors"
+_ABOUT, _TENSORS, _ENCODER = "classifier.json", "classifier.safetensors", "encoder"
 # Of more labels only the likeliest are written with their probabilities.
 _MOST_SHOWN = 100
 
@@ -45,7 +46,11 @@ class Classifier(Predictor):
         return () if self.model is None else self.model.models
 
     def serving(self, task: str, decoding: Decoding, target: str) -> Classifier:
-        return replace(self, heads={task: self.heads[task]}) if task in self.heads else self
+        if task not in self.heads:
+            return self
+        # Its language model as it was asked this task when the head was fitted.
+        model = None if self.model is None else self.model.serving(task, decoding, target)
+        return replace(self, heads={task: self.heads[task]}, model=model)
 
     def declines(self, task: str) -> str:
         return "" if task in self.heads else f"the classifier knows the labels of {', '.join(self.heads)} alone"
@@ -55,10 +60,14 @@ class Classifier(Predictor):
     ) -> list[Completion]:
         features, head = self._parts(prompts[0].task)
         logs = head.log_probabilities(features.matrix(prompts, tools))
+        read = [0] * len(prompts) if self.model is None else tools.prompt_tokens(self.model, prompts)
         advance(len(prompts))
-        return [self._completion(prompt, head, labels, row) for prompt, row in zip(prompts, logs, strict=True)]
+        return [
+            self._completion(prompt, head, labels, row, tokens)
+            for prompt, row, tokens in zip(prompts, logs, read, strict=True)
+        ]
 
-    def _completion(self, prompt: Prompt, head: Head, labels: Sequence[str], logs: Any) -> Completion:
+    def _completion(self, prompt: Prompt, head: Head, labels: Sequence[str], logs: Any, tokens: int) -> Completion:
         import numpy as np
 
         order = np.argsort(-logs, kind="stable")[:_MOST_SHOWN]
@@ -68,7 +77,7 @@ class Classifier(Predictor):
             prompt.id,
             self.otherwise if kept_back else join_labels(found, labels or head.labels, separator_of(labels)),
             prompt.messages,
-            0,
+            tokens,
             0,
             "abstained" if kept_back else "choice",
             label_logprobs={head.labels[i]: float(logs[i]) for i in order},
@@ -83,13 +92,15 @@ class Classifier(Predictor):
             features = _tfidf(self.heads[task])
         elif about["kind"] == "embedding":
             features = Embedding.read(about, self.embedder)
+        elif about["kind"] == "encoder":
+            features = Encoded.read(about, str(Path(self.heads[task]) / _ENCODER))
         else:
             assert self.model is not None, "hidden states are those of a language model"
             features = Hidden.read(about, tensors, self.model)
         return features, Head.read(row, tensors)
 
     def export(self, folder: Path, tools: Tools) -> Classifier:
-        """The head and what its features need; an embedder is copied whole."""
+        """The head and what its features need; an embedder or an encoder is copied whole."""
         ((task, head),) = self.heads.items()
         if self.model is not None:
             raise RunError(
@@ -99,7 +110,10 @@ class Classifier(Predictor):
         for name in (_ABOUT, _TENSORS):
             shutil.copy2(Path(head) / name, folder / name)
         moved = replace(self, heads={task: str(folder)})
-        if _read(head)[0]["features"]["kind"] != "embedding":
+        kind = _read(head)[0]["features"]["kind"]
+        if kind == "encoder":
+            shutil.copytree(Path(head) / _ENCODER, folder / _ENCODER)
+        if kind != "embedding":
             return moved
         shutil.copytree(tools.embedder(self.embedder).folder, folder / "embedder")
         return replace(moved, embedder=str(folder / "embedder"))
@@ -110,11 +124,14 @@ class Classifier(Predictor):
 
 
 def write_classifier(folder: Path, features: Features, head: Head) -> None:
-    """Write features and head into a new folder: JSON, and tensors as safetensors."""
+    """Write features and head into a new folder: JSON, and tensors as safetensors. An encoder is moved there."""
     import numpy as np
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(features, Encoded):
+        shutil.move(features.folder, folder / _ENCODER)
+        load_encoder.cache_clear()
     about = {**head.described(), "features": features.described()}
     tensors = {**head.tensors(), **features.tensors()}
     plain = {
@@ -145,9 +162,36 @@ def _tfidf(folder: str) -> Tfidf:
 
 
 def _usage(row: Mapping[str, Any]) -> str:
-    """A program of scikit-learn, numpy and sentence-transformers that gives the same answers."""
-    reading = row["features"].get("reading", {})
+    """A program that gives the same answers."""
     kind = row["features"]["kind"]
+    lines = _encoder_lines() if kind == "encoder" else _linear_lines(row, kind)
+    reading, note = row["features"].get("reading", {}), ""
+    if reading.get("before") or reading.get("behind"):
+        note = (
+            "\n\nWhat stands before and behind every text of the task is left out: "
+            f"`{json.dumps({k: reading[k] for k in ('before', 'behind')}, ensure_ascii=False)}`."
+        )
+    return "```python\n" + "\n".join(lines) + f"\n```{note}"
+
+
+def _encoder_lines() -> list[str]:
+    """Of transformers alone."""
+    return [
+        "import torch",
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{_ENCODER}")',
+        f'model = AutoModelForSequenceClassification.from_pretrained("{_ENCODER}").eval()',
+        'texts = ["your text"]',
+        'inputs = tokenizer(texts, truncation=True, padding=True, return_tensors="pt")',
+        "with torch.no_grad():",
+        "    probabilities = model(**inputs).logits.softmax(-1)",
+        "print(model.config.id2label[int(probabilities[0].argmax())], float(probabilities[0].max()))",
+    ]
+
+
+def _linear_lines(row: Mapping[str, Any], kind: str) -> list[str]:
+    """Of scikit-learn, numpy and sentence-transformers."""
     lines = ["import json", "", "import numpy as np", "from safetensors.numpy import load_file"]
     if kind == "tfidf":
         lines += ["from scipy.sparse import hstack", "from sklearn.feature_extraction.text import TfidfVectorizer"]
@@ -190,16 +234,10 @@ def _usage(row: Mapping[str, Any]) -> str:
             "probabilities = 1 / (1 + np.exp(-scores))",
             'print([label for label, p in zip(about["labels"], probabilities[0]) if p >= 0.5], probabilities[0])',
         ]
-        return "```python\n" + "\n".join(lines) + "\n```"
+        return lines
     lines += [
         "probabilities = np.exp(scores - scores.max(1, keepdims=True))",
         "probabilities /= probabilities.sum(1, keepdims=True)",
         'print(about["labels"][probabilities[0].argmax()], probabilities[0].max())',
     ]
-    note = ""
-    if reading.get("before") or reading.get("behind"):
-        note = (
-            "\n\nWhat stands before and behind every text of the task is left out: "
-            f"`{json.dumps({k: reading[k] for k in ('before', 'behind')}, ensure_ascii=False)}`."
-        )
-    return "```python\n" + "\n".join(lines) + f"\n```{note}"
+    return lines

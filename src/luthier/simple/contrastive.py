@@ -1,6 +1,6 @@
 """Training a sentence embedder on labels, so that texts of one label come near each other and others apart: the first
-half of SetFit (Tunstall et al. 2022). The library setfit does not serve transformers 5, so the loss is that of
-sentence-transformers."""
+half of SetFit (Tunstall et al. 2022). The library setfit (1.2.0 runs with what we use) keeps its head as a pickle, so
+the loss and the trainer are those of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EPOCHS, BATCH, RATE, WARMUP = 3, 16, 2e-5, 0.1
 # Pairs that an epoch learns at most, half of them of one label.
 MOST_PAIRS = 1024
 # Training examples that a label's mean is taken over, when an epoch is validated.
-_MOST_COMPARED = 1000
+MOST_COMPARED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,13 @@ def tune_on_labels(
     tuned = Tuned(tokens=EPOCHS * count_tokens(model.tokenizer, columns, model.max_seq_length))
     data = Dataset.from_dict({**columns, "label": [float(pair.same) for pair in pairs]})
 
+    compared = random.Random(seed).sample(range(len(texts)), min(len(texts), MOST_COMPARED))
+
     def validate(live: Any) -> float:
         return nearest_mean_accuracy(
-            _embedded(live, texts[:_MOST_COMPARED]),
-            labels[:_MOST_COMPARED],
-            _embedded(live, [t for t, _ in held]),
+            _embedded(live, [texts[i] for i in compared]),
+            [labels[i] for i in compared],
+            _embedded(live, [text for text, _ in held]),
             held,
         )
 

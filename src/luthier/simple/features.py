@@ -1,5 +1,6 @@
-"""Features of prompts for a classifier: TF-IDF of words and characters, sentence embeddings, hidden states of a
-language model. Each kind is fitted on training prompts, writes itself as JSON and tensors, and reads itself back."""
+"""Features of prompts for a classifier: TF-IDF of words and characters, sentence embeddings, the scores of an encoder
+that was trained on the labels, hidden states of a language model. Each kind is fitted on training prompts, writes
+itself as JSON and tensors, and reads itself back."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from luthier.model.encoder import load_encoder
 from luthier.prompt.similar import Reading
 from luthier.types import Prompt, PromptedModel, Tools
 
@@ -114,6 +116,28 @@ class Embedding:
 
     def described(self) -> dict[str, Any]:
         return {"kind": "embedding", "reading": _plain(self.reading)}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The scores that an encoder, trained with a head of its own, gives each label."""
+
+    reading: Reading
+    folder: str
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any], folder: str) -> Encoded:
+        return cls(Reading(**row["reading"]), folder)
+
+    def matrix(self, prompts: Sequence[Prompt], tools: Tools) -> Any:
+        device = getattr(tools, "device", "cpu")  # the engine's
+        return load_encoder(self.folder, device).scores([self.reading.text(prompt) for prompt in prompts])
+
+    def described(self) -> dict[str, Any]:
+        return {"kind": "encoder", "reading": _plain(self.reading)}
 
     def tensors(self) -> dict[str, np.ndarray]:
         return {}

@@ -32,7 +32,8 @@ class Head:
     Attributes:
         labels: In the order of the rows of `weights`.
         weights: (K, F), sparse where features are and labels are told apart by their means; `bias`: (K,).
-        kind: `logistic`, `means`, or `several`: a logistic regression for each label by itself.
+        kind: `logistic`, `means`, `several`: a logistic regression for each label by itself, or `own`: the features are
+            the scores already.
         strength: Inverse strength of regularization, None for means.
     """
 
@@ -100,6 +101,11 @@ def fit_head(features: Any, labels: Sequence[str], seed: int) -> Head:
     if len(known) == 2:  # scikit-learn keeps the second label's scores alone, the first one's being 0
         weights, bias = np.vstack([np.zeros_like(weights), weights]), np.array([0.0, float(bias[0])])
     return Head(known, weights, bias, "logistic", strength)
+
+
+def head_of_scores(labels: Sequence[str]) -> Head:
+    """The head for features that are the labels' scores, in their order."""
+    return Head(tuple(labels), np.eye(len(labels)), np.zeros(len(labels)), "own")
 
 
 def fit_head_of_several(features: Any, answers: Sequence[Sequence[str]], seed: int) -> Head:

@@ -35,6 +35,8 @@ def write_known(folder: Path, examples: Sequence[Example], reading: Reading) -> 
     )
     pq.write_table(table, folder / _ROWS)
     (folder / _ABOUT).write_text(json.dumps(asdict(reading), ensure_ascii=False), encoding="utf-8")
+    (folder / _VECTORS).unlink(missing_ok=True)  # of what was there before
+    known_in.cache_clear()
 
 
 @dataclass(frozen=True)

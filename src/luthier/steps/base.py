@@ -113,6 +113,7 @@ class StepOutcome:
         loop_s: Seconds of training without validations.
         indexes: Name of an index that it needed → seconds of making it, whichever step did. They are not in `train_s`.
         tried: What it tried on validation by itself, of which it took one; empty where it chose nothing.
+        taken: Settings that it left open and has taken one value of, for training again with another seed.
         search_s: The part of `train_s` spent on trying what was not taken.
         results: Named results to be drawn, by kind (see docs/run-folder.md).
         facts: Further values worth keeping in `step.json`.
@@ -128,6 +129,7 @@ class StepOutcome:
     peak_bytes: int = 0
     indexes: Mapping[str, float] = field(default_factory=dict)
     tried: tuple[Tried, ...] = ()
+    taken: Mapping[str, Any] = field(default_factory=dict)
     search_s: float = 0.0
     results: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)

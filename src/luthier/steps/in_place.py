@@ -63,8 +63,8 @@ def embedding_notes(embedder: TextEmbedder, name: str, texts: Sequence[str]) -> 
     notes, unknown = [], embedder.unknown_share(texts)
     if unknown > UNKNOWN:
         notes.append(
-            f"{name} has no token for {100 * unknown:.0f}% of the words, so it does not know the language; words alone "
-            "are compared instead. Name an embedder that knows it with embedder."
+            f"{name} has no token for {100 * unknown:.0f}% of the words, so it does not know the language. Words alone "
+            "are compared where the step leaves that open; name an embedder that knows the language with embedder."
         )
         return notes, False
     if too_long := embedder.too_long(texts):

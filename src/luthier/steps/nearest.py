@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.settings import Choose, Open, values_of
 from luthier.simple.known import Known, known_in, write_known
@@ -59,6 +59,15 @@ class NearestStep(AnsweringStep):
             own["k"] = Choose[int](choose=tuple(counts)) if labelled and len(counts) > 1 else 1
         return self.with_settings(**own)
 
+    @model_validator(mode="after")
+    def _a_threshold_has_a_unit(self) -> NearestStep:
+        if self.threshold is not None and len(self._ways) > 1:
+            raise ValueError(
+                "threshold is in the unit of the similarity, so say of which: by: embedding or both (cosine, at most "
+                "1), or by: bm25 (a sum over words, without a bound)"
+            )
+        return self
+
     def check(self, task: Task) -> list[str]:
         """There must be as many examples as vote."""
         most = max(values_of(self.k or 1))
@@ -100,6 +109,7 @@ class NearestStep(AnsweringStep):
             train_s=time.perf_counter() - started,
             search_s=sum(one.seconds for one in rows if not one.taken),
             tried=rows if len(rows) > 1 else (),
+            taken={"by": taken["by"], "k": taken["k"]},
             facts={**taken, "known": {name: len(own.texts) for name, own in known.items()}},
             warnings=tuple(notes),
         )

@@ -115,6 +115,7 @@ class SftStep(TrainingStep):
         """The same for fewer epochs, evaluated at the end."""
         evaluations = max(1, round(self.evaluations * self.trial))
         short = {"epochs": given(self.epochs) * self.trial, "evaluations": evaluations, "patience": 0}
+        short["least_steps"] = max(1, round(self.least_steps * self.trial))
         kept = self.model_fields_set - {"trial", "learning_curve"}
         return type(self).model_validate({name: getattr(self, name) for name in kept} | short)
 

@@ -63,6 +63,17 @@ class Approach(Settings):
         return self
 
     @model_validator(mode="after")
+    def _nothing_stands_before_what_asks_no_model(self) -> Approach:
+        """Steps on a language model would be done, and charged, for nothing."""
+        if len(self.steps) > 1 and self.steps[-1].answers and not self.steps[-1].needs_model:
+            kind, before = (own.model_dump()["step"] for own in (self.steps[-1], self.steps[-2]))
+            raise ValueError(
+                f"{kind} asks no language model, so {before} before it changes nothing; leave {before} out, or give it "
+                "an approach of its own"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _nothing_stands_behind_what_answers(self) -> Approach:
         for number, step in enumerate(self.steps[:-1]):
             if not step.gives_model:
