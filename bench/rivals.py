@@ -98,8 +98,8 @@ def measure(chosen: Mapping[str, Callable[[], Set]], *, quick: bool, no_model: b
             "seeds, on this machine.",
             "nearest: the label of the most similar training message, by words, embedding or both, and how many vote, "
             "as validation takes them. tfidf and embedding: logistic regression on word and character TF-IDF, and on "
-            "MiniLM-L6. hidden: on the hidden states "
-            "of SmolLM2-135M. few-shot: SmolLM2-135M with the eight most similar messages in its prompt.",
+            "MiniLM-L6. hidden: on the hidden states of SmolLM2-135M. few-shot: SmolLM2-135M with the eight most "
+            "similar messages in its prompt.",
             f"hidden and few-shot are left out where there are more than {MOST_FOR_A_MODEL:,} training messages"
             f"{', and everywhere in this run' if no_model else ''}.",
         ],

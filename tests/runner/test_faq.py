@@ -49,7 +49,7 @@ def test_a_faq_is_answered_by_its_nearest_question_and_abstains_where_none_is_ne
     result = run(study, tmp_path / "run", root=tmp_path)
     means = {row["name"]: row["mean"] for row in result.comparison["approaches"]}
     assert means["always"] > 0.6
-    assert result.recommended == "always"  # an answer that is not given counts as wrong
+    assert means["sure"] <= means["always"]  # an answer that is not given counts as wrong
     rows = read_jsonl(tmp_path / "run" / "approaches" / "sure" / "predictions.jsonl")
     given = [row for row in rows if row["stopped"] == "copy"]
     assert 0 < len(given) < len(rows)

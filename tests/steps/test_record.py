@@ -42,7 +42,7 @@ def test_a_predictor_comes_back_as_it_was(tmp_path: Path):
 
 def test_folders_inside_the_run_are_written_relative_to_it(tmp_path: Path):
     row = json.loads(json.dumps(predictor_to_json(predictor(tmp_path), tmp_path)))
-    assert row["model"] == {"base": "/models/base", "adapters": ["steps/a/adapter", "steps/b/adapter"]}
+    assert row["model"] == {"base": "/models/base", "adapters": ["steps/a/adapter", "steps/b/adapter"], "head": None}
 
 
 def test_a_run_can_be_moved(tmp_path: Path):
