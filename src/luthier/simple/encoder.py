@@ -19,8 +19,8 @@ from luthier.model.sentence_trainer import Tuned, TuningSettings, total_steps
 from luthier.progress import Advance
 
 BATCH, WARMUP = 16, 0.1
-# Learning rates that validation chooses among: of all weights, and of LoRA's.
-RATES = {"full": (5e-5, 1e-4, 2e-4), "lora": (5e-4, 1e-3, 2e-3)}
+# Learning rates that validation chooses among, of all weights (the lowest for large encoders) and of LoRA's.
+RATES = {"full": (3e-5, 1e-4, 2e-4), "lora": (5e-4, 1e-3, 2e-3)}
 # Of few examples so many epochs as give about so many steps, at most and at least so many.
 _WANTED_STEPS, _MOST_EPOCHS, _LEAST_EPOCHS = 240, 20, 3
 _DECAY, _CLIP = 0.01, 1.0
