@@ -68,7 +68,7 @@ def run(
         bool, typer.Option("--validation-only", help="Compare on validation and leave the test split closed.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Leave out what trains the language model; minutes instead of hours.")
+        bool, typer.Option("--quick", help="Train no language model and try no prompts; minutes instead of hours.")
     ] = False,
     no_forecast: Annotated[
         bool, typer.Option("--no-forecast", help="Begin at once, without saying first how long it will take.")
@@ -84,13 +84,14 @@ def run(
     from luthier.report.console import comparison_table
     from luthier.report.html import write_report
     from luthier.runner import run as run_study
-    from luthier.study import load_study
+    from luthier.study import load_study, quick_study
 
     settings = load_study(study, tuple(overrides or ()))
     folder = output or Path("runs") / study.stem
+    narrowed = quick_study(settings) if quick else None
     quiet()
     if not no_forecast:
-        _print_forecast(study, settings.without_training()[0] if quick else settings, allow_code, folder)
+        _print_forecast(study, narrowed.study if narrowed else settings, allow_code, folder)
     with RichProgress() as progress:
         result = run_study(
             settings,
@@ -103,8 +104,8 @@ def run(
             progress=progress,
         )
     console.print(comparison_table(result.comparison))
-    if left_out := settings.without_training()[1] if quick else ():
-        say(console, f"\nLeft out of this quick run: {', '.join(left_out)}. Without --quick they are added.")
+    if narrowed and narrowed.given_up:
+        say(console, f"\nA quick run. {narrowed.given_up}")
     say(console, f"\nReport: {write_report(folder)}")
 
 

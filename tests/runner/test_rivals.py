@@ -17,7 +17,7 @@ from luthier.runner.export import export
 from luthier.runner.folder import read_json, read_jsonl
 from luthier.runner.open import open_run
 from luthier.runner.predict import predict_rows
-from luthier.study import build_study
+from luthier.study import build_study, quick_study
 
 WITHOUT = {
     "nearest": [{"step": "nearest", "by": "bm25"}],
@@ -104,19 +104,29 @@ def test_a_classifier_may_read_the_models_hidden_states(root: Path, tiny_model_f
     assert one.label_logprobs == other.label_logprobs
 
 
-def test_a_quick_run_leaves_out_what_trains_the_language_model_and_says_so(root: Path, tiny_model_folder: Path):
-    study = tiny_study(tiny_model_folder, approaches={**WITHOUT, "zero-shot": [], "lora": ["sft"]})
+def test_a_quick_run_trains_no_language_model_tries_no_prompts_and_says_so(root: Path, tiny_model_folder: Path):
+    approaches = {**WITHOUT, "few": [{"step": "few-shot", "shots": {"choose": [2, 4]}}], "lora": ["sft"]}
+    study = tiny_study(tiny_model_folder, approaches=approaches, latency_requests=20)
     result = run(study, root / "run", root=root, quick=True)
-    assert {row["name"] for row in result.comparison["approaches"]} == {"nearest", "classifier", "zero-shot"}
+    assert {row["name"] for row in result.comparison["approaches"]} == {"nearest", "classifier", "few"}
     warning = read_json(root / "run" / "run.json")["warnings"][0]
-    assert warning.startswith("A quick run, without what trains the language model: lora.")
+    assert "Left out, as they train the language model: lora." in warning
+    assert "Taken without trying others on validation: few (shots 2, by embedding)." in warning
+    (step,) = read_json(root / "run" / "approaches" / "few" / "approach.json")["steps"]
+    assert (step["settings"]["shots"], step["settings"]["by"]) == (2, "embedding")
+
+
+def test_a_quick_run_asks_few_requests_one_by_one(tiny_model_folder: Path):
+    study = tiny_study(tiny_model_folder, approaches=WITHOUT, latency_requests=20)
+    assert quick_study(study).study.latency_requests < 20
+    assert quick_study(study).given_up == ""
 
 
 def test_a_quick_run_of_trainings_alone_is_refused(tiny_model_folder: Path):
     routed = [{"step": "route", "of": {"task": "lora"}}]
     study = tiny_study(tiny_model_folder, approaches={"lora": ["sft"], "routed": routed})
     with pytest.raises(StudyError, match="every approach trains the language model"):
-        study.without_training()
+        quick_study(study)
 
 
 def test_another_task_is_not_answered_by_what_has_not_seen_it(root: Path):

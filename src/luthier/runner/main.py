@@ -7,7 +7,7 @@ then the approaches are compared and the result is written.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.repeats import Repeats, fold_repeats, measure_repeats, unanswered_repeats
 from luthier.runner.revision import measure_revision
 from luthier.runner.stages import has_stages, stage_matrices
-from luthier.study import Study, study_as_json
+from luthier.study import Study, quick_study, study_as_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,10 +88,11 @@ def run(
         root: Folder against which the study's paths resolve.
         study_text: The study file as it was given, to be kept.
         validation_only: Compare on validation and leave the test split closed, for working on a study.
-        quick: Leave out what trains the language model; the result says what was left out.
+        quick: Train no language model, and try no settings by asking one; the result says what was given up.
     """
     progress = progress or Silent()
-    study, given_up = study.without_training() if quick else (study, ())
+    narrowed = quick_study(study) if quick else None
+    study, given_up = (narrowed.study, narrowed.given_up) if narrowed else (study, "")
     folder = RunFolder(Path(output))
     with folder.locked():
         folder.settle_leftovers()
@@ -267,7 +268,7 @@ def _about(
     started: datetime,
     reports: Mapping[str, dict[str, Any]],
     validation_only: bool,
-    given_up: Sequence[str],
+    given_up: str,
 ) -> dict[str, Any]:
     from luthier.model.load import count_parameters, empty_model
 
@@ -289,11 +290,7 @@ def _about(
     warnings += _not_on_trees(prepared, folder)
     warnings += _said_by_steps(prepared, folder)
     if given_up:
-        warnings.insert(
-            0,
-            f"A quick run, without what trains the language model: {', '.join(given_up)}. The same command without "
-            "--quick adds that and keeps what is computed.",
-        )
+        warnings.insert(0, f"A quick run. {given_up}")
     if validation_only:
         warnings.append(
             "Compared on validation; the test split was not opened. These figures choose, they do not prove."

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from luthier.progress import Progress
-from luthier.settings import Settings
+from luthier.settings import Settings, closed
 from luthier.types import ModelRef, Predictor, Task, Training
 
 if TYPE_CHECKING:
@@ -206,6 +206,11 @@ class Step(Settings):
     def for_data(self, tasks: Sequence[Task]) -> Step:
         """The step with what is left to it filled in, from the tasks that it learns from: values to be tried, say."""
         return self
+
+    def quick(self) -> Step:
+        """The step with one value of each setting that would be tried by asking the language model, which takes
+        minutes."""
+        return self if self.answers else cast(Step, next(closed(self)))
 
     def check_graph(
         self, before: Sequence[Step], others: Mapping[str, Sequence[Step]], tasks: Sequence[str], target: str

@@ -46,6 +46,11 @@ class FewShotStep(Step):
         drawn: ShotChoice = "spread" if all(task.labels for task in tasks) else "random"
         return self.with_settings(by=Choose[ShotChoice](choose=(drawn, "bm25", "embedding")))
 
+    def quick(self) -> Step:
+        """With shots chosen by embedding, where it is left open how: most often the best way."""
+        step = self.with_settings(by="embedding") if self.by is None else self
+        return super(FewShotStep, step).quick()
+
     def check(self, task: Task) -> list[str]:
         """`spread` needs labels, and the pool must be large enough."""
         problems = []

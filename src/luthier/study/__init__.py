@@ -1,5 +1,6 @@
 """The study: what is to be compared, typed, from a file or from Python."""
 
+from luthier.study.quick import QuickStudy, quick_study
 from luthier.study.schema import (
     Approach,
     ForgettingSettings,
@@ -10,4 +11,14 @@ from luthier.study.schema import (
     study_as_json,
 )
 
-__all__ = ["Approach", "ForgettingSettings", "RevisionSettings", "Study", "build_study", "load_study", "study_as_json"]
+__all__ = [
+    "Approach",
+    "ForgettingSettings",
+    "QuickStudy",
+    "RevisionSettings",
+    "Study",
+    "build_study",
+    "load_study",
+    "quick_study",
+    "study_as_json",
+]

@@ -370,26 +370,6 @@ class Study(Settings):
         learned = ((*(step.learns_from or self.targets), *step.rehearses) for step in steps)
         return tuple(dict.fromkeys(task for own in learned for task in own))
 
-    def without_training(self) -> tuple[Study, tuple[str, ...]]:
-        """The study without the approaches that train the language model, or need one that does; and their names.
-
-        Raises:
-            StudyError: Nothing is left.
-        """
-        left_out: dict[str, None] = {}
-        for name in self.fold_order:
-            approach = self.approaches[name]
-            if approach.trains or any(used in left_out for used in approach.uses):
-                left_out[name] = None
-        kept = {name: own for name, own in self.approaches.items() if name not in left_out}
-        if not kept:
-            raise StudyError(
-                f"every approach trains the language model ({', '.join(left_out)}), so a quick run has nothing to "
-                "compare. Add approaches that do not, such as nearest: [nearest], or leave out --quick."
-            )
-        own = {"approaches": kept, "seeds": 1, "finalists": None}
-        return self.model_copy(update=own), tuple(name for name in self.approaches if name in left_out)
-
     def for_data(self, tasks: Mapping[str, Task]) -> Study:
         """The study with what its steps fill in when they know the tasks that they learn from."""
         approaches = {
