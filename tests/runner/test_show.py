@@ -124,3 +124,12 @@ def test_prompts_that_share_hardly_anything_stand_side_by_side(root: Path, tiny_
 def test_an_approach_that_is_not_there_is_refused(root: Path, tiny_model_folder: Path):
     with pytest.raises(StudyError, match="no approach 'lorra'"):
         token_tree(study(tiny_model_folder), root, "lorra")
+
+
+def test_of_a_classification_head_labels_stand_where_tokens_are_trained(root: Path, tiny_model_folder: Path):
+    classifier = study(tiny_model_folder, approaches={"head": [{"step": "sft", "head": "classify"}]})
+    shown = training_examples(classifier, root, 4)
+    trained = [[(text, special) for text, trained, special in one.pieces if trained] for one in shown]
+    assert all(own in ([("[animal]", False)], [("[fruit]", False)], [("[tool]", False)]) for own in trained)
+    drawn = whole(token_tree(classifier, root))
+    assert all(any(f"[{label}]" in text for label in ("animal", "fruit", "tool")) for text in drawn.values())

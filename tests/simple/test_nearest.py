@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +75,34 @@ def test_the_answer_is_that_of_the_most_similar_example_and_its_similarity_the_c
     (answer,) = context.engine.answer(outcome.predictor, [prompt])
     assert (answer.text, answer.stopped, answer.prompt_tokens) == ("canine", "copy", 0)
     assert answer.confidence == pytest.approx(0.6 * 0.28 + 0.8 * 0.96)
+
+
+def test_what_was_exported_votes_alike_by_the_lines_on_its_card(tmp_path: Path):
+    train = [("grey cat purrs", "feline"), ("grey cat naps", "feline"), ("grey dog barks cat", "canine")]
+    outcome, context = fit(NearestStep(by="bm25", k=3), task_of(train, [("grey dog barks", "canine")]), tmp_path)
+    predictor = outcome.predictor
+    assert isinstance(predictor, Nearest)
+    (tmp_path / "out").mkdir()
+    exported = predictor.export(tmp_path / "out", context.engine)
+    (program,) = re.findall(r"```python\n(.*?)```", exported.usage(), re.DOTALL)
+    program = program.replace("your question", "grey dog barks")
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path / "out", capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    prompt = Prompt("new", "colours", (Message("user", "grey dog barks"),), {}, "new")
+    (answer,) = context.engine.answer(exported, [prompt])
+    text, confidence = run.stdout.split()
+    assert (text, float(confidence)) == (answer.text, pytest.approx(answer.confidence, abs=1e-3))
+    assert text == "feline"  # two votes against the most similar
+
+
+def test_vectors_are_kept_only_where_they_are_compared(tmp_path: Path):
+    # The embedder reads the first word alone, and here another one tells the answers apart.
+    train = [("cat good", "yes"), ("cat bad", "no"), ("cat good day", "yes"), ("cat bad day", "no")]
+    outcome, _ = fit(NearestStep(k=1), task_of(train, [("cat bad night", "no"), ("cat good night", "yes")]), tmp_path)
+    assert isinstance(outcome.predictor, Nearest)
+    assert outcome.predictor.by == "bm25"
+    (known,) = outcome.predictor.known.values()
+    assert not (Path(known) / "vectors.safetensors").exists()
 
 
 def test_a_known_question_may_answer_itself(tmp_path: Path):

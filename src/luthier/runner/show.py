@@ -15,6 +15,7 @@ from luthier.runner.prepare import Prepared, prepare
 from luthier.settings import closed
 from luthier.steps import PretrainStep, SftStep
 from luthier.steps.base import ShownText, Step, StepContext
+from luthier.steps.lesson import Lesson, TextLesson
 from luthier.steps.training import TrainingStep
 from luthier.study import Study
 from luthier.types import Predictor, PromptedModel
@@ -108,6 +109,7 @@ def training_examples(
     trainings = _trainings_of(study, name)
     for title, training in trainings or ([] if found else [("", SftStep())]):
         lesson = prepared.lesson(training)
+        vocabulary = _vocabulary(tokenizer, training, lesson)
         if isinstance(training, SftStep):
             taught = training.taught(lesson, study.seed)[:n]
             sequences = training.rendered(predictor, taught, prepared.study.target_name, prepared.engine, study.seed)
@@ -115,7 +117,7 @@ def training_examples(
         else:
             sequences = training.sequences(predictor, lesson, prepared.engine, study.seed)[:n]
             places = [sequence.id for sequence in sequences]
-        found += [_shown(title, place, s, tokenizer) for place, s in zip(places, sequences, strict=True)]
+        found += [_shown(title, place, s, vocabulary) for place, s in zip(places, sequences, strict=True)]
     return found
 
 
@@ -145,10 +147,11 @@ def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_c
         ids = [rendered.ids for rendered in prepared.engine.render(predictor.asked(asked, target), prompts, reserve=0)]
         trunk = find_trunk(ids)
         places = [str(example.place) for example in asked.validation]
-        roots = _segments(ids, [(False,) * len(own) for own in ids], places, trunk, tokenizer)
+        roots = _segments(ids, [(False,) * len(own) for own in ids], places, trunk, _Vocabulary(tokenizer))
         tokens, depths = sum(map(len, ids)), int(trunk.depths.sum())
         return ShownTree(name, False, (roots,), len(ids), tokens, tokens - depths + len(trunk))
-    taught = training.taught(prepared.lesson(training), study.seed)
+    lesson = prepared.lesson(training)
+    taught = training.taught(lesson, study.seed)
     batch = epoch_steps(len(taught), int(training.batch_size), study.seed, 0)  # type: ignore[arg-type]
     examples = sorted((taught[i] for i in batch), key=lambda pair: pair[0].name)
     sequences = training.rendered(predictor, examples, prepared.study.target_name, prepared.engine, study.seed)
@@ -163,7 +166,7 @@ def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_c
                 [s.trained for s in part.sequences],
                 [place_of[s.id] for s in part.sequences],
                 find_trunk([s.ids for s in part.sequences], least=1),
-                tokenizer,
+                _vocabulary(tokenizer, training, lesson),
             )
             for part in parts
         ),
@@ -251,19 +254,40 @@ def _learned(step: TrainingStep, study: Study) -> str:
     return words
 
 
-def _shown(training: str, place: str, sequence: TrainingSequence, tokenizer: Any) -> ShownSequence:
-    special = set(tokenizer.all_special_ids)
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """What token ids stand for.
+
+    Attributes:
+        labels: What a classification head tells apart, whose numbers stand where tokens are trained; empty where the
+            model writes.
+    """
+
+    tokenizer: Any
+    labels: tuple[str, ...] = ()
+
+    def is_special(self, token: int, trained: bool) -> bool:
+        return not (trained and self.labels) and token in self.tokenizer.all_special_ids
+
+    def text(self, ids: Sequence[int], trained: bool) -> str:
+        """Their text; virtual tokens, which have none, as a dot each."""
+        if trained and self.labels:
+            return "".join(f"[{self.labels[number]}]" for number in ids)
+        real = [token for token in ids if token < FIRST_VIRTUAL]
+        return "·" * (len(ids) - len(real)) + str(self.tokenizer.decode(real) if real else "")
+
+
+def _vocabulary(tokenizer: Any, training: TrainingStep, lesson: Lesson | TextLesson) -> _Vocabulary:
+    classifies = isinstance(training, SftStep) and training.head == "classify"
+    return _Vocabulary(tokenizer, lesson.task.labels if classifies and isinstance(lesson, Lesson) else ())
+
+
+def _shown(training: str, place: str, sequence: TrainingSequence, vocabulary: _Vocabulary) -> ShownSequence:
     pieces = tuple(
-        (_decoded(tokenizer, [token]), trained, token in special)
+        (vocabulary.text([token], trained), trained, vocabulary.is_special(token, trained))
         for token, trained in zip(sequence.ids, sequence.trained, strict=True)
     )
     return ShownSequence(training, place, pieces)
-
-
-def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Their text; virtual tokens, which have none, as a dot each."""
-    real = [token for token in ids if token < FIRST_VIRTUAL]
-    return "·" * (len(ids) - len(real)) + str(tokenizer.decode(real) if real else "")
 
 
 def _segments(
@@ -271,16 +295,17 @@ def _segments(
     trained: Sequence[Sequence[bool]],
     places: Sequence[str],
     trunk: Trunk,
-    tokenizer: Any,
+    vocabulary: _Vocabulary,
 ) -> tuple[ShownSegment, ...]:
     """The trunk's segments with the sequences' own tokens below them."""
-    special = set(tokenizer.all_special_ids)
 
     def pieces(members: Sequence[int], begin: int, end: int) -> Iterator[Piece]:
         # Shared tokens may be the prompt of one sequence and the answer of another.
-        marks = [(any(trained[i][t] for i in members), ids[members[0]][t] in special) for t in range(begin, end)]
-        for mark, run in itertools.groupby(range(begin, end), key=lambda t: marks[t - begin]):
-            yield _decoded(tokenizer, [ids[members[0]][t] for t in run]), *mark
+        own = ids[members[0]]
+        marks = [any(trained[i][t] for i in members) for t in range(begin, end)]
+        kinds = [(mark, vocabulary.is_special(own[begin + i], mark)) for i, mark in enumerate(marks)]
+        for kind, run in itertools.groupby(range(begin, end), key=lambda t: kinds[t - begin]):
+            yield vocabulary.text([own[t] for t in run], kind[0]), *kind
 
     def below(number: int, stop: int) -> tuple[ShownSegment, ...]:
         """What follows directly on segment `number - 1`, whose subtree ends at `stop`."""

@@ -232,7 +232,8 @@ def _linear_lines(row: Mapping[str, Any], kind: str) -> list[str]:
     if row["head"] == "several":
         lines += [
             "probabilities = 1 / (1 + np.exp(-scores))",
-            'print([label for label, p in zip(about["labels"], probabilities[0]) if p >= 0.5], probabilities[0])',
+            "least = min(0.5, probabilities[0].max())",
+            'print([label for label, p in zip(about["labels"], probabilities[0]) if p >= least], probabilities[0])',
         ]
         return lines
     lines += [

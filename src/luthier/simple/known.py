@@ -74,6 +74,10 @@ class Known:
         parts = [tools.embedder(embedder).embed(self.texts[start : start + _TOGETHER]) for start in starts]
         save_file({"vectors": np.concatenate(parts)}, self.folder / _VECTORS)
 
+    def forget_vectors(self) -> None:
+        """Keep them no longer."""
+        (self.folder / _VECTORS).unlink(missing_ok=True)
+
     @cached_property
     def vectors(self) -> np.ndarray:
         """Unit length. (N, D)"""

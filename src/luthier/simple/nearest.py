@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.prompt.similar import Neighbour, votes
+from luthier.prompt.similar import Neighbour, Reading, votes
 from luthier.simple.known import known_in
 from luthier.types import FOLDER, NAMED, Completion, Decoding, Predictor, Prompt, Tools
 
@@ -76,29 +77,53 @@ class Nearest(Predictor):
         return replace(moved, embedder=str(folder / "embedder"))
 
     def usage(self) -> str:
-        note = ""
-        if self.by == "bm25":
-            body = """import bm25s, pandas
+        ((_, known),) = self.known.items()
+        return _usage(self, known_in(known).reading)
 
-known = pandas.read_parquet("known/known.parquet")
-index = bm25s.BM25()
-index.index(bm25s.tokenize(list(known["text"])))
-numbers, scores = index.retrieve(bm25s.tokenize("your question"), k=1)
-print(known["answer"][numbers[0, 0]], scores[0, 0])"""
-            note = "\n\nLuthier takes words as `luthier.words.terms` does, so that rankings may differ a little."
-        else:
-            body = f"""import pandas
-from safetensors.numpy import load_file
-from sentence_transformers import SentenceTransformer
 
-known = pandas.read_parquet("known/known.parquet")
-vectors = load_file("known/vectors.safetensors")["vectors"]
-query = SentenceTransformer("embedder").encode("your question", normalize_embeddings=True)
-best = (vectors @ query).argsort()[::-1][:{self.k}]
-print(known["answer"][best[0]], (vectors @ query)[best[0]])"""
-            if self.by == "both":
-                note = "\n\nLuthier puts the ranking by these vectors and one by words (BM25) together."
-        return f"```python\n{body}\n```{note}"
+def _usage(nearest: Nearest, reading: Reading) -> str:
+    """A program that gives the same answers, but for the ranking where words count."""
+    lines, notes = ["import pandas"], []
+    if nearest.by == "bm25":
+        lines += [
+            "import bm25s",
+            "",
+            'known = pandas.read_parquet("known/known.parquet")',
+            "index = bm25s.BM25()",
+            'index.index(bm25s.tokenize(list(known["text"])))',
+            f'(numbers,), (similarities,) = index.retrieve(bm25s.tokenize("your question"), k={nearest.k})',
+        ]
+        notes.append("Luthier takes words as `luthier.words.terms` does, so that rankings may differ a little.")
+    else:
+        lines += [
+            "from safetensors.numpy import load_file",
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            'known = pandas.read_parquet("known/known.parquet")',
+            'vectors = load_file("known/vectors.safetensors")["vectors"]',
+            'query = SentenceTransformer("embedder").encode("your question", normalize_embeddings=True)',
+            f"numbers = (-(vectors @ query)).argsort(kind='stable')[:{nearest.k}]",
+            "similarities = (vectors @ query)[numbers]",
+        ]
+        if nearest.by == "both":
+            notes.append("Luthier puts the ranking by these vectors and one by words (BM25) together.")
+    lines += [
+        "votes = {}",
+        "for number, similarity in zip(numbers, similarities):",
+        '    answer = known["answer"][number]',
+        "    count, total = votes.get(answer, (0, 0.0))",
+        "    votes[answer] = count + 1, total + float(similarity)",
+        "best = max(votes, key=votes.get)  # of equals the more similar",
+        "print(best, votes[best][1] / len(numbers))",
+    ]
+    if reading.before or reading.behind:
+        shared = json.dumps({"before": reading.before, "behind": reading.behind}, ensure_ascii=False)
+        notes.append(f"What stands before and behind every question of the task is left out: `{shared}`.")
+    if reading.earlier:
+        notes.append("A question is all turns of its conversation, a line each.")
+    if nearest.threshold is not None:
+        notes.append(f"Below {nearest.threshold:g} the answer is `{nearest.otherwise}`.")
+    return "\n\n".join(["```python\n" + "\n".join(lines) + "\n```", *notes])
 
 
 def voted(answers: Sequence[str], neighbours: Sequence[Neighbour]) -> tuple[str, float]:

@@ -102,6 +102,9 @@ class NearestStep(AnsweringStep):
             threshold=self.threshold,
             otherwise=self.otherwise,
         )
+        if made.by == "bm25":
+            for own in known.values():
+                own.forget_vectors()
         known_in.cache_clear()  # the folder may have held others before
         rows = tuple(Tried(one.settings, one.score, one.seconds, one is best) for _, one in tried)
         return StepOutcome(
