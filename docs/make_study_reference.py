@@ -40,6 +40,7 @@ PLACES = {
     "FewShotStep": "`step: few-shot`",
     "NearestStep": "`step: nearest`",
     "ClassifierStep": "`step: classifier`",
+    "RuleStep": "`step: rule`",
     "RagStep": "`step: rag`",
     "RetrieverStep": "`step: retriever`",
     "RerankerStep": "`step: reranker`",

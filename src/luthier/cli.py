@@ -207,6 +207,7 @@ def predict(
     approach: ApproachName = None,
     task: TaskName = None,
     output: Annotated[Path | None, typer.Option("--output", help="Write JSONL here instead of printing.")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Answer new rows with the recommended approach, one JSON object a line.
 
@@ -220,7 +221,7 @@ def predict(
     from luthier.runner.predict import as_row, predict_file
 
     quiet()
-    opened = open_run(run_dir, approach, task)
+    opened = open_run(run_dir, approach, task, allow_code=allow_code)
     with RichProgress(errors) as progress:  # the answers may go into a pipe
         rows: list[dict[str, Any]] = [{**row, **as_row(answer)} for row, answer in predict_file(opened, file, progress)]
     if output is None:
@@ -232,7 +233,7 @@ def predict(
 
 
 @app.command()
-def chat(run_dir: RunDir, approach: ApproachName = None, task: TaskName = None) -> None:
+def chat(run_dir: RunDir, approach: ApproachName = None, task: TaskName = None, allow_code: AllowCode = False) -> None:
     """Talk to the recommended approach; an empty line or Ctrl-D ends.
 
     Example: `luthier chat runs/quickstart`
@@ -243,7 +244,7 @@ def chat(run_dir: RunDir, approach: ApproachName = None, task: TaskName = None) 
     from luthier.types import Message
 
     quiet()
-    opened = open_run(run_dir, approach, task)
+    opened = open_run(run_dir, approach, task, allow_code=allow_code)
     named = opened.study.approaches[opened.name].model or opened.study.model
     on = f" on {named}" if opened.predictor.models else ""
     console.print(f"{opened.name}{on}. An empty line ends.", style="dim", markup=False)
@@ -271,6 +272,7 @@ def export(
     task: TaskName = None,
     merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into a whole model.")] = False,
     check: Annotated[int, typer.Option("--check", min=0, help="Test prompts to answer again.")] = 50,
+    allow_code: AllowCode = False,
 ) -> None:
     """Write the approach as a folder that plain transformers and PEFT load, and check that it answers alike.
 
@@ -282,7 +284,7 @@ def export(
     from luthier.runner.open import open_run
 
     quiet()
-    opened = open_run(run_dir, approach, task)
+    opened = open_run(run_dir, approach, task, allow_code=allow_code)
     with RichProgress() as progress:
         card = partial(model_card, run_dir, opened.name)  # of its kind and usage
         done = export_run(opened, to, merge=merge, card=card, check=check, progress=progress)
@@ -294,7 +296,8 @@ def export(
     say(console, f"Wrote {opened.name}{kind} to {done.folder}.")
     if opened.routed:
         say(console, f"The approach has a model for each task; this is the one for {opened.task_name} (see --task).")
-    say(console, f"Loaded from there, it gave the run's answer to all of {done.checked} test prompts.")
+    if done.checked:
+        say(console, f"Loaded from there, it gave the run's answer to all of {done.checked} test prompts.")
     if done.score is not None and done.score_in_run is not None:
         say(console, f"{done.metric} on them: {done.score:.3f} (in the run: {done.score_in_run:.3f})")
     asked = opened.predictor

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 from luthier.words import spaced
 
@@ -369,6 +369,14 @@ class Tools(Protocol):
         """How many layers a language model has; nothing is loaded for it."""
         ...
 
+    def function(self, name: str, folder: Path) -> Callable[..., Any]:
+        """The user's function `file.py:function` in a folder.
+
+        Raises:
+            CodeRefused: The user has not allowed code.
+        """
+        ...
+
     def find_passages(self, retrieval: Retrieval, prompts: Sequence[Prompt]) -> Sequence[tuple[Passage, ...]]:
         """For each prompt its passages, best first."""
         ...
@@ -386,6 +394,8 @@ class Predictor:
     kind: ClassVar[str]
     kinds: ClassVar[dict[str, type[Predictor]]] = {}
     """All of them, by `kind`."""
+    reads_columns: ClassVar[bool] = False
+    """Whether it reads a row's columns. A run's answers do not keep them, so it is not asked again when exported."""
 
     def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
@@ -497,7 +507,7 @@ class Completion:
     Attributes:
         messages: The whole prompt as sent: wording applied, shots in front.
         stopped: `end` of turn, a `stop` string, the `length` limit, a `choice` among labels, a `copy` of a known
-            answer, or `abstained`: it was not sure enough, and `text` is what it says then.
+            answer, what a `rule` gives, or `abstained`: it has no answer, and `text` is what it says then.
         dropped_shots: Shots that did not fit in the model's window.
         label_logprobs: For choices: log-probability of each label in nats (summed over its tokens).
         passages: Those that were shown, in their order; the first is number 1.
@@ -514,7 +524,7 @@ class Completion:
     messages: tuple[Message, ...]
     prompt_tokens: int
     completion_tokens: int
-    stopped: Literal["end", "stop", "length", "choice", "copy", "abstained"]
+    stopped: Literal["end", "stop", "length", "choice", "copy", "rule", "abstained"]
     dropped_shots: int = 0
     label_logprobs: Mapping[str, float] | None = None
     passages: tuple[Passage, ...] = ()

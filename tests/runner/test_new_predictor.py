@@ -19,6 +19,7 @@ from luthier.runner.folder import read_json, read_jsonl
 from luthier.simple.classifier import Classifier
 from luthier.simple.floors import BestSentence, DrawByFrequency, FirstSentences, MostFrequent
 from luthier.simple.nearest import Nearest
+from luthier.simple.rule import Rule
 from luthier.steps import AnyStep
 from luthier.steps.base import ShownText, Step, StepContext, StepForecast, StepOutcome
 from luthier.study.schema import Approach, Study
@@ -211,6 +212,7 @@ EXAMPLES: Mapping[str, Predictor] = {
         DrawByFrequency({"task": {"yes": 3, "no": 1}}, 7),
         FirstSentences({"task": 2}, {"task": Reading("Read: ", "!", True)}),
         BestSentence("task", Retrieval("/index", "minilm-l6"), "minilm-l6"),
+        Rule("/code", "rule.py:answer", "?"),
         LastLetter("/table", "?"),
     )
 }

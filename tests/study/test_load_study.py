@@ -185,8 +185,8 @@ def test_an_unknown_key_names_its_line_and_the_nearest(fault: Fault, old: str, n
             "step: sft",
             "step: stf",
             "study.yaml:11: approaches.few-shot+lora.1: unknown step 'stf'; the steps are 'prompt', 'few-shot', "
-            "'nearest', 'classifier', 'rag', 'retriever', 'reranker', 'sft', 'pretrain', 'interpolate', 'merge', "
-            "'route'.",
+            "'nearest', 'classifier', 'rule', 'rag', 'retriever', 'reranker', 'sft', 'pretrain', 'interpolate', "
+            "'merge', 'route'.",
         ),
         (
             "{step: sft, adapter: {rank: 8}, learning_rate: 1e-3}",

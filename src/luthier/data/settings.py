@@ -12,6 +12,7 @@ from luthier.data.labels import cannot_be_split
 from luthier.data.templates import parse_expression, parse_template
 from luthier.settings import Settings
 from luthier.types import Decoding, Split
+from luthier.user_code import names_function
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -238,10 +239,8 @@ class TaskSettings(Settings):
     @field_validator("reader")
     @classmethod
     def _reader_names_a_function(cls, reader: str | None) -> str | None:
-        if reader is not None:
-            file, _, function = reader.rpartition(":")
-            if not file.endswith(".py") or not function.isidentifier():
-                raise ValueError(f"found {reader!r}; expected 'file.py:function'")
+        if reader is not None and not names_function(reader):
+            raise ValueError(f"found {reader!r}; expected 'file.py:function'")
         return reader
 
     @model_validator(mode="after")

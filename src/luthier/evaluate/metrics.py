@@ -19,8 +19,9 @@ from luthier.evaluate import corpus, per_answer
 from luthier.evaluate.answer import Answer, SummedLogProb, Unscored, answer_to
 from luthier.evaluate.corpus import Corpus
 from luthier.evaluate.per_answer import Options, Value
-from luthier.evaluate.user_metric import is_user_metric, load_user_metric
+from luthier.evaluate.user_metric import load_user_metric
 from luthier.types import Example, Score
+from luthier.user_code import names_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def check_metric_names(names: Sequence[str]) -> None:
         EvaluationError: A name is unknown; the message names what comes close.
     """
     for name in names:
-        if name in METRICS or is_user_metric(name):
+        if name in METRICS or names_function(name):
             continue
         close = get_close_matches(name, METRICS, n=3)
         hint = f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(METRICS)}."

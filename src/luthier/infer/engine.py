@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
+from luthier.errors import StudyError
 from luthier.infer.choose import label_logprobs
 from luthier.infer.divergence import Divergence, Predictions, divergences, predictions
 from luthier.infer.generate import Generated, generate
@@ -41,8 +42,11 @@ from luthier.types import (
     Shots,
     TextEmbedder,
 )
+from luthier.user_code import load_function
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
 
@@ -69,6 +73,7 @@ class Engine:
         precision: `bfloat16` or `float32`.
         embedders: Gives the sentence embedder of a name, for predictors that compare texts by it.
         source: Finds passages, for predictors that retrieve.
+        allow_code: Whether Python functions of the user's may run, for predictors that answer by them.
     """
 
     def __init__(
@@ -77,12 +82,15 @@ class Engine:
         precision: str,
         embedders: Callable[[str], TextEmbedder] | None = None,
         source: PassageSource | None = None,
+        *,
+        allow_code: bool = False,
     ) -> None:
         reuse_freed_memory()
         self.device = device
         self.precision = precision
         self._embedders = embedders
         self._source = source
+        self._allow_code = allow_code
         self._loaded: tuple[ModelRef, Any] | None = None
         self._renderers: dict[tuple[str, int], Renderer] = {}
         self._selector: tuple[Shots, ShotSelector] | None = None  # of the predictor used last
@@ -109,6 +117,22 @@ class Engine:
         """The embedder of a name."""
         assert self._embedders is not None, "an engine for predictors that embed is given what does"
         return self._embedders(name)
+
+    def function(self, name: str, folder: Path) -> Callable[..., Any]:
+        """The user's function `file.py:function` in a folder.
+
+        Raises:
+            CodeRefused: The user has not allowed code.
+            StudyError: There is no such function, or its file does not run.
+        """
+        return load_function(
+            name,
+            folder,
+            what="rule",
+            allowed=self._allow_code,
+            otherwise="choose an approach that needs none",
+            error=StudyError,
+        )
 
     def hidden(
         self,

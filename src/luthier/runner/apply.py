@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # Stands in a step's folder where its training was given up, beside what it logged.
 _GIVEN_UP = "given_up.json"
 # What folders of weights begin with, in a step's folder.
-_WEIGHTS = ("adapter", "part", "model", "retriever", "reranker", "nearest", "classifier", "head")
+_WEIGHTS = ("adapter", "part", "model", "retriever", "reranker", "nearest", "classifier", "head", "rule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class Workshop:
         target: The task that steps learn from where they name none; `mean` where there are several.
         others: What the step or the approach may use, by name: approaches that were folded before.
         embedder_keys: Hashes of the embedders and cross-encoders that steps begin with, by name.
+        step_code: The text of the functions that steps name.
+        root: The study's folder.
         prune: Whether settings that do badly are given up before their training is over.
         draw: Whether steps draw what takes further work, such as a learning curve.
     """
@@ -68,6 +70,8 @@ class Workshop:
     library: Library | None = None
     others: Mapping[str, Fitted] = field(default_factory=dict)
     embedder_keys: Mapping[str, str] = field(default_factory=dict)
+    step_code: Mapping[str, str] = field(default_factory=dict)
+    root: Path = Path()
     prune: bool = True
     draw: bool = True
 
@@ -110,6 +114,7 @@ def apply_step(
         "text": text,
         "others": {used: own.key for used, own in others.items()},
         "embedders": {embedder: shop.embedder_keys[embedder] for embedder in step.embedders},
+        "code": {name: shop.step_code[name] for name in step.code},
     }
     key = key_of(
         before=before.key, settings=_of_key(step, shop.target), seed=shop.seed, **{k: v for k, v in beside.items() if v}
@@ -316,6 +321,7 @@ def _context(step: Step, before: Fitted, start: ModelRef | None, shop: Workshop,
         before=tuple(stage.model for stage in before.stages),
         others={used: own.predictor for used, own in shop.others.items()},
         library=shop.library,
+        root=shop.root,
     )
 
 

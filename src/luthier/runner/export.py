@@ -143,7 +143,8 @@ def _write_files(
     exported = run.predictor.export(work, run.engine)
     write_text(work / "README.md", card("files", exported.usage()))
     write_json(work / "luthier.json", {"approach": run.name, "labels": list(run.labels)})
-    return _score_again(run, run.predictor, exported, "files", to, check, progress)
+    again = 0 if run.predictor.reads_columns else check
+    return _score_again(run, run.predictor, exported, "files", to, again, progress)
 
 
 def _write(run: OpenRun, ref: ModelRef, folder: Path, merge: bool) -> tuple[ModelRef, str]:

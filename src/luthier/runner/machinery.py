@@ -34,8 +34,12 @@ def library(root: Path, device: str, indexes: Path | None, *, words_only: bool =
     )
 
 
-def engine(root: Path, device: str, precision: str, documents: Library) -> Engine:
-    """The engine of a run, which finds shots and passages by what the run has."""
+def engine(root: Path, device: str, precision: str, documents: Library, *, allow_code: bool) -> Engine:
+    """The engine of a run, which finds shots and passages by what the run has.
+
+    Args:
+        allow_code: Whether Python functions of the user's may run.
+    """
     from luthier.infer.engine import Engine
     from luthier.model.embed import SentenceEmbedder
 
@@ -43,4 +47,4 @@ def engine(root: Path, device: str, precision: str, documents: Library) -> Engin
     def embedder(name: str) -> SentenceEmbedder:  # found once: a name may have to be looked up on the hub
         return SentenceEmbedder.named(name, root, device)
 
-    return Engine(device, precision, embedder, documents)
+    return Engine(device, precision, embedder, documents, allow_code=allow_code)

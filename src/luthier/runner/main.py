@@ -129,6 +129,8 @@ def _workshop(prepared: Prepared, folder: RunFolder, progress: Progress) -> Work
         prune=prepared.study.prune,
         library=prepared.library,
         embedder_keys=prepared.embedder_keys,
+        step_code=prepared.step_code,
+        root=prepared.root,
     )
 
 

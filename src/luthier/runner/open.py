@@ -53,11 +53,14 @@ class OpenRun:
         return labels if separator is None else Labels(labels, separator)
 
 
-def open_run(path: Path | str, approach: str | None = None, task: str | None = None) -> OpenRun:
+def open_run(
+    path: Path | str, approach: str | None = None, task: str | None = None, *, allow_code: bool = False
+) -> OpenRun:
     """Open a run with the approach of this name, or the recommended one.
 
     Args:
         task: Whose prompts are to be answered; the target where none is named.
+        allow_code: Whether a rule in the run folder may run, which is Python code.
 
     Raises:
         RunError: The run is not finished, recommends nothing, has no such approach or task, or was judged on several
@@ -92,7 +95,7 @@ def open_run(path: Path | str, approach: str | None = None, task: str | None = N
         raise RunError(f"{name} does not answer task '{task}': {reason}. Name another approach with --approach.")
     routed = isinstance(predictor, PromptedModel) and bool(predictor.routes)
     root = Path(about["root"])
-    own = engine(root, about["device"], about["precision"], library(root, about["device"], None))
+    own = engine(root, about["device"], about["precision"], library(root, about["device"], None), allow_code=allow_code)
     return OpenRun(folder, study, name, task, asked, routed, about, own)
 
 

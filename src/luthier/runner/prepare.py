@@ -12,7 +12,6 @@ from luthier.data.text import Text, TextSource, load_text
 from luthier.errors import StudyError
 from luthier.evaluate.metrics import Metric, load_metric, metric_traits
 from luthier.evaluate.over_tasks import have_common_scale
-from luthier.evaluate.user_metric import is_user_metric
 from luthier.model.device import resolve_device, resolve_precision
 from luthier.model.embed import DEFAULT_EMBEDDER
 from luthier.model.find import find_embedder, find_model, model_key
@@ -29,6 +28,7 @@ from luthier.steps.lesson import Lesson
 from luthier.steps.training import TrainingStep
 from luthier.study import Study
 from luthier.types import ModelRef, Nothing, PromptedModel, Task
+from luthier.user_code import function_file, names_function
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
@@ -43,6 +43,7 @@ class Prepared:
         revision: What changes in the target's documents when all is done, and is asked then.
         texts: Raw text that steps learn from, by where it comes from.
         metric_code: The text of the user's own metrics, which scores depend on, by name.
+        step_code: That of the functions that steps name.
         model_keys: Hashes of the models that approaches start from, by folder.
         embedder_keys: Hashes of the embedders and cross-encoders that steps begin with, by name.
     """
@@ -56,6 +57,7 @@ class Prepared:
     device: str
     precision: str
     metric_code: Mapping[str, str]
+    step_code: Mapping[str, str]
     model_keys: Mapping[str, str]
     embedder_keys: Mapping[str, str]
     engine: Engine
@@ -161,7 +163,7 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
         metric: (root / metric.rpartition(":")[0]).read_text(encoding="utf-8")
         for task in tasks.values()
         for metric in task.metrics
-        if is_user_metric(metric)
+        if names_function(metric)
     }
     embedders = {
         name: model_key(str(find_embedder(name, root)))
@@ -172,6 +174,7 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
     if len(study.targets) == 1 and judged.documents is not None:
         find_embedder(documents_embedder(study), root)  # the floor of documents searches with it
     keys = {str(folder): model_key(str(folder)) for folder in models.values()}
+    answering = engine(root, device, precision, documents, allow_code=allow_code)
     return Prepared(
         study=study,
         root=root.resolve(),
@@ -182,12 +185,22 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
         device=device,
         precision=precision,
         metric_code=code,
+        step_code=_step_code(study, root, answering),
         model_keys=keys,
         embedder_keys=embedders,
-        engine=engine(root, device, precision, documents),
+        engine=answering,
         library=documents,
         revision=load_revision(study.revision, judged, study.tasks[judged.name], root, documents),
     )
+
+
+def _step_code(study: Study, root: Path, engine: Engine) -> dict[str, str]:
+    """The text of the functions that steps name, each loaded once to see that it can be."""
+    names = {name for approach in study.approaches.values() for step in approach.steps for name in step.code}
+    for name in sorted(names):
+        engine.function(name, root)
+    files = {name: function_file(name, root, what="rule", error=StudyError) for name in sorted(names)}
+    return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
 
 
 def documents_embedder(study: Study) -> str:

@@ -200,6 +200,7 @@ def looking_ahead(prepared: Prepared, name: str, step: Step) -> StepContext:
         progress=Silent(),
         log=lambda row: None,
         library=prepared.library,
+        root=prepared.root,
     )
 
 

@@ -17,6 +17,7 @@ from luthier.steps.rag import RagStep
 from luthier.steps.reranker import RerankerStep
 from luthier.steps.retriever import RetrieverStep
 from luthier.steps.route import RouteStep
+from luthier.steps.rule import RuleStep
 from luthier.steps.sft import SftStep
 
 AnyStep = Annotated[
@@ -24,6 +25,7 @@ AnyStep = Annotated[
     | FewShotStep
     | NearestStep
     | ClassifierStep
+    | RuleStep
     | RagStep
     | RetrieverStep
     | RerankerStep
@@ -48,5 +50,6 @@ __all__ = [
     "RerankerStep",
     "RetrieverStep",
     "RouteStep",
+    "RuleStep",
     "SftStep",
 ]

@@ -33,6 +33,7 @@ class StepContext:
         before: The models after each step before it that changed weights, in their order.
         others: What the approaches that it `uses` and its `parts` came to, by their names.
         library: The documents of tasks, and the indices that are made of them.
+        root: The study's folder.
         give_up: Whether a training is given up after an evaluation: its number from 1, the best score so far.
     """
 
@@ -46,6 +47,7 @@ class StepContext:
     before: tuple[ModelRef, ...] = ()
     others: Mapping[str, Predictor] = field(default_factory=dict)
     library: Library | None = None
+    root: Path = Path()
     give_up: Callable[[int, tuple[float, ...]], bool] = lambda number, best: False
 
     @property
@@ -179,6 +181,11 @@ class Step(Settings):
     @property
     def embedders(self) -> tuple[str, ...]:
         """Names of the sentence embedders and cross-encoders that it begins with."""
+        return ()
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Python functions of the user's that it runs, `file.py:function` each."""
         return ()
 
     @property
