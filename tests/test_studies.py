@@ -106,7 +106,7 @@ def _sizes(raw: Mapping[str, Any]) -> Mapping[str, int]:
 def test_a_shipped_study_runs(file: Path, tmp_path: Path, tiny_model_folder: Path) -> None:
     study = small(file, f"model={tiny_model_folder}", "precision=float32")
     root = fewer_documents(file.parent, tmp_path / "studies") if file.stem == "retrieval" else file.parent
-    result = run(study, tmp_path / "run", root=root)
+    result = run(study, tmp_path / "run", root=root, allow_code=True)
     n = _sizes(yaml.safe_load(file.read_text(encoding="utf-8")))["test"] * len(study.targets)
     assert [row["n"] for row in result.comparison["approaches"]] == [n] * len(study.approaches)
     assert write_report(tmp_path / "run").is_file()
@@ -116,7 +116,7 @@ def test_a_shipped_study_runs(file: Path, tmp_path: Path, tiny_model_folder: Pat
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_a_shipped_study_runs_with_its_own_model(file: Path, tmp_path: Path) -> None:
     study = small(file)
-    result = run(study, tmp_path / "run", root=file.parent)
+    result = run(study, tmp_path / "run", root=file.parent, allow_code=True)
     means = {row["name"]: row["mean"] for row in result.comparison["approaches"]}
     assert set(means) == set(study.approaches)
     assert read_json(tmp_path / "run" / "run.json")["model_parameters"] == pytest.approx(135e6, rel=0.01)
