@@ -9,9 +9,10 @@ _AUXILIARY = re.compile(r"\b(is|are|was|were|could|will|would|should|has|had|may
 # Past forms, each followed by its base.
 _FORMS = re.findall(
     r"\w+",
-    "became become began begin came come died die fell fall felt feel found find gave give held hold knew know led "
-    "lead left leave lost lose made make met meet saw see sold sell said say spoke speak stood stand taught teach "
-    "thought think told tell took take went go won win wrote write built build brought bring bought buy grew grow ran run",
+    "became become began begin came come died die fell fall felt feel found find gave give held hold knew know "
+    "led lead left leave lost lose made make met meet saw see sold sell said say spoke speak stood stand taught "
+    "teach thought think told tell took take went go won win wrote write built build brought bring bought buy "
+    "grew grow ran run",
 )
 _PAST = dict(zip(_FORMS[::2], _FORMS[1::2], strict=True))
 

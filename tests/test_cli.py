@@ -137,6 +137,22 @@ def test_init_writes_a_study_that_checks(luthier, tmp_path: Path, tiny_model_fol
     assert "--force" in err
 
 
+def test_check_says_what_it_knows_before_it_times_anything(
+    luthier,
+    study: Path,
+    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
+) -> None:
+    def interrupted(model: object, rows: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("luthier.runner.estimate.measure_answering", interrupted)
+    code, out, _ = luthier("check", str(study))
+    assert code == 130
+    assert "test examples" in out
+    assert "differences below about" in out
+    assert "tokens, prompt and answer" in out
+
+
 def test_chat_answers_until_an_empty_line(luthier, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     luthier("run", str(study), "--output", "out", "--no-forecast")
     lines = iter(["Where is my card?", ""])

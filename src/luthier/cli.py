@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from luthier import __version__ as luthier_version
+from luthier.busy import wait_as_the_machine_is
 from luthier.errors import LuthierError
 from luthier.index_cli import index_app
 from luthier.quiet import quiet
@@ -38,7 +39,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as approaches.lora.0.adapter.rank=16."),
 ]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Let Python files that the study names (reader, metric) run.")
+    bool, typer.Option("--allow-code", help="Let Python files that the study or run names (reader, metric, rule) run.")
 ]
 ApproachName = Annotated[
     str | None, typer.Option("--approach", help="Name of an approach. Default: the recommended one.")
@@ -89,7 +90,7 @@ def run(
     settings = load_study(study, tuple(overrides or ()))
     folder = output or Path("runs") / study.stem
     narrowed = quick_study(settings) if quick else None
-    quiet()
+    _begin()
     if not no_forecast:
         _print_forecast(study, narrowed.study if narrowed else settings, allow_code, folder)
     with RichProgress() as progress:
@@ -104,7 +105,7 @@ def run(
             progress=progress,
         )
     console.print(comparison_table(result.comparison))
-    if narrowed and narrowed.given_up:
+    if narrowed:
         say(console, f"\nA quick run. {narrowed.given_up}")
     say(console, f"\nReport: {write_report(folder)}")
 
@@ -117,7 +118,7 @@ def check(study: StudyFile, overrides: Overrides = None, allow_code: AllowCode =
     """
     from luthier.study import load_study
 
-    quiet()
+    _begin()
     settings = load_study(study, tuple(overrides or ()))
     _print_forecast(study, settings, allow_code, None, details=True)
 
@@ -176,7 +177,7 @@ def show(
 
     if tree and n is not None:
         raise LuthierError("-n counts examples, and --tree draws the whole first step; leave one of them out.")
-    quiet()
+    _begin()
     settings = load_study(study, tuple(overrides or ()))
     if tree:
         print_tree(console, token_tree(settings, study.parent, approach, allow_code=allow_code))
@@ -220,7 +221,7 @@ def predict(
     from luthier.runner.open import open_run
     from luthier.runner.predict import as_row, predict_file
 
-    quiet()
+    _begin()
     opened = open_run(run_dir, approach, task, allow_code=allow_code)
     with RichProgress(errors) as progress:  # the answers may go into a pipe
         rows: list[dict[str, Any]] = [{**row, **as_row(answer)} for row, answer in predict_file(opened, file, progress)]
@@ -243,8 +244,13 @@ def chat(run_dir: RunDir, approach: ApproachName = None, task: TaskName = None, 
     from luthier.runner.predict import prompt_columns, reply, sources
     from luthier.types import Message
 
-    quiet()
+    _begin()
     opened = open_run(run_dir, approach, task, allow_code=allow_code)
+    if opened.predictor.reads_columns and len(prompt_columns(opened.task)) != 1:
+        raise LuthierError(
+            f"{opened.name} reads the columns of a row, which a conversation does not have. Answer rows of a file with "
+            "luthier predict, or name another approach with --approach."
+        )
     named = opened.study.approaches[opened.name].model or opened.study.model
     on = f" on {named}" if opened.predictor.models else ""
     console.print(f"{opened.name}{on}. An empty line ends.", style="dim", markup=False)
@@ -283,7 +289,7 @@ def export(
     from luthier.runner.export import export as export_run
     from luthier.runner.open import open_run
 
-    quiet()
+    _begin()
     opened = open_run(run_dir, approach, task, allow_code=allow_code)
     with RichProgress() as progress:
         card = partial(model_card, run_dir, opened.name)  # of its kind and usage
@@ -305,15 +311,25 @@ def export(
         say(console, "The approach also words its prompts; luthier.json in that folder says how to ask the model.")
 
 
+def _begin() -> None:
+    """What comes before the libraries that compute are loaded."""
+    wait_as_the_machine_is()
+    quiet()
+
+
 def _print_forecast(
     study: Path, settings: Any, allow_code: bool, folder: Path | None, *, details: bool = False
 ) -> None:
-    from luthier.console import console, print_forecast
+    from luthier.console import console, print_forecast, print_survey
     from luthier.runner.estimate import forecast
+    from luthier.runner.survey import survey
 
-    with console.status("reading the data and timing the model"):
-        found = forecast(settings, study.parent, allow_code=allow_code)
-    print_forecast(console, settings, found, folder, details=details)
+    with console.status("reading the data"):
+        read = survey(settings, study.parent, allow_code=allow_code)
+    print_survey(console, settings, read, details=details)
+    with console.status("timing the model"):
+        found = forecast(read.prepared)
+    print_forecast(console, found, folder)
 
 
 def _explained(error: Exception) -> str:

@@ -29,6 +29,7 @@ from luthier.report.units import plural
 if TYPE_CHECKING:
     from luthier.runner.estimate import Forecast
     from luthier.runner.show import Piece, ShownSegment, ShownSequence, ShownTree
+    from luthier.runner.survey import Survey
     from luthier.study import Study
 
 # Segments that are drawn below another; of more, the first ones.
@@ -196,11 +197,12 @@ def say(to: Console, text: str, style: str = "") -> None:
     to.print(Text(text, style=style), highlight=False)
 
 
-def print_forecast(to: Console, settings: Study, found: Forecast, folder: Path | None, *, details: bool) -> None:
-    """What a study will take and can show."""
+def print_survey(to: Console, settings: Study, found: Survey, *, details: bool) -> None:
+    """What is in a study's data, and what its test can show."""
     say(to, settings.name, "bold")
     if found.parameters is not None:
-        say(to, f"{settings.model}: {found.parameters / 1e6:.0f} M parameters, on {found.device} in {found.precision}")
+        on = f"on {found.prepared.device} in {found.prepared.precision}"
+        say(to, f"{settings.model}: {found.parameters / 1e6:.0f} M parameters, {on}")
     for name, task in found.tasks.items():
         labels = f", {len(task['labels'])} labels" if task["labels"] else ""
         sizes = f"{task['train']} training, {task['validation']} validation, {task['test']} test examples"
@@ -209,6 +211,12 @@ def print_forecast(to: Console, settings: Study, found: Forecast, folder: Path |
     if details:
         for name, report in found.reports.items():
             _print_data(to, name, report)
+    for warning in found.warnings:
+        say(to, f"note: {warning}", "yellow")
+
+
+def print_forecast(to: Console, found: Forecast, folder: Path | None) -> None:
+    """What a study will take."""
     table = Table(box=None, pad_edge=False)
     for column in ("approach", "prompt tokens", "about"):
         table.add_column(column, justify="left" if column == "approach" else "right")
@@ -224,8 +232,8 @@ def print_forecast(to: Console, settings: Study, found: Forecast, folder: Path |
         f"{found.stored_bytes / 1e6:.0f} MB on disk.",
         "bold",
     )
-    for warning in found.warnings:
-        say(to, f"note: {warning}", "yellow")
+    for note in found.notes:
+        say(to, f"note: {note}", "yellow")
     if folder is not None:
         say(to, f"Writing to {folder}\n")
 

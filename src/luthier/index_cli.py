@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from luthier.busy import wait_as_the_machine_is
 from luthier.quiet import quiet
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def build(
     from luthier.retrieve.passages import ChunkSettings
     from luthier.retrieve.update import build as build_index
 
+    wait_as_the_machine_is()
     quiet()
     if overlap is not None and overlap > tokens // 2:
         raise LuthierError(f"--overlap {overlap}: at most half of --tokens ({tokens // 2}).")
@@ -75,6 +77,7 @@ def add(
     from luthier.console import RichProgress
     from luthier.retrieve.update import add_files
 
+    wait_as_the_machine_is()
     quiet()
     with RichProgress() as progress:
         update = add_files(_opened(index, device), documents, progress)
@@ -95,6 +98,7 @@ def remove(
     """
     from luthier.console import console, say
 
+    wait_as_the_machine_is()
     quiet()
     changes = _opened(index, device).remove(documents)
     say(console, f"Removed {_named(changes.removed)} with {_counted(changes.passages, 'passage')}.")
@@ -118,6 +122,7 @@ def search(
     from luthier.console import console, say
     from luthier.errors import RetrievalError
 
+    wait_as_the_machine_is()
     quiet()
     opened = _opened(index, device)
     if unknown := [pattern for pattern in only or () if not opened.matching(pattern)]:
@@ -141,6 +146,7 @@ def list_documents(index: IndexFolder, device: Device = "auto") -> None:
 
     from luthier.console import console, say
 
+    wait_as_the_machine_is()
     quiet()
     own = _opened(index, device)
     table = Table(box=None, pad_edge=False, header_style="dim")

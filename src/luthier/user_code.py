@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
 from luthier.errors import CodeRefused, LuthierError
@@ -37,26 +40,43 @@ def load_function(
     file, _, function_name = name.rpartition(":")
     if not allowed:
         raise CodeRefused(
-            f"{what} '{name}' is Python code, and code is not allowed. Read {file}; if you trust it, run again with "
-            f"--allow-code, or {otherwise}."
+            f"{what} '{name}' is Python code, and code is not allowed. Read {folder / file}; if you trust it, run "
+            f"again with --allow-code, or {otherwise}."
         )
     path = function_file(name, folder, what=what, error=error)
-    module_name = f"luthier_user_{what}_{sha256(str(path).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look a module up by its name
     try:
-        spec.loader.exec_module(module)
-    except Exception as fault:  # the user's code may raise anything
-        del sys.modules[module_name]
+        module = _run(path, path.read_bytes(), what)
+    except (Exception, SystemExit) as fault:  # the user's code may raise anything
         raise error(f"{what} '{name}': {path} does not run: {type(fault).__name__}: {fault}") from fault
     function = getattr(module, function_name, None)
     if not callable(function):
         there = ", ".join(k for k, own in vars(module).items() if callable(own) and not k.startswith("_"))
         raise error(f"{what} '{name}': {path} has no function '{function_name}' (found: {there or 'none'}).")
     return function  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=16)
+def _run(path: Path, content: bytes, what: str) -> ModuleType:
+    """The file as a module, run once as long as its content stays."""
+    name = f"luthier_user_{what}_{sha256(str(path).encode() + content).hexdigest()[:16]}"
+    spec = spec_from_loader(name, _SourceAlone(name, str(path)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look a module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+class _SourceAlone(SourceFileLoader):
+    """Runs the text that the user can read: no compiled file beside it is believed, and none is written."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def function_file(name: str, folder: Path, *, what: str, error: type[LuthierError]) -> Path:

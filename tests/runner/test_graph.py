@@ -20,7 +20,9 @@ from luthier.runner.export import export
 from luthier.runner.folder import read_json, read_jsonl
 from luthier.runner.open import open_run
 from luthier.runner.predict import predict_rows
+from luthier.runner.prepare import prepare
 from luthier.runner.show import training_examples
+from luthier.runner.survey import survey
 from luthier.study import Study
 
 pytestmark = pytest.mark.usefixtures("few_probes")
@@ -234,6 +236,12 @@ def test_a_merge_that_was_killed_ends_with_the_same_bits(tiny_model_folder: Path
     assert not step_of(root / "run", "m")["reused"]
 
 
+def _parameters(study: Study, root: Path) -> int:
+    found = survey(study, root).parameters
+    assert found is not None
+    return found
+
+
 def test_a_forecast_counts_what_is_done_for_the_tasks_and_the_merging(tiny_model_folder: Path, root: Path) -> None:
     approaches = {
         "one": [SFT],
@@ -244,13 +252,13 @@ def test_a_forecast_counts_what_is_done_for_the_tasks_and_the_merging(tiny_model
         "merged-full": [{"step": "merge", "of": ["one", "full"], "weights": {"choose": [[0.5, 0.5], [0.1, 0.9]]}}],
     }
     study = made(tiny_model_folder, approaches)
-    found = forecast(study, root)
+    found = forecast(prepare(study, root))
     seconds = {one.name: one.seconds for one in found.approaches}
     assert seconds["each"] > seconds["one"] > seconds["routed"] > 0
     assert seconds["merged"] > seconds["routed"]
     # Rank 2 on 464 rows and columns of each of the two layers: one such adapter, one for each of two tasks, and as much
     # as these three when they are merged; and three whole models.
-    weights, adapter = found.parameters * 4, 2 * 464 * 2 * 4
+    weights, adapter = _parameters(study, root) * 4, 2 * 464 * 2 * 4
     assert found.stored_bytes == 6 * adapter + 3 * weights
     assert found.peak_bytes >= 3 * weights
     shown = training_examples(study, root, 2, "each")
@@ -259,14 +267,16 @@ def test_a_forecast_counts_what_is_done_for_the_tasks_and_the_merging(tiny_model
 
 def test_a_forecast_counts_a_common_beginning_once_and_further_seeds(tiny_model_folder: Path, root: Path) -> None:
     shots = {"step": "few-shot", "shots": 1, "by": "spread"}
-    alone = forecast(made(tiny_model_folder, {"one": [SFT]}), root)
+    alone = forecast(prepare(made(tiny_model_folder, {"one": [SFT]}), root))
     study = made(tiny_model_folder, {"one": [SFT], "more": [SFT, shots], "full": [FULL]})
-    found = forecast(study, root)
-    assert found.stored_bytes == alone.stored_bytes + found.parameters * 4  # the adapter once, and the whole model
-    seeded = forecast(study.model_copy(update={"seeds": 3}), root)
+    found = forecast(prepare(study, root))
+    assert (
+        found.stored_bytes == alone.stored_bytes + _parameters(study, root) * 4
+    )  # the adapter once, and the whole model
+    seeded = forecast(prepare(study.model_copy(update={"seeds": 3}), root))
     assert seeded.stored_bytes == 3 * found.stored_bytes
     assert seeded.seconds > found.seconds
-    finalist = forecast(study.model_copy(update={"seeds": 3, "finalists": 1}), root)
+    finalist = forecast(prepare(study.model_copy(update={"seeds": 3, "finalists": 1}), root))
     assert finalist.stored_bytes == found.stored_bytes + 2 * found.stored_bytes / 3
 
 

@@ -20,6 +20,7 @@ from luthier.report.html import write_report
 from luthier.runner import divergence, run
 from luthier.runner.estimate import forecast
 from luthier.runner.folder import read_json
+from luthier.runner.prepare import prepare
 from luthier.types import ModelRef
 
 
@@ -111,11 +112,12 @@ def test_a_forecast_counts_what_is_written_held_and_compared(tiny_model_folder: 
     seconds = {
         probe: {
             one.name: one.seconds
-            for one in forecast(study_of(tiny_model_folder, approaches=approaches, forgetting={"probe": probe}),
-                                tmp_path).approaches
+            for one in forecast(
+                prepare(study_of(tiny_model_folder, approaches=approaches, forgetting={"probe": probe}), tmp_path)
+            ).approaches
         }
         for probe in (True, False)
-    }  # fmt: skip
+    }
     assert seconds[True]["plain"] > seconds[False]["plain"] > 0
     assert all(seconds[True]["scratch"] > seconds[True][name] for name in ("plain", "held", "replayed"))
 

@@ -13,7 +13,9 @@ from luthier.errors import DataError, StudyError
 from luthier.evaluate import forgetting
 from luthier.runner.estimate import forecast
 from luthier.runner.main import run
+from luthier.runner.prepare import prepare
 from luthier.runner.show import training_examples
+from luthier.runner.survey import survey
 from luthier.study import Study
 
 SFT = {"step": "sft", "adapter": {"rank": 2}, "epochs": 1, "evaluations": 1}
@@ -90,10 +92,10 @@ def test_raw_text_and_examples_are_shown_training_by_training(tiny_model_folder:
 
 
 def test_a_forecast_counts_pretraining(tiny_model_folder: Path, root: Path) -> None:
-    found = forecast(study(tiny_model_folder, sft=[SFT], domain=[{**FILE, "epochs": 20}, SFT]), root)
-    seconds = {one.name: one.seconds for one in found.approaches}
+    longer = study(tiny_model_folder, sft=[SFT], domain=[{**FILE, "epochs": 20}, SFT])
+    seconds = {one.name: one.seconds for one in forecast(prepare(longer, root)).approaches}
     assert seconds["domain"] > seconds["sft"]
-    assert not [w for w in found.warnings if "notes.txt" in w]
+    assert not [w for w in survey(longer, root).warnings if "notes.txt" in w]
 
 
 def test_what_of_the_test_and_the_probes_stands_in_the_text_is_counted(tiny_model_folder: Path, root: Path) -> None:
@@ -101,7 +103,7 @@ def test_what_of_the_test_and_the_probes_stands_in_the_text_is_counted(tiny_mode
         handle.write('"a very long message of more than eight words about a saw",tool\n')
     told = "Someone wrote a VERY long message of more than eight words, about a saw, and left."
     write_notes(root, told, told, forgetting.general_text()[0])
-    said = [w for w in forecast(study(tiny_model_folder), root).warnings if "notes.txt" in w]
+    said = [w for w in survey(study(tiny_model_folder), root).warnings if "notes.txt" in w]
     assert said == [
         "notes.txt: documents left out: 0 empty, 1 equal to an earlier one; 14 are left",
         "task: of 1 of 13 test examples the prompt or an answer stands word for word in notes.txt, which an approach "
@@ -117,4 +119,4 @@ def test_wrong_sources_are_named_before_a_model_loads(tiny_model_folder: Path, r
     with pytest.raises(StudyError, match=r"approaches\.a\.0\.text: names no text; give files, the name of a task"):
         study(tiny_model_folder, a=[{**PRETRAIN, "text": {"column": "body"}}])
     with pytest.raises(DataError, match=r"note\.txt: no such file\. In the folder .* there is notes\.txt"):
-        forecast(tiny_study(root / "no-model", approaches={"a": [{**PRETRAIN, "text": "note.txt"}]}), root)
+        survey(tiny_study(root / "no-model", approaches={"a": [{**PRETRAIN, "text": "note.txt"}]}), root)

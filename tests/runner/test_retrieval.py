@@ -23,6 +23,7 @@ from luthier.runner.export import export
 from luthier.runner.folder import read_json, read_jsonl
 from luthier.runner.open import open_run
 from luthier.runner.predict import predict_rows, sources
+from luthier.runner.prepare import prepare
 from luthier.runner.show import training_examples
 from luthier.study import Study, build_study
 
@@ -156,7 +157,7 @@ def test_a_changed_document_changes_what_depends_on_it(root: Path, tiny_model_fo
 
 def test_looking_ahead_trains_nothing_and_needs_no_run(root: Path, tiny_model_folder: Path) -> None:
     own = study(tiny_model_folder, APPROACHES, revision=REVISION)
-    ahead = {one.name: one for one in forecast(own, root).approaches}
+    ahead = {one.name: one for one in forecast(prepare(own, root)).approaches}
     assert ahead["rag"].prompt_tokens > ahead["closed-book"].prompt_tokens + 10
     assert ahead["all"].seconds > 0
     shown = training_examples(own, root, 2, "all")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_study
 
-from luthier.errors import StudyError
+from luthier.errors import RunError, StudyError
 from luthier.progress import Silent
 from luthier.report.card import model_card
 from luthier.report.html import write_report
@@ -111,15 +111,45 @@ def test_a_quick_run_trains_no_language_model_tries_no_prompts_and_says_so(root:
     assert {row["name"] for row in result.comparison["approaches"]} == {"nearest", "classifier", "few"}
     warning = read_json(root / "run" / "run.json")["warnings"][0]
     assert "Left out, as they train the language model: lora." in warning
-    assert "Taken without trying others on validation: few (shots 2, by embedding)." in warning
+    assert "Taken without trying others on validation: few (shots 4, by embedding)." in warning
     (step,) = read_json(root / "run" / "approaches" / "few" / "approach.json")["steps"]
-    assert (step["settings"]["shots"], step["settings"]["by"]) == (2, "embedding")
+    assert (step["settings"]["shots"], step["settings"]["by"]) == (4, "embedding")
 
 
 def test_a_quick_run_asks_few_requests_one_by_one(tiny_model_folder: Path):
-    study = tiny_study(tiny_model_folder, approaches=WITHOUT, latency_requests=20)
-    assert quick_study(study).study.latency_requests < 20
-    assert quick_study(study).given_up == ""
+    study = tiny_study(tiny_model_folder, approaches=WITHOUT, latency_requests=20, seeds=3)
+    narrowed = quick_study(study)
+    assert narrowed.study.latency_requests == 5
+    assert "one seed. Latencies are of 5 requests." in narrowed.given_up
+
+
+@pytest.mark.parametrize(
+    ("settings", "shots", "by"),
+    [
+        ({"shots": {"choose": [0, 2]}}, 2, "embedding"),
+        ({"shots": 2, "by": {"choose": ["bm25", "embedding"]}}, 2, "embedding"),
+        ({"shots": 2, "by": {"choose": ["spread", "bm25"]}}, 2, "spread"),
+        ({"shots": 2, "by": "bm25"}, 2, "bm25"),
+        ({"shots": 0}, 0, None),
+    ],
+)
+def test_a_quick_run_keeps_shots_and_what_the_study_names(
+    settings: dict[str, object], shots: int, by: str | None, tiny_model_folder: Path
+):
+    study = tiny_study(tiny_model_folder, approaches={"few": [{"step": "few-shot", **settings}]})
+    (step,) = quick_study(study).study.approaches["few"].steps
+    assert (step.shots, step.by) == (shots, by)
+
+
+def test_a_quick_run_takes_nothing_out_of_a_full_one(root: Path, tiny_model_folder: Path):
+    trained = {"step": "sft", "epochs": 0.5, "learning_rate": 1e-3, "evaluations": 1}
+    study = tiny_study(tiny_model_folder, approaches={**WITHOUT, "lora": [trained]})
+    run(study, root / "run", root=root, quick=True)
+    full = run(study, root / "run", root=root)
+    assert "lora" in {row["name"] for row in full.comparison["approaches"]}
+    with pytest.raises(RunError, match="holds a full run of this study, with lora"):
+        run(study, root / "run", root=root, quick=True)
+    assert read_json(root / "run" / "comparison.json") == full.comparison
 
 
 def test_a_quick_run_of_trainings_alone_is_refused(tiny_model_folder: Path):

@@ -396,3 +396,13 @@ def test_more_latency_requests_measure_the_latency_alone(root: Path, tiny_model_
     run(study.model_copy(update={"latency_requests": 5}), root / "run", root=root)
     assert written(root / "run", "approaches/*/predictions.jsonl") == before
     assert len(read_json(root / "run" / "approaches" / "zero-shot" / "measured.json")["latencies"]) == 5
+
+
+def test_a_run_beside_other_work_says_whose_times_it_touches(
+    root: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.busy.OtherWork.cores", 0.9)
+    run(tiny_study(tiny_model_folder, approaches={"zero-shot": []}), root / "run", root=root)
+    (said,) = [own for own in read_json(root / "run" / "run.json")["warnings"] if "other programs" in own]
+    assert "about 0.9 of" in said
+    assert "answering for zero-shot" in said

@@ -24,6 +24,7 @@ from luthier.runner.open import open_run
 from luthier.runner.predict import predict_rows
 from luthier.runner.prepare import prepare
 from luthier.runner.show import token_tree, training_examples
+from luthier.runner.survey import survey
 from luthier.study import Study, build_study
 from luthier.types import PromptedModel
 
@@ -230,7 +231,7 @@ def test_an_unknown_task_is_named(tiny_model_folder: Path) -> None:
 
 def test_a_forecast_counts_all_tasks(tiny_model_folder: Path, tmp_path: Path) -> None:
     write_tasks(tmp_path)
-    found = forecast(chained(tiny_model_folder), tmp_path)
+    found = forecast(prepare(chained(tiny_model_folder), tmp_path))
     seconds = {one.name: one.seconds for one in found.approaches}
     assert seconds["chain"] > seconds["direct"] > seconds["base"] > 0
 
@@ -239,13 +240,13 @@ def test_test_prompts_that_another_task_trains_on_are_counted(tiny_model_folder:
     write_tasks(tmp_path)
     with open(tmp_path / "colours-train.csv", "a", encoding="utf-8") as handle:
         handle.write("Whale  TEST 0,red\nmouse test 1,green\n")
-    said = [w for w in forecast(chained(tiny_model_folder), tmp_path).warnings if "which an approach learns from" in w]
+    said = [w for w in survey(chained(tiny_model_folder), tmp_path).warnings if "which an approach learns from" in w]
     assert said == [
         "sizes: 2 of 6 test prompts stand in the training or validation split of 'colours', which an approach learns "
         "from; its scores on sizes are too good by them"
     ]
     alone = chained(tiny_model_folder, approaches={"direct": [{"step": "sft"}]})
-    assert not [w for w in forecast(alone, tmp_path).warnings if "which an approach learns from" in w]
+    assert not [w for w in survey(alone, tmp_path).warnings if "which an approach learns from" in w]
 
 
 def test_a_mixture_and_then_the_target(tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -300,7 +301,8 @@ def test_going_back_a_part_of_the_way(tiny_model_folder: Path, tmp_path: Path, m
     approaches = {"all": [sft], "back": [sft, {"step": "interpolate", "at": 0.5}]}
     study = chained(tiny_model_folder, approaches=approaches)
     longer = {"step": "interpolate", "at": 0.5, "points": [n / 40 for n in range(41)]}
-    foreseen = forecast(chained(tiny_model_folder, approaches=approaches | {"longer": [sft, longer]}), tmp_path)
+    with_longer = chained(tiny_model_folder, approaches=approaches | {"longer": [sft, longer]})
+    foreseen = forecast(prepare(with_longer, tmp_path))
     seconds = {one.name: one.seconds for one in foreseen.approaches}
     assert set(seconds) == {"all", "back", "longer"}
     assert seconds["longer"] > seconds["back"]
@@ -329,7 +331,7 @@ def test_a_verdict_on_the_mean_over_several_tasks(tiny_model_folder: Path, tmp_p
         "mixture": [{**sft, "data": {"tasks": ["colours", "sounds"], "by": "equal", "examples": 8}}],
     }
     study = chained(tiny_model_folder, approaches=approaches, target=["sounds", "sizes"])
-    assert {one.name for one in forecast(study, tmp_path).approaches} == set(approaches)
+    assert {one.name for one in forecast(prepare(study, tmp_path)).approaches} == set(approaches)
     assert token_tree(study, tmp_path, "zero-shot").sequences == 2
     result = run(study, tmp_path / "run", root=tmp_path)
     comparison = result.comparison

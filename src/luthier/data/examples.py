@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from luthier.data.conversations import ALPACA_COLUMNS, CHAT_COLUMNS, Exchange, exchange_of_alpaca, exchange_of_chat
 from luthier.data.files import Row, Table
+from luthier.data.hidden import BESIDE_THE_ANSWER, answer_columns, is_chat
 from luthier.data.labels import join_labels, separator_of, split_labels
 from luthier.data.normalise import digest, fingerprint
 from luthier.data.settings import TaskSettings
@@ -56,14 +57,6 @@ class Built:
     left_out_turns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """How a table's rows are read: the exchange of a row, and the columns that tell the answer."""
-
-    exchange: Callable[[Row], Exchange]
-    answer_columns: frozenset[str]
-
-
 def build_examples(table: Table, task: str, settings: TaskSettings) -> Built:
     """The examples of a table, in its order. Labels are not checked here, see `with_labels`.
 
@@ -71,13 +64,13 @@ def build_examples(table: Table, task: str, settings: TaskSettings) -> Built:
         DataError: The settings do not fit the columns. Rows that are wrong by themselves are returned as bad.
     """
     columns = frozenset(table.columns)
-    shape = _shape(table, columns, settings)
-    hidden = shape.answer_columns
-    for setting in ("references", "relevant", "evidence"):
+    exchange_of = _exchange_of(table, columns, settings)
+    for setting in BESIDE_THE_ANSWER:
         value = getattr(settings, setting)
         if value is not None:
             require = require_columns if is_expression(value) else require_column
-            hidden |= require(setting, value, columns, table.file)
+            require(setting, value, columns, table.file)
+    hidden = answer_columns(columns, settings)
     if settings.group is not None:
         require_column("group", settings.group, columns, table.file)
     shown = [column for column in table.columns if column not in hidden]
@@ -86,7 +79,7 @@ def build_examples(table: Table, task: str, settings: TaskSettings) -> Built:
     for row in table.rows:
         complete = Row({**missing, **row.values}, row.place)
         try:
-            exchange = shape.exchange(complete)
+            exchange = exchange_of(complete)
             examples.append(_example(complete, exchange, shown, task, settings))
             left_out += exchange.left_out
         except NoText as error:
@@ -135,24 +128,23 @@ def _text_of(row: Row, setting: str, column: str) -> str:
     return text
 
 
-def _shape(table: Table, columns: frozenset[str], settings: TaskSettings) -> _Shape:
+def _exchange_of(table: Table, columns: frozenset[str], settings: TaskSettings) -> Callable[[Row], Exchange]:
+    """How the exchange of a row is read."""
     if settings.prompt is not None and settings.completion is not None:
         return _templates(table, columns, settings.prompt, settings.completion, settings.label_separator or "")
-    chat = [column for column in CHAT_COLUMNS if column in columns]
-    if settings.format == "chat" or (chat and settings.format != "alpaca"):
-        if not chat:
+    if is_chat(columns, settings):
+        if columns.isdisjoint(CHAT_COLUMNS):
             found = ", ".join(table.columns)
             raise DataError(
                 f"{table.file}: format is chat, but there is no column messages or conversations ({found})."
             )
-        return _Shape(lambda row: exchange_of_chat(row.values), frozenset(CHAT_COLUMNS))
+        return lambda row: exchange_of_chat(row.values)
     if settings.format == "alpaca" or columns.issuperset(ALPACA_COLUMNS):
         for column in ALPACA_COLUMNS:
             if column not in columns:
                 found = ", ".join(table.columns)
                 raise DataError(f"{table.file}: format is alpaca, but there is no column {column!r} (found: {found}).")
-        # the column "text" of Alpaca sets repeats instruction and answer together
-        return _Shape(lambda row: exchange_of_alpaca(row.values), frozenset({"output", "text"}))
+        return lambda row: exchange_of_alpaca(row.values)
     example = next(iter(table.columns))
     raise DataError(
         f"{table.file}: neither a conversation nor Alpaca, and prompt and completion are not set "
@@ -161,7 +153,9 @@ def _shape(table: Table, columns: frozenset[str], settings: TaskSettings) -> _Sh
     )
 
 
-def _templates(table: Table, columns: frozenset[str], prompt: str, completion: str, separator: str) -> _Shape:
+def _templates(
+    table: Table, columns: frozenset[str], prompt: str, completion: str, separator: str
+) -> Callable[[Row], Exchange]:
     asks = require_columns("prompt", prompt, columns, table.file)
     answers = require_columns("completion", completion, columns, table.file)
     render_prompt, render_completion = renderer(prompt), renderer(completion, separator)
@@ -184,7 +178,7 @@ def _templates(table: Table, columns: frozenset[str], prompt: str, completion: s
         asked = render(row, "prompt", render_prompt, asks)
         return Exchange((Message("user", asked),), render(row, "completion", render_completion, answers))
 
-    return _Shape(exchange, answers)
+    return exchange
 
 
 def _named(columns: Sequence[str], preposition: str | None = None) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from luthier.data.conversations import CHAT_COLUMNS, exchange_of_alpaca, messages_of_chat
 from luthier.data.files import Row, Table
+from luthier.data.hidden import answer_columns
 from luthier.data.normalise import digest, fingerprint
 from luthier.data.settings import TaskSettings
-from luthier.data.templates import NoText, columns_named, field_text, renderer, require_columns
+from luthier.data.templates import NoText, field_text, renderer, require_columns
 from luthier.errors import DataError
 from luthier.types import Message, Prompt
 
@@ -20,7 +21,7 @@ def build_prompts(table: Table, task: str, settings: TaskSettings) -> tuple[Prom
     columns = frozenset(table.columns)
     if settings.prompt is not None:
         require_columns("prompt", settings.prompt, columns, table.file)
-    missing = dict.fromkeys(table.columns)
+    hidden, missing = answer_columns(columns, settings), dict.fromkeys(table.columns)
     prompts = []
     for number, row in enumerate(table.rows, 1):
         try:
@@ -29,7 +30,6 @@ def build_prompts(table: Table, task: str, settings: TaskSettings) -> tuple[Prom
             raise DataError(f"{row.place}: this row gives no prompt: {error}. Correct it, or leave it out.") from error
         if settings.system is not None and messages[0].role != "system":
             messages = (Message("system", settings.system), *messages)
-        hidden = columns_named(settings.completion, columns) if settings.completion is not None else frozenset()
         prompts.append(
             Prompt(
                 id=f"{number}-{digest(task, *(m.content for m in messages))[:12]}",

@@ -130,7 +130,7 @@ class Engine:
             folder,
             what="rule",
             allowed=self._allow_code,
-            otherwise="choose an approach that needs none",
+            otherwise="leave the approach out that answers by it",
             error=StudyError,
         )
 

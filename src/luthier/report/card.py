@@ -329,7 +329,8 @@ def _repeating(folder: RunFolder) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if name != "luthier")
     return (
         "```\nluthier run STUDY --output DIR\n```\n\n"
-        "STUDY is the study file, kept as `study.yaml` in the run folder. "
+        "STUDY is the study file, kept as `study.yaml` in the run folder; where it names Python files, add "
+        "`--allow-code`. "
         f"It ran with luthier {run['luthier']} ({versions}) on {run['device']} in {run['precision']}, "
         f"seed {run['seed']}, on {_line(machine['cpu'])} with {machine['cores']} cores and "
         f"{units.size(machine['memory_bytes'])}, {_line(machine['platform'])}."

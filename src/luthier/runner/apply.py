@@ -54,7 +54,7 @@ class Workshop:
         target: The task that steps learn from where they name none; `mean` where there are several.
         others: What the step or the approach may use, by name: approaches that were folded before.
         embedder_keys: Hashes of the embedders and cross-encoders that steps begin with, by name.
-        step_code: The text of the functions that steps name.
+        step_code: Hashes of the files of functions that steps name, by name.
         root: The study's folder.
         prune: Whether settings that do badly are given up before their training is over.
         draw: Whether steps draw what takes further work, such as a learning curve.

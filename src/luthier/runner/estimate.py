@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import ceil
-from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from luthier.evaluate.power import describe_power
+from luthier.busy import OtherWork, busy_note
 from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
 from luthier.model.load import count_parameters, empty_model, load_config
 from luthier.runner.answering import Answering, answering_of
-from luthier.runner.describe import data_report, example_counts, seen_elsewhere, text_warnings
 from luthier.runner.divergence import EXAMPLES
 from luthier.runner.harness import load_harness
 from luthier.runner.merging import PlannedMerge, planned_merges
-from luthier.runner.prepare import Prepared, prepare
+from luthier.runner.prepare import Prepared
 from luthier.runner.show import looking_ahead, prompting_of
 from luthier.settings import closed
 from luthier.steps.adapters import Lora
@@ -30,7 +28,7 @@ from luthier.steps.replay import Replay
 from luthier.steps.search_tuning import SearchTuningStep
 from luthier.steps.training import TrainingStep
 from luthier.study import Approach, Study
-from luthier.types import PromptedModel, Task, prompted
+from luthier.types import PromptedModel, prompted
 
 if TYPE_CHECKING:
     from luthier.prompt.render import TrainingSequence
@@ -56,37 +54,27 @@ class ApproachForecast:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a study will take, and what its test can show.
+    """What a study will take.
 
     Attributes:
-        tasks: Task name → sizes, labels, metric.
-        reports: Task name → the contents of `data.json`.
-        power: A sentence on the smallest difference that the test can show.
-        parameters: Of the base model; None where no approach needs it.
         stored_bytes: What the run will leave on disk.
+        notes: What is not in it, or was in its way, a sentence each.
     """
 
-    tasks: Mapping[str, Any]
-    reports: Mapping[str, dict[str, Any]]
-    parameters: int | None
-    device: str
-    precision: str
-    power: str
     approaches: tuple[ApproachForecast, ...]
     peak_bytes: float
     stored_bytes: float
-    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
         return sum(approach.seconds for approach in self.approaches)
 
 
-def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
-    """Read and check a study, time its model for a moment, and reckon."""
-    prepared = prepare(study, root, allow_code=allow_code)
+def forecast(prepared: Prepared) -> Forecast:
+    """Time a study's model for a moment, and reckon."""
+    others = OtherWork()
     study, base = prepared.study, prepared.language_model
-    reports = {name: data_report(task, prepared.engine, base) for name, task in prepared.tasks.items()}
     plans = {
         name: tuple(_trainings(name, approach, prepared))
         for name, approach in study.approaches.items()
@@ -107,18 +95,10 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
         _forecast_approach(name, prepared, speed, plans.get(name, ()), speeds, merges[name], in_place.get(name))
         for name in study.approaches
     )
-    warnings = [f"{name}: {warning}" for name, report in reports.items() for warning in report["warnings"]]
-    warnings += seen_elsewhere(prepared.tasks, study.learned_tasks)
-    warnings += text_warnings(prepared.texts.values(), prepared.tasks)
-    if load_harness(study.forgetting.lm_eval, study.forgetting.lm_eval_limit, root) is not None:
-        warnings.append("what forgetting.lm_eval takes is not in this forecast")
+    notes = [busy_note(others.cores, "this forecast")]
+    if load_harness(study.forgetting.lm_eval, study.forgetting.lm_eval_limit, prepared.root) is not None:
+        notes.append("what forgetting.lm_eval takes is not in this forecast")
     return Forecast(
-        tasks=example_counts(prepared.tasks),
-        reports=reports,
-        parameters=None if base is None else count_parameters(empty_model(base.model)),
-        device=prepared.device,
-        precision=prepared.precision,
-        power=_power(prepared.targets),
         approaches=approaches,
         peak_bytes=max(
             [
@@ -132,7 +112,7 @@ def forecast(study: Study, root: Path, *, allow_code: bool = False) -> Forecast:
         stored_bytes=_stored_bytes(plans, study)
         + sum(planned.stored_bytes for own in merges.values() for planned in own)
         + sum(own.stored_bytes for own in in_place.values()),
-        warnings=tuple(warnings),
+        notes=tuple(filter(None, notes)),
     )
 
 
@@ -384,17 +364,6 @@ def _stored_bytes(plans: Mapping[str, tuple[_Training, ...]], study: Study) -> f
         again = sum(size / len(list(closed(study.approaches[name].steps[p.number]))) for size, p in sizes)
         found += (study.seeds - 1) * again * min(1.0, (study.finalists or len(plans)) / len(plans))
     return found
-
-
-def _power(targets: Sequence[Task]) -> str:
-    """What the test can show; of several targets that is not known before."""
-    if len(targets) == 1:
-        return describe_power(len(targets[0].test), targets[0].metric)
-    examples = sum(len(task.test) for task in targets)
-    return (
-        f"The verdict is on the mean over {len(targets)} tasks with {examples:,} test examples together; what "
-        "difference they can show depends on how alike the tasks come out."
-    )
 
 
 def _held_out_tokens(lesson: TextLesson, prepared: Prepared) -> int:

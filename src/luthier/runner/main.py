@@ -13,8 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.busy import BUSY_CORES, busy_note
+from luthier.errors import RunError
 from luthier.evaluate.comparison import compare
 from luthier.evaluate.power import minimum_detectable_difference
+from luthier.evaluate.verdict import listed
 from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
 from luthier.runner.apply import Workshop
@@ -34,7 +37,7 @@ from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.repeats import Repeats, fold_repeats, measure_repeats, unanswered_repeats
 from luthier.runner.revision import measure_revision
 from luthier.runner.stages import has_stages, stage_matrices
-from luthier.study import Study, quick_study, study_as_json
+from luthier.study import QuickStudy, Study, quick_study, study_as_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,6 +99,8 @@ def run(
     folder = RunFolder(Path(output))
     with folder.locked():
         folder.settle_leftovers()
+        if narrowed:
+            _see_that_no_full_run_is_lost(folder, narrowed)
         started = datetime.now(UTC)
         prepared = prepare(study, Path(root), allow_code=allow_code, indexes=folder.indexes.resolve())
         harness = load_harness(study.forgetting.lm_eval, study.forgetting.lm_eval_limit, Path(root))
@@ -115,6 +120,18 @@ def run(
         write_json(folder.run, _about(prepared, bench, folder, started, reports, validation_only, given_up))
         write_json(folder.comparison, comparison)
     return RunResult(folder.path, comparison)
+
+
+def _see_that_no_full_run_is_lost(folder: RunFolder, narrowed: QuickStudy) -> None:
+    """A quick run writes no comparison over one that holds what it leaves out."""
+    if not folder.comparison.is_file():
+        return
+    there = {row["name"] for row in read_json(folder.comparison)["approaches"]}
+    if lost := [name for name in narrowed.left_out if name in there]:
+        raise RunError(
+            f"{folder.path} holds a full run of this study, with {listed(lost)}, which a quick one would take out of "
+            "its comparison. Give the quick run a folder of its own with --output."
+        )
 
 
 def _workshop(prepared: Prepared, folder: RunFolder, progress: Progress) -> Workshop:
@@ -291,6 +308,7 @@ def _about(
     warnings += left_out(prepared, folder)
     warnings += _not_on_trees(prepared, folder)
     warnings += _said_by_steps(prepared, folder)
+    warnings += _beside_other_work(prepared, folder)
     if given_up:
         warnings.insert(0, f"A quick run. {given_up}")
     if validation_only:
@@ -329,6 +347,17 @@ def _said_by_steps(prepared: Prepared, folder: RunFolder) -> list[str]:
         for name in prepared.study.approaches
         for warning in read_json(folder.approach(name) / "approach.json")["warnings"]
     ]
+
+
+def _beside_other_work(prepared: Prepared, folder: RunFolder) -> list[str]:
+    """A warning where other programs took cores while answers were timed."""
+    others = {
+        name: read_json(folder.approach(name) / "measured.json").get("others", 0.0)
+        for name in prepared.study.approaches
+    }
+    busy = [name for name, cores in others.items() if cores >= BUSY_CORES]
+    note = busy_note(max(others.values()), f"answering for {listed(busy)}")
+    return [f"{note}; costs of approaches that were timed at other moments compare badly with these"] if note else []
 
 
 def _not_on_trees(prepared: Prepared, folder: RunFolder) -> list[str]:

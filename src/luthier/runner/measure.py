@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.busy import OtherWork
 from luthier.evaluate.answer import Answer, LogProb, answer_to
 from luthier.evaluate.comparison import ApproachResult
 from luthier.evaluate.cost import latency, throughput
@@ -70,7 +71,7 @@ def measure(name: str, fitted: Fitted, bench: Bench) -> None:
         _answer(name, folder, fitted, bench)
     measured = read_json(folder / "measured.json")
     alone = bench.alone()
-    if len(measured["latencies"]) != len(alone):
+    if len(measured["latencies"]) < len(alone):
         measured["latencies"] = _latencies(name, fitted, bench, alone)
         write_json(folder / "measured.json", measured)
     _see_that_it_is_scored(folder, fitted, bench)
@@ -101,6 +102,7 @@ def _answer(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
         engine.release()  # a language model that is not asked is no part of its memory
     _ask(fitted, bench, first)  # the first call pays for warming up
     reset_peak(engine.device)
+    others = OtherWork()
     rows: list[dict[str, Any]] = []
     seconds = 0.0
     for task_name, examples in bench.examples.items():
@@ -126,6 +128,7 @@ def _answer(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
             "requests": sum(len(bench.examples[name]) for name in bench.targets),
             "seconds": seconds,
             "latencies": [],
+            "others": others.cores,
             "peak_bytes": peak_bytes(engine.device),
             "window": engine.renderer(asked.models[0]).window if asked.models else None,
             "not_on_tree": engine.refusal(asked.model) if isinstance(asked, PromptedModel) else "",
@@ -243,7 +246,7 @@ def cost_in(folder: Path, fitted: Fitted, bench: Bench) -> Cost:
     own = [row for row in read_jsonl(folder / "predictions.jsonl") if row["task"] in bench.targets]
     prompt_tokens = sum(row["prompt_tokens"] for row in own) / len(own)
     speed = throughput(measured["requests"], measured["seconds"])
-    alone = latency(measured["latencies"] or [0.0])
+    alone = latency(measured["latencies"][: bench.latency_requests] or [0.0])
     return Cost(
         train_s=fitted.train_s,
         search_s=fitted.search_s,

@@ -15,6 +15,7 @@ from luthier.infer.engine import Engine
 from luthier.record import load_predictor, places_of
 from luthier.runner.folder import RunFolder, read_json
 from luthier.runner.machinery import engine, library
+from luthier.simple.rule import Rule
 from luthier.study import Study
 from luthier.types import Predictor, PromptedModel
 
@@ -96,6 +97,8 @@ def open_run(
     routed = isinstance(predictor, PromptedModel) and bool(predictor.routes)
     root = Path(about["root"])
     own = engine(root, about["device"], about["precision"], library(root, about["device"], None), allow_code=allow_code)
+    if isinstance(asked, Rule):
+        _check_rule(asked, folder)
     return OpenRun(folder, study, name, task, asked, routed, about, own)
 
 
@@ -106,6 +109,12 @@ def _only_target(study: Study, folder: RunFolder) -> str:
             f"{', '.join(study.tasks)}"
         )
     return study.targets[0]
+
+
+def _check_rule(rule: Rule, folder: RunFolder) -> None:
+    """A run's rule is the copy in its own folder."""
+    if not Path(rule.code).resolve().is_relative_to(folder.path.resolve()) or Path(rule.function).name != rule.function:
+        raise RunError(f"the rule of this run lies outside its folder ({rule.code}, {rule.function}): it is not run.")
 
 
 def _check_places(predictor: Predictor, folder: RunFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ class Prepared:
         revision: What changes in the target's documents when all is done, and is asked then.
         texts: Raw text that steps learn from, by where it comes from.
         metric_code: The text of the user's own metrics, which scores depend on, by name.
-        step_code: That of the functions that steps name.
+        step_code: Hashes of the files of functions that steps name, by name.
         model_keys: Hashes of the models that approaches start from, by folder.
         embedder_keys: Hashes of the embedders and cross-encoders that steps begin with, by name.
     """
@@ -195,12 +196,12 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
 
 
 def _step_code(study: Study, root: Path, engine: Engine) -> dict[str, str]:
-    """The text of the functions that steps name, each loaded once to see that it can be."""
+    """Hashes of the files of functions that steps name, each loaded once to see that it can be."""
     names = {name for approach in study.approaches.values() for step in approach.steps for name in step.code}
     for name in sorted(names):
         engine.function(name, root)
     files = {name: function_file(name, root, what="rule", error=StudyError) for name in sorted(names)}
-    return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+    return {name: sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
 
 
 def documents_embedder(study: Study) -> str:

@@ -90,8 +90,11 @@ def _usage(nearest: Nearest, reading: Reading) -> str:
             "",
             'known = pandas.read_parquet("known/known.parquet")',
             "index = bm25s.BM25()",
-            'index.index(bm25s.tokenize(list(known["text"])))',
-            f'(numbers,), (similarities,) = index.retrieve(bm25s.tokenize("your question"), k={nearest.k})',
+            r'words = lambda texts: bm25s.tokenize(texts, token_pattern=r"\w+", return_ids=False, show_progress=False)',
+            'index.index(words(list(known["text"])), show_progress=False)',
+            'found = index.get_scores(words(["your question"])[0])',
+            f"numbers = (-found).argsort(kind='stable')[:{nearest.k}]",
+            "similarities = found[numbers]",
         ]
         notes.append("Luthier takes words as `luthier.words.terms` does, so that rankings may differ a little.")
     else:

@@ -9,8 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from luthier.errors import EvaluationError
+from luthier.errors import EvaluationError, RunError
 from luthier.types import FOLDER, Completion, Predictor, Prompt, Tools
+from luthier.user_code import function_file
+
+_ARGUMENTS = (
+    "The first argument is the prompt's last turn; the second holds the row's columns by name, without those that tell "
+    "the answer."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +26,7 @@ class Rule(Predictor):
     Attributes:
         code: The folder of a copy of the function's file.
         function: `file.py:function`, the file in that folder.
+        tasks: Those whose prompts it answers.
         otherwise: The answer where the function returns None.
     """
 
@@ -28,7 +35,11 @@ class Rule(Predictor):
 
     code: str = field(metadata=FOLDER)
     function: str
+    tasks: tuple[str, ...]
     otherwise: str = ""
+
+    def declines(self, task: str) -> str:
+        return "" if task in self.tasks else f"the rule was written for {', '.join(self.tasks)} alone"
 
     def answer(
         self, tools: Tools, prompts: Sequence[Prompt], labels: Sequence[str], advance: Callable[[int], None]
@@ -45,15 +56,22 @@ class Rule(Predictor):
         return found
 
     def export(self, folder: Path, tools: Tools) -> Rule:
-        """The function's file."""
-        name = self.function.rpartition(":")[0]
-        shutil.copy2(Path(self.code) / name, folder / name)
-        return replace(self, code=str(folder))
+        """The function's file, which is not run for it."""
+        file = function_file(self.function, Path(self.code), what=self.kind, error=RunError)
+        shutil.copyfile(file, folder / file.name)
+        return replace(self, code=str(folder), function=f"{file.name}:{self.function.rpartition(':')[2]}")
 
     def usage(self) -> str:
         file, _, function = self.function.rpartition(":")
-        program = f'from {file.removesuffix(".py")} import {function}\n\nprint({function}("your question", {{}}))'
-        return f"```python\n{program}\n```\n\nThe second argument holds the row's columns."
+        lines = [
+            "import runpy",
+            "",
+            f"answer = runpy.run_path({file!r})[{function!r}]",
+            'found = answer("your question", {"column": "its value"})',
+            f"print({self.otherwise!r} if found is None else found)",
+        ]
+        program = "\n".join(lines)
+        return f"```python\n{program}\n```\n\n{_ARGUMENTS}"
 
 
 def answer_of(function: Callable[..., Any], prompt: Prompt, name: str) -> str | None:
@@ -64,7 +82,7 @@ def answer_of(function: Callable[..., Any], prompt: Prompt, name: str) -> str | 
     """
     try:
         found = function(prompt.messages[-1].content, dict(prompt.fields))
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise EvaluationError(
             f"rule {name} fails on prompt {prompt.id} of task {prompt.task}: {type(error).__name__}: {error}. "
             f"The prompt is {prompt.messages[-1].content[:200]!r}. Correct the rule."

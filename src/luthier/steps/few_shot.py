@@ -47,9 +47,12 @@ class FewShotStep(Step):
         return self.with_settings(by=Choose[ShotChoice](choose=(drawn, "bm25", "embedding")))
 
     def quick(self) -> Step:
-        """With shots chosen by embedding, where it is left open how: most often the best way."""
-        step = self.with_settings(by="embedding") if self.by is None else self
-        return super(FewShotStep, step).quick()
+        """With the most shots, chosen by embedding where that is open: most often the best way."""
+        if self.shots == 0:
+            return self
+        ways = values_of(self.by)
+        by = "embedding" if self.by is None or "embedding" in ways else ways[0]
+        return self.with_settings(shots=max(values_of(self.shots)), by=by)
 
     def check(self, task: Task) -> list[str]:
         """`spread` needs labels, and the pool must be large enough."""

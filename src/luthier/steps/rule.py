@@ -14,8 +14,8 @@ from luthier.steps.base import ShownText, Step, StepContext, StepForecast, StepO
 from luthier.types import Predictor
 from luthier.user_code import function_file, names_function
 
-# Prompts that it is timed on.
-_TIMED = 20
+# Prompts that it is timed on, and training prompts of each task that it is tried on beside those of validation.
+_TIMED, _TRIED = 20, 1000
 
 
 class RuleStep(Step):
@@ -28,7 +28,8 @@ class RuleStep(Step):
     function: str
     """`file.py:function`, in the study's folder. It is called as `function(prompt: str, fields: dict[str, str])` with
     the last turn and the row's columns, those that hold the answer left out, and returns a text, or None where it has
-    no answer. The file is copied into the run alone, so it imports none of its neighbours."""
+    no answer; of several targets for the prompts of each. The file is copied into the run alone, so it imports none of
+    its neighbours."""
     otherwise: str = ""
     """What stands in place of an answer that it does not have."""
 
@@ -52,10 +53,13 @@ class RuleStep(Step):
         folder = context.folder / "rule"
         folder.mkdir(parents=True, exist_ok=True)
         file = function_file(self.function, context.root, what=self.step, error=StudyError)
-        shutil.copy2(file, folder / file.name)
+        shutil.copyfile(file, folder / file.name)
         name = f"{file.name}:{self.function.rpartition(':')[2]}"
-        context.engine.function(name, folder)  # it must run alone
-        return StepOutcome(Rule(str(folder), name, self.otherwise))
+        function = context.engine.function(name, folder)
+        tasks = context.lesson.tasks
+        for example in (example for task in tasks for example in (*task.train[:_TRIED], *task.validation)):
+            answer_of(function, example.prompt, name)  # what fails is to fail before the test is opened
+        return StepOutcome(Rule(str(folder), name, tuple(task.name for task in tasks), self.otherwise))
 
     def forecast(self, context: StepContext) -> StepForecast:
         function = context.engine.function(self.function, context.root)
@@ -70,13 +74,8 @@ class RuleStep(Step):
         function = context.engine.function(self.function, context.root)
         examples = [example for task in context.lesson.tasks for example in task.train][:count]
         return [
-            ShownText(
-                str(example.place),
-                (
-                    (example.prompt.messages[-1].content, False),
-                    ("\n→ ", False),
-                    (answer_of(function, example.prompt, self.function) or self.otherwise, True),
-                ),
-            )
+            ShownText(str(example.place), ((example.prompt.messages[-1].content, False), (f"\n→ {text}", False)))
             for example in examples
+            for found in [answer_of(function, example.prompt, self.function)]
+            for text in [self.otherwise if found is None else found]
         ]

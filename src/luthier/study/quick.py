@@ -11,6 +11,8 @@ from luthier.study.schema import Approach, Study
 
 # Requests asked one by one for the latency.
 _REQUESTS = 5
+# Characters of a setting that are shown.
+_MOST_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +22,27 @@ class QuickStudy:
     Attributes:
         left_out: Names of the approaches that train the language model, or need one that does.
         narrowed: Approach name → what is used without a search, in words.
+        one_seed: Whether the study asks for several seeds.
     """
 
     study: Study
     left_out: tuple[str, ...]
     narrowed: dict[str, str]
+    one_seed: bool
 
     @property
     def given_up(self) -> str:
-        """What a full run would add, in whole sentences; empty where that is nothing."""
+        """What a full run would add, in whole sentences."""
         said = []
         if self.left_out:
             said.append(f"Left out, as they train the language model: {', '.join(self.left_out)}.")
         if self.narrowed:
             settings = "; ".join(f"{name} ({words})" for name, words in self.narrowed.items())
             said.append(f"Taken without trying others on validation: {settings}.")
-        return " ".join([*said, "The same command without --quick adds this."]) if said else ""
+        if self.one_seed:
+            said.append("What is fitted was fitted with one seed.")
+        said.append(f"Latencies are of {self.study.latency_requests} requests.")
+        return " ".join([*said, "The same command without --quick does all of it."])
 
 
 def quick_study(study: Study) -> QuickStudy:
@@ -66,6 +73,7 @@ def quick_study(study: Study) -> QuickStudy:
         study.model_copy(update=changed),
         tuple(name for name in study.approaches if name in left_out),
         {name: words for name, own in kept.items() if (words := _narrowed(study.approaches[name], own))},
+        study.seeds > 1,
     )
 
 
@@ -76,9 +84,14 @@ def _quick(approach: Approach) -> Approach:
 def _narrowed(before: Approach, after: Approach) -> str:
     """The settings that are given in the quick run alone."""
     settings = [
-        f"{name} {getattr(now, name)}"
+        f"{name} {_clipped(getattr(now, name))}"
         for step, now in zip(before.steps, after.steps, strict=True)
         for name in type(now).model_fields
         if getattr(step, name) != getattr(now, name)
     ]
     return ", ".join(settings)
+
+
+def _clipped(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
