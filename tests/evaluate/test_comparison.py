@@ -11,6 +11,7 @@ import pytest
 
 from luthier.errors import EvaluationError
 from luthier.evaluate import Answer, ApproachResult, LogProb, compare
+from luthier.evaluate.seeds import seeds_reasons
 from luthier.types import Cost, Score
 
 
@@ -199,6 +200,25 @@ def test_one_kind_of_approach_without_a_difference_recommends_the_cheapest():
         "Use zero-shot: accuracy 80.0% (73.9–85.0) on 200 examples. It is the cheapest approach: 5.0 min for 1,000 "
         "requests."
     )
+
+
+@pytest.mark.parametrize("noise", [0.96, 1.0, 1.04])
+def test_a_difference_of_one_timing_from_the_next_decides_nothing(noise: float):
+    """Of two that cost alike the untrained one is taken, and of two untrained ones the better."""
+    few, zero = approach("few-shot", right(800, 1000), per_request_s=0.3), approach("zero-shot", right(798, 1000))
+    zero = replace(zero, cost=replace(zero.cost, seconds_per_request=0.3 * noise))
+    assert compared(few, zero)["recommended"] == "few-shot"
+    lora = approach("lora", right(801, 1000), train_s=10.0, per_request_s=0.28 * noise, prompt_tokens=5.0)
+    result = compared(few, lora)
+    assert result["recommended"] == "few-shot"
+
+
+def test_two_that_cost_alike_are_said_to():
+    result = compared(
+        approach("zero-shot", right(160), per_request_s=0.31), approach("few-shot", beside(24, 20), per_request_s=0.3)
+    )
+    assert result["recommended"] == "few-shot"
+    assert "It is no dearer than any other approach: 5.0 min for 1,000 requests." in result["verdict"]
 
 
 def test_a_cheaper_trained_approach_within_the_margin_of_one_that_is_shown_to_help_is_recommended():
@@ -470,3 +490,9 @@ def test_an_unknown_target_is_named():
         compared(approach("a", [1.0]), targets=["other"])
     with pytest.raises(EvaluationError, match="no approach"):
         compare([], targets=["task"], requests=1, margin=0, forgetting_limit=None, seed=0)
+
+
+def test_one_training_speaks_of_its_model_alone():
+    (said,) = seeds_reasons([], trains=True)
+    assert "not about the way of training" in said
+    assert seeds_reasons([], trains=False) == []

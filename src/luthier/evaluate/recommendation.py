@@ -10,7 +10,8 @@
    -margin) qualifies, and so does the measure itself. The cheapest that qualifies is recommended: seconds of training,
    and of answering the number of requests that the study names. So training that is not shown to help is still
    recommended where it qualifies, it computes less for a request than the measure does (a shorter prompt, or a shorter
-   answer), and it is cheaper than every other approach that qualifies.
+   answer), and it is cheaper than every other approach that qualifies. Times within a tenth of each other are alike;
+   then what trained least is taken, and of these what scores best.
 4. Where only one kind is left and no difference was found within it, nothing speaks for more than the cheapest.
 """
 
@@ -23,6 +24,9 @@ from dataclasses import dataclass
 from luthier.evaluate.metrics import Metric
 from luthier.evaluate.statistics import Difference, Interval
 from luthier.types import TRAININGS, Cost, Training
+
+# Of a time: differences below it are those of one timing from the next.
+TIE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +192,20 @@ def advantage(table: Table, of: Standing, over: Standing) -> Advantage:
 
 
 def cheapest(standings: Sequence[Standing]) -> Standing:
-    """By total seconds; of equals what trained least, then the better one."""
-    return min(standings, key=lambda standing: (standing.total_s, TRAININGS.index(standing.training)))
+    """By total seconds; where some take hardly more than the least, what trained least, and of these the best.
+
+    Args:
+        standings: The best first.
+    """
+    return min(
+        (own for own in standings if costs_alike(own.total_s, min(one.total_s for one in standings))),
+        key=lambda own: TRAININGS.index(own.training),
+    )
+
+
+def costs_alike(one_s: float, other_s: float) -> bool:
+    """Whether two times are too near each other to be told apart by one timing."""
+    return max(one_s, other_s) <= (1 + TIE) * min(one_s, other_s)
 
 
 def computes_less(one: Standing, other: Standing) -> bool:

@@ -16,6 +16,11 @@ from luthier.evaluate.metrics import Metric
 from luthier.evaluate.statistics import Interval
 from luthier.evaluate.verdict import bare_text, value_text
 
+_ONCE = (
+    "Each language model was trained once, so all this is about these models and not about the way of training: with "
+    "another seed a score may lie some points off (seeds: 3 trains again and shows how far)."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
@@ -73,10 +78,15 @@ def seeds_content(repeated: Sequence[Repeated]) -> dict[str, Any] | None:
     }
 
 
-def seeds_reasons(repeated: Sequence[Repeated]) -> list[str]:
-    """What the seeds say of the two approaches that are best over them, in a sentence."""
+def seeds_reasons(repeated: Sequence[Repeated], *, trains: bool) -> list[str]:
+    """What the seeds say of the two approaches that are best over them, in a sentence; where nothing was repeated, what
+    one training says.
+
+    Args:
+        trains: Whether a language model was trained at all.
+    """
     if not repeated:
-        return []
+        return [_ONCE] if trains else []
     metric = repeated[0].metric
     direction = -1 if metric.higher_is_better else 1
     first, *rest = sorted(repeated, key=lambda own: direction * fmean(own.means))

@@ -17,6 +17,7 @@ from luthier.evaluate.recommendation import (
     advantage,
     cheapest,
     computes_less,
+    costs_alike,
     within_margin,
 )
 
@@ -80,9 +81,14 @@ def _tied(table: Table, chosen: Standing) -> str:
     kind = "untrained " if chosen.training == "none" and _some_train(table) else ""
     return (
         f"{_no_difference(lead)} {among}: {_stands(table, best, lead, other)}; {_needed(table, lead)}. "
-        f"Use {chosen.name}: {_score(table, chosen)}. It is the cheapest {kind}approach: "
+        f"Use {chosen.name}: {_score(table, chosen)}. {_why_cheapest(table, chosen)} {kind}approach: "
         f"{duration(chosen.total_s)} for {_requests(table.requests)}."
     )
+
+
+def _why_cheapest(table: Table, chosen: Standing) -> str:
+    alike = [own for own in table.eligible if own.name != chosen.name and costs_alike(own.total_s, chosen.total_s)]
+    return "It is no dearer than any other" if alike else "It is the cheapest"
 
 
 def _ends_of_tie(table: Table, chosen: Standing) -> tuple[Standing, Standing]:
@@ -366,7 +372,8 @@ def _score(table: Table, standing: Standing) -> str:
 def _near(table: Table, chosen: Standing, measure: Standing, what: str) -> str:
     lead, mean = advantage(table, measure, chosen), value_text(table.metric, measure.interval.mean)
     margin, ends = _size(table.metric, table.margin), _ends(table.metric, lead)
-    return f"within the margin of {margin} of the {what} ({measure.name}, {mean}; difference {ends}) and cheaper"
+    price = "about as cheap" if costs_alike(chosen.total_s, measure.total_s) else "cheaper"
+    return f"within the margin of {margin} of the {what} ({measure.name}, {mean}; difference {ends}) and {price}"
 
 
 def _needed(table: Table, lead: Advantage) -> str:

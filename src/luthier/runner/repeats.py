@@ -79,7 +79,8 @@ def measure_repeats(
             scores, answers = scores_and_answers(folder, judged)
             scored[result.name][other] = replace(result, scores=scores, answers=answers)
     found = over_seeds(scored, bench.targets, seed)
-    return seeds_content(found), seeds_reasons(found)
+    trains = any(result.training == "language model" for result in results)
+    return seeds_content(found), seeds_reasons(found, trains=trains)
 
 
 def unanswered_repeats(repeats: Repeats, bench: Bench) -> list[str]:
