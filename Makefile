@@ -58,6 +58,7 @@ bench: bench-setup
 	$(BIN)/python bench/document_instructions.py $(BENCH_FLAGS)
 	test -z "$$LUTHIER_DATA" || $(BIN)/python bench/retrieval_quality.py $(BENCH_FLAGS)
 	$(BIN)/python bench/rivals.py $(BENCH_FLAGS)
+	$(BIN)/python bench/verdict_simulation.py $(BENCH_FLAGS)
 	$(BIN)/python bench/record.py
 
 clean:

@@ -72,6 +72,7 @@ def figures(results: Results) -> str:
         ("document_instructions", "Documents that carry instructions"),
         ("retrieval_latency", "An index of passages"),
         ("rivals", "What needs no training of a language model"),
+        ("verdict_simulation", "How often the verdict is right"),
     ):
         if (own := results.get(name)) is not None:
             parts.append(f"### {title}\n\n" + own_table(own) + "\n\n" + _notes(own))

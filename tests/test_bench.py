@@ -38,7 +38,7 @@ from luthier.types import Prompt, PromptedModel  # noqa: E402
 BENCHMARKS = (
     *("train_lora_varied", "train_full_varied", "train_lora_shared", "answer_few_shot", "choose_label"),
     *("loss_curves", "shared_sweep", "step_profile", "forecast", "retrieval_latency", "retrieval_quality"),
-    *("document_instructions", "rivals"),
+    *("document_instructions", "rivals", "verdict_simulation"),
 )
 
 

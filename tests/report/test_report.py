@@ -232,6 +232,19 @@ def test_report_with_nothing_recommended_and_nothing_scored(tmp_path: Path) -> N
     assert "10 unscored" in text
 
 
+def test_the_pair_that_was_asked_about_beforehand_stands_first(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    comparison = json.loads((run / "comparison.json").read_text())
+    asked = comparison["pairs"][-1]
+    asked["asked"] = True
+    (run / "comparison.json").write_text(json.dumps(comparison))
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    rows = text[text.index("Holm p") :]
+    assert rows.index("asked beforehand") < rows.index(comparison["pairs"][0]["b"], rows.index("asked beforehand"))
+    assert "The pair at the top was asked about beforehand" in text
+    assert f"having looked at {len(comparison['pairs']) - 1} pairs" in text
+
+
 def test_many_labels_show_the_most_confused_pairs_first(tmp_path: Path) -> None:
     labels = [f"label {index}" for index in range(77)]
     text = write_report(write_run(tmp_path / "run", labels=labels, examples=300)).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer
+from luthier.evaluate.contrasts import Trained, contrasts
 from luthier.evaluate.metrics import Metric
 from luthier.evaluate.statistics import (
     Difference,
@@ -93,3 +94,27 @@ def difference_of(a: Column, b: Column, metric: Metric, seed: int, who: str) -> 
         aggregate=aggregate,
         bounded=metric.bounded,
     )
+
+
+def asked_difference(a: Column, b: Column, metric: Metric, known: Difference) -> Difference:
+    """The difference a - b where it was asked about beforehand: one interval, whose p never contradicts it.
+
+    Args:
+        known: The same difference as one of many, which says how far the two differ on one example.
+    """
+    both = a.scored & b.scored
+    if len(both.nonzero()[0]) < 2 and not metric.bounded:
+        return known
+    own = [Trained(name, _influence(column.values[both], metric)[None]) for name, column in (("a", a), ("b", b))]
+    (found,) = contrasts([(own[0], own[1])], bounded=metric.bounded)
+    low, high = min(found.low, known.difference), max(found.high, known.difference)
+    return replace(known, low=low, high=high, p=found.p, test="t, asked beforehand", interval="t, asked beforehand")
+
+
+def _influence(values: Floats, metric: Metric) -> Floats:
+    """A number for each example whose mean is the metric: jackknife pseudo-values of a corpus metric (Tukey 1958)."""
+    if metric.corpus is None:
+        return values
+    sums, n = values.sum(axis=0), len(values)
+    whole = float(metric.corpus.aggregate(sums[None])[0])
+    return np.asarray(n * whole - (n - 1) * metric.corpus.aggregate(sums - values))

@@ -9,13 +9,21 @@ from itertools import combinations
 
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer
-from luthier.evaluate.columns import Column, column_of, difference_of, interval_of, settled
+from luthier.evaluate.columns import Column, asked_difference, column_of, difference_of, interval_of, settled
 from luthier.evaluate.cost import break_even_requests, total_s
 from luthier.evaluate.forgetting import worsening
 from luthier.evaluate.metrics import Metric, metric_traits
 from luthier.evaluate.over_tasks import mean_over, task_differences
 from luthier.evaluate.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
-from luthier.evaluate.recommendation import AgainstFloor, Pair, Standing, Table, computes_less, recommend
+from luthier.evaluate.recommendation import (
+    AgainstFloor,
+    Pair,
+    Standing,
+    Table,
+    asked_beforehand,
+    computes_less,
+    recommend,
+)
 from luthier.evaluate.statistics import Interval, holm
 from luthier.evaluate.verdict import forgot_text, listed, reasons, verdict
 from luthier.types import Cost, Score, Training
@@ -35,6 +43,8 @@ class ApproachResult:
         other_tasks: What it gave of the tasks that are no targets, with `since`.
         changes_model: Whether weights of the model that answers general text changed, and not only of those for single
             tasks or of what searches for it.
+        validation: What it scored on validation, as choices compare it: more is better, of equals the next number
+            counts. None where it was not asked.
     """
 
     name: str
@@ -47,6 +57,7 @@ class ApproachResult:
     other_tasks: Sequence[Mapping[str, object]] = ()
     changes_model: bool = True
     kind: str = "prompted model"
+    validation: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +110,8 @@ def compare(
     measured = _measured_floors(floors, approaches, targets, seed)
     against = _against_floors(approaches, columns, measured, metric, seed, alpha)
     standings = [replace(standing, floor=against.get(standing.name)) for standing in standings]
-    pairs = _pairs([standing.name for standing in standings], columns, metric, seed)
+    asked = asked_beforehand(standings)
+    pairs = _pairs([standing.name for standing in standings], asked, columns, metric, seed)
     table = Table(metric, standings, pairs, requests, margin, forgetting_limit, alpha)
     recommendation = recommend(table)
     by_name = {approach.name: approach for approach in approaches}
@@ -205,6 +217,7 @@ def _ranked(
                 approach.cost,
                 total_s(approach.cost, requests),
                 _forgot(approach, forgetting_limit),
+                validation=approach.validation,
             )
         )
     direction = -1 if metric.higher_is_better else 1
@@ -217,11 +230,23 @@ def _forgot(approach: ApproachResult, limit: float | None) -> str | None:
     return "; ".join(map(forgot_text, beyond)) or None
 
 
-def _pairs(names: Sequence[str], columns: Mapping[str, Column], metric: Metric, seed: int) -> list[Pair]:
+def _pairs(
+    names: Sequence[str], asked: tuple[str, str] | None, columns: Mapping[str, Column], metric: Metric, seed: int
+) -> list[Pair]:
+    """Every two approaches. The pair that was asked about beforehand pays for itself alone, and its p is that of its
+    interval; all others are adjusted for their number."""
     couples = list(combinations(names, 2))
     found = [difference_of(columns[a], columns[b], metric, seed, f"'{a}' and '{b}'") for a, b in couples]
-    adjusted = holm([difference.p for difference in found])
-    return [Pair(a, b, difference, p) for (a, b), difference, p in zip(couples, found, adjusted, strict=True)]
+    others = [number for number, couple in enumerate(couples) if asked is None or set(couple) != set(asked)]
+    adjusted = dict(zip(others, holm([found[number].p for number in others]), strict=True))
+    pairs = []
+    for number, ((a, b), difference) in enumerate(zip(couples, found, strict=True)):
+        if number in adjusted:
+            pairs.append(Pair(a, b, difference, adjusted[number]))
+        else:
+            one = asked_difference(columns[a], columns[b], metric, difference)
+            pairs.append(Pair(a, b, one, one.p, asked=True))
+    return pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +401,7 @@ def _pair_entry(pair: Pair) -> dict[str, object]:
         "p": found.p,
         "p_holm": pair.p_holm,
         "test": found.test,
+        "asked": pair.asked,
     }
 
 

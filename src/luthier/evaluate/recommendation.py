@@ -2,17 +2,18 @@
 
 1. An approach that made a general probe worse by more than the study's limit is out. So is one that is not shown to
    beat the best floor, and where none is, nothing is recommended.
-2. Training the language model must be shown to help: the best approach that does it scores better than the best that
-   does not, with p after Holm below alpha. Where it is not, the best of the others is the measure: untrained ones and
-   small models, which are trained in seconds. Where it is, or where only one kind of approach is left, the best of all
-   by its mean is the measure.
-3. Whatever is shown to lie within the margin of the measure (the paired 95% interval of the difference stays above
+2. One question is asked, about two approaches that were chosen on validation before the test was opened: of those that
+   train the language model the best, and the best of all others, untrained ones and small models, which are trained in
+   seconds. Training must be shown to help: the interval of the difference lies above zero. Where it does, the trained
+   one is the measure, where not, the other.
+3. Of the two, what is shown to lie within the margin of the measure (the interval of the difference stays above
    -margin) qualifies, and so does the measure itself. The cheapest that qualifies is recommended: seconds of training,
    and of answering the number of requests that the study names. So training that is not shown to help is still
    recommended where it qualifies, it computes less for a request than the measure does (a shorter prompt, or a shorter
-   answer), and it is cheaper than every other approach that qualifies. Times within a tenth of each other are alike;
-   then what trained least is taken, and of these what scores best.
-4. Where only one kind is left and no difference was found within it, nothing speaks for more than the cheapest.
+   answer), and it is cheaper. Times within a tenth of each other are alike; then what trained least is taken, and of
+   these what scores best. All other pairs are shown, and turned into no advice.
+4. Where only one kind is left, the best of all by its mean is the measure, and all of them may qualify; where no
+   difference was found within it, nothing speaks for more than the cheapest.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Standing:
         total_s: Seconds of training and of answering the study's number of requests.
         forgot: What it forgot beyond the limit, in words; None where nothing.
         floor: How it stands beside the best floor; None where there is none.
+        validation: What it scored on validation, more is better; None where it was not asked.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Standing:
     total_s: float
     forgot: str | None = None
     floor: AgainstFloor | None = None
+    validation: tuple[float, ...] | None = None
 
     @property
     def trains(self) -> bool:
@@ -87,12 +90,17 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two approaches on the same examples: a - b, and the p adjusted for the number of pairs."""
+    """Two approaches on the same examples: a - b, and the p adjusted for the number of pairs.
+
+    Attributes:
+        asked: Whether it is the pair that was asked about beforehand, whose p is not adjusted.
+    """
 
     a: str
     b: str
     difference: Difference
     p_holm: float
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +138,13 @@ class Table:
 
     @property
     def best_trained(self) -> Standing | None:
-        return next((standing for standing in self.eligible if standing.trains), None)
+        """By validation, of those that train the language model."""
+        return _best_on_validation([standing for standing in self.eligible if standing.trains])
 
     @property
     def best_other(self) -> Standing | None:
-        return next((standing for standing in self.eligible if not standing.trains), None)
+        """By validation, of those that leave the language model as it is."""
+        return _best_on_validation([standing for standing in self.eligible if not standing.trains])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +165,22 @@ class Recommendation:
     tied: bool = False
 
 
+def asked_beforehand(standings: Sequence[Standing]) -> tuple[str, str] | None:
+    """The pair that the study asks about, known before the test was opened but for what is out: of the approaches that
+    train the language model the best on validation, and the best of all others. None where one side is empty."""
+    kept = [own for own in standings if own.forgot is None and (own.floor is None or own.floor.above)]
+    trained = _best_on_validation([own for own in kept if own.trains])
+    other = _best_on_validation([own for own in kept if not own.trains])
+    return None if trained is None or other is None else (trained.name, other.name)
+
+
+def _best_on_validation(standings: Sequence[Standing]) -> Standing | None:
+    """Of equals the first; the first of all where some were not asked on validation."""
+    if any(own.validation is None for own in standings):
+        return next(iter(standings), None)
+    return max(standings, key=lambda own: own.validation or (), default=None)
+
+
 def recommend(table: Table) -> Recommendation:
     """Apply the rule at the top of this module."""
     eligible = table.eligible
@@ -163,12 +189,16 @@ def recommend(table: Table) -> Recommendation:
     helps = _training_helps(table)
     if helps is None and _tied(table, eligible):
         return Recommendation(cheapest(eligible), tied=True)
-    other = table.best_other
-    measure = other if helps is False and other else eligible[0]
+    trained, other = table.best_trained, table.best_other
+    if helps is None or trained is None or other is None:
+        measure, rivals = eligible[0], eligible
+    else:
+        # The pair that was asked about, and nothing else: any other would be picked by its luck on the test.
+        measure, rivals = (trained, [trained, other]) if helps else (other, [other, trained])
     # Training that is not shown to help can only pay by computing less: anything else is noise in the timing.
     qualified = [
         standing
-        for standing in eligible
+        for standing in rivals
         if within_margin(table, standing, measure)
         and (helps is not False or not standing.trains or computes_less(standing, measure))
     ]
@@ -220,8 +250,7 @@ def _training_helps(table: Table) -> bool | None:
     trained, untrained = table.best_trained, table.best_other
     if trained is None or untrained is None:
         return None
-    lead = advantage(table, trained, untrained)
-    return lead.mean > 0 and lead.p < table.alpha
+    return advantage(table, trained, untrained).low > 0
 
 
 def _tied(table: Table, eligible: Sequence[Standing]) -> bool:

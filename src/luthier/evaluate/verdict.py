@@ -240,6 +240,7 @@ def reasons(
     if chosen is None:
         return lines
     lines += [_found(table, recommendation, a, b) for a, b in _deciding(table, recommendation, chosen)]
+    lines += _elected(table)
     lines.append(_costs(table, chosen))
     rival = table.best_other if chosen.trains else table.best_trained
     if rival is not None:
@@ -262,6 +263,17 @@ def _left_out(table: Table) -> list[str]:
     return lines + [f"Not shown to be better than {what}: {listed(names)}." for what, names in by_floor.items()]
 
 
+def _elected(table: Table) -> list[str]:
+    """How the pair came to be asked about, where there was a choice."""
+    pair = [own for own in (table.best_trained, table.best_other) if own is not None]
+    shown = [
+        f"{own.name} ({value_text(table.metric, abs(own.validation[0]))})" for own in pair if own.validation is not None
+    ]
+    if len(pair) < 2 or not shown:
+        return []
+    return [f"Chosen on validation, before the test was opened: {listed(shown)}."]
+
+
 def _deciding(table: Table, recommendation: Recommendation, chosen: Standing) -> list[tuple[Standing, Standing]]:
     """At most three pairs: training against none, and against the measure what was chosen and what is cheapest."""
     if len(table.eligible) < 2:
@@ -272,7 +284,8 @@ def _deciding(table: Table, recommendation: Recommendation, chosen: Standing) ->
     pairs = []
     if table.best_trained and table.best_other:
         pairs.append((table.best_trained, table.best_other))
-    pairs += [(measure, other) for other in (chosen, cheapest(table.eligible)) if other.name != measure.name]
+    rivals = (chosen, cheapest(table.eligible)) if recommendation.training_helps is None else (chosen,)
+    pairs += [(measure, other) for other in rivals if other.name != measure.name]
     distinct: dict[frozenset[str], tuple[Standing, Standing]] = {}
     for a, b in pairs or [(table.eligible[0], table.eligible[1])]:
         distinct.setdefault(frozenset((a.name, b.name)), (a, b))

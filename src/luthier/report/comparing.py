@@ -80,6 +80,7 @@ def _turned(pair: Mapping[str, Any]) -> Values:
         "high": None if low is None else -low,
         "p": pair.get("p"),
         "p_holm": pair.get("p_holm"),
+        "asked": pair.get("asked"),
     }
 
 
@@ -398,7 +399,7 @@ def pairs(folder: RunFolder, looks: Looks) -> Values | None:
     for pair in found:
         a, b = pair["a"], pair["b"]
         ordered.append((b, a, _turned(pair)) if rank[b] < rank[a] else (a, b, pair))
-    ordered.sort(key=lambda pair: (rank[pair[0]], rank[pair[1]]))
+    ordered.sort(key=lambda pair: (not pair[2].get("asked"), rank[pair[0]], rank[pair[1]]))
     ends = [
         v for *_, pair in ordered for v in (0.0, pair["difference"], pair.get("low"), pair.get("high")) if v is not None
     ]
@@ -419,6 +420,7 @@ def pairs(folder: RunFolder, looks: Looks) -> Values | None:
                 "p": units.p_value(pair.get("p")),
                 "p_holm": units.p_value(pair.get("p_holm")),
                 "settled": pair.get("p_holm") is not None and pair["p_holm"] < 0.05,
+                "asked": bool(pair.get("asked")),
             }
         )
     axis = whisker_axis(scale, ticks, unit.difference_tick)

@@ -14,6 +14,7 @@ from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
 from luthier.model.load import count_parameters, empty_model, load_config
 from luthier.runner.answering import Answering, answering_of
+from luthier.runner.chosen import asked_on_validation
 from luthier.runner.divergence import EXAMPLES
 from luthier.runner.harness import load_harness
 from luthier.runner.merging import PlannedMerge, planned_merges
@@ -273,6 +274,8 @@ def _forecast_approach(
         again += sum(map(training, whole)) / max(1, len(whole))
         if isinstance(step, InterpolateStep):
             seconds += _measuring_the_curve(step, validating(prepared.lesson(step)), all_answering, prepared, speed)
+    if name in asked_on_validation(study) and (not approach.steps or len(list(closed(approach.steps[-1]))) == 1):
+        seconds += validating(prepared.target_lesson)
     seconds += _stage_by_stage(approach, common, all_answering, prepared)
     if approach.trains and study.seeds > 1:
         again += sum(own.together(len(own.task.test)) for own in judged)

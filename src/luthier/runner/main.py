@@ -21,6 +21,7 @@ from luthier.evaluate.verdict import listed
 from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
 from luthier.runner.apply import Workshop
+from luthier.runner.chosen import Validation, on_validation
 from luthier.runner.describe import data_report, example_counts, machine, seen_elsewhere, text_warnings
 from luthier.runner.divergence import measure_divergence
 from luthier.runner.fitted import Fitted
@@ -115,8 +116,9 @@ def run(
         shop = _workshop(prepared, folder, progress)
         fitted = _fit_all(prepared, shop)
         repeats = fold_repeats(prepared, fitted, shop)
+        validation = on_validation(prepared, fitted, shop)
         bench = _bench(prepared, folder, validation_only, progress)
-        comparison = _compare(prepared, fitted, repeats, bench, harness, folder, validation_only)
+        comparison = _compare(prepared, fitted, repeats, validation, bench, harness, folder, validation_only)
         write_json(folder.run, _about(prepared, bench, folder, started, reports, validation_only, given_up))
         write_json(folder.comparison, comparison)
     return RunResult(folder.path, comparison)
@@ -180,6 +182,7 @@ def _compare(
     prepared: Prepared,
     fitted: Mapping[str, Fitted],
     repeats: Repeats,
+    validation: Validation,
     bench: Bench,
     harness: HarnessTasks | None,
     folder: RunFolder,
@@ -201,7 +204,8 @@ def _compare(
             forgotten = general_changes(name, own, start, bench, harness, study.seed)
             elsewhere = task_changes(name, own, start, bench, study.seed)
         changed = own.language_model is not None and own.predictor.models[:1] != start.predictor.models
-        results.append(result_of(name, own, bench, forgotten, elsewhere, changes_model=changed))
+        chosen_by = validation.get(name)
+        results.append(result_of(name, own, bench, forgotten, elsewhere, changes_model=changed, validation=chosen_by))
     comparison: dict[str, Any] = compare(
         results,
         targets=study.targets,

@@ -199,6 +199,7 @@ def result_of(
     other_tasks: Sequence[Mapping[str, object]],
     *,
     changes_model: bool,
+    validation: tuple[float, ...] | None,
 ) -> ApproachResult:
     """The approach as the comparison takes it, from the files that `measure` wrote."""
     folder = bench.folder.approach(name)
@@ -214,6 +215,7 @@ def result_of(
         answers=answers,
         forgotten=forgotten,
         other_tasks=other_tasks,
+        validation=validation,
     )
 
 

@@ -1,0 +1,35 @@
+"""What each approach scores on validation, by which the pair is chosen that the verdict asks about, before the test is
+opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from luthier.runner.apply import Workshop
+from luthier.runner.fitted import Fitted
+from luthier.runner.fold import validated
+from luthier.runner.prepare import Prepared
+from luthier.study import Study
+
+Validation = Mapping[str, tuple[float, ...]]
+
+
+def asked_on_validation(study: Study) -> tuple[str, ...]:
+    """The approaches that stand for election: of those that train the language model, and of all others, where there is
+    more than one."""
+    trained = [name for name, own in study.approaches.items() if own.training == "language model"]
+    others = [name for name in study.approaches if name not in trained]
+    return tuple(name for side in (trained, others) if len(side) > 1 for name in side)
+
+
+def on_validation(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) -> Validation:
+    """Their scores, as choices compare them; what was scored when settings were chosen is not asked again."""
+    lesson = prepared.target_lesson
+    found = {}
+    for name in asked_on_validation(prepared.study):
+        own = fitted[name]
+        learned = prepared.lesson(own.applied[-1]).tasks if own.applied else ()
+        file = "validation" if learned == lesson.tasks else "validation-target"
+        metrics, _ = validated(own, lesson, shop, f"{name}: validation", file)
+        found[name] = lesson.score_of(metrics)
+    return found
