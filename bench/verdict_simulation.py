@@ -6,6 +6,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import outcome
 
 NAME = "verdict_simulation"
 GAPS, EXAMPLES = (0.0, 0.02, 0.05, 0.08, 0.12), (60, 180, 480, 2000)
-RUNS, QUICK_RUNS = 500, 20
+RUNS, QUICK_RUNS = 400, 20
 VALIDATION = 72
+TRAININGS = (1, 3)
 # Accuracy beside that of the best untrained one; the two that train have the gap on top.
 UNTRAINED = {"few-shot": 0.0, "nearest": -0.02, "zero-shot": -0.3}
 TRAINED = {"lora": 0.0, "full": -0.02}
@@ -30,22 +32,27 @@ def parser() -> argparse.ArgumentParser:
 
 def measure(*, quick: bool) -> dict[str, Any]:
     runs = QUICK_RUNS if quick else RUNS
-    rows = [["true gap", "n", "help shown", "worse or no difference, and yet trained", "interval against words",
-             "two runs disagree"]]  # fmt: skip
-    scores: dict[str, Any] = {}
+    heading = ["true gap", "n"]
+    for count in TRAININGS:
+        which = "one training" if count == 1 else f"{count} trainings"
+        heading += [f"help shown, {which}", "the model is no better", "interval against words", "two runs disagree"]
+    rows, scores = [heading], {}
     for gap in GAPS[:2] if quick else GAPS:
         for n in EXAMPLES[:2] if quick else EXAMPLES:
-            seen = list(_verdicts(gap, n, runs, seed=int(1000 * gap) + n))
-            found = {
-                "help_shown": statistics.fmean(one["helps"] for one in seen),
-                "trained_without_help": statistics.fmean(one["trained"] and not one["helps"] for one in seen),
-                "contradictions": statistics.fmean(one["contradicts"] for one in seen),
-                "disagree": statistics.fmean(
-                    a["trained"] != b["trained"] for a, b in zip(seen[::2], seen[1::2], strict=False)
-                ),
-            }
-            scores[f"{gap}/{n}"] = found
-            rows.append([f"{100 * gap:.0f} points", f"{n:,}", *(f"{100 * value:.1f}%" for value in found.values())])
+            row = [f"{100 * gap:.0f} points", f"{n:,}"]
+            for count in TRAININGS:
+                seen = list(_verdicts(gap, n, count, runs, seed=int(1000 * gap) + n))
+                found = {
+                    "help_shown": statistics.fmean(one["helps"] for one in seen),
+                    "model_no_better": statistics.fmean(one["helps"] and not one["model_better"] for one in seen),
+                    "contradictions": statistics.fmean(one["contradicts"] for one in seen),
+                    "disagree": statistics.fmean(
+                        one["trained"] != other["trained"] for one, other in zip(seen[::2], seen[1::2], strict=False)
+                    ),
+                }
+                scores[f"gap {gap}, n {n}, trainings {count}"] = found
+                row += [f"{100 * value:.1f}%" for value in found.values()]
+            rows.append(row)
     return {
         "benchmark": NAME,
         "tables": {f"of {runs} runs each": rows},
@@ -56,32 +63,31 @@ def measure(*, quick: bool) -> dict[str, Any]:
             "choose. "
             f"Examples are as hard for one approach as for another (correlation {SHARED}); each training scatters by "
             f"{100 * SCATTER:.0f} points around its method. A request costs the same with all, a training an hour.",
-            "Help shown: the verdict takes a trained approach to be better. At a gap of 0 that is an error about the "
-            "method, of which one training says little. Interval against words: the interval of the pair that the "
-            "verdict names leaves out zero beside 'no difference found', or holds it beside 'better'. Two runs: each "
-            "with test examples, validation and trainings of its own.",
+            "Help shown: the verdict takes training to be better. At a gap of 0 that is an error about the method, of "
+            "which one training says little. The model is no better: help is shown, and the trained model that is "
+            "handed over has no higher accuracy than the best of the others. Interval against words: the interval of "
+            "the pair that the verdict names leaves out zero beside 'no difference found', or holds it beside "
+            "'better'. Two runs: each with test examples, validation and trainings of its own.",
         ],
         **outcome.frame(quick),
     }
 
 
-def _verdicts(gap: float, n: int, runs: int, seed: int) -> Iterator[dict[str, bool]]:
+def _verdicts(gap: float, n: int, trainings: int, runs: int, seed: int) -> Iterator[dict[str, bool]]:
     from luthier.evaluate import compare
 
     draw = np.random.default_rng(seed)
     for _ in range(runs):
-        result = compare(
-            _approaches(gap, n, draw),
-            targets=["task"],
-            requests=1000,
-            margin=0.02,
-            forgetting_limit=None,
-            seed=0,
-        )
-        verdict = str(result["verdict"])
+        approaches, accuracies = _approaches(gap, n, trainings, draw)
+        result = compare(approaches, targets=["task"], requests=1000, margin=0.02, forgetting_limit=None, seed=0)
         helps = any("training the language model is shown to help" in line for line in list(result["reasons"]))
-        trained = result["recommended"] in TRAINED
-        yield {"helps": helps, "trained": trained, "contradicts": _contradicts(result, verdict, helps)}
+        named = next((name for name in TRAINED if name in str(result["verdict"])), "lora")
+        yield {
+            "helps": helps,
+            "trained": result["recommended"] in TRAINED,
+            "model_better": accuracies[named] > BASE,
+            "contradicts": _contradicts(result, str(result["verdict"]), helps),
+        }
 
 
 def _contradicts(result: dict[str, Any], verdict: str, helps: bool) -> bool:
@@ -97,26 +103,34 @@ def _contradicts(result: dict[str, Any], verdict: str, helps: bool) -> bool:
     return bool(above) != helps
 
 
-def _approaches(gap: float, n: int, draw: np.random.Generator) -> list[Any]:
+def _approaches(gap: float, n: int, trainings: int, draw: np.random.Generator) -> tuple[list[Any], dict[str, float]]:
+    """The approaches with their scores, and the accuracy that the handed-over model of each really has."""
     from luthier.evaluate import ApproachResult
     from luthier.types import Cost, Score
 
-    found = []
+    found, accuracies = [], {}
     difficulty = draw.standard_normal(n + VALIDATION)
     for name, below in {**UNTRAINED, **TRAINED}.items():
-        accuracy = BASE + below + (gap + SCATTER * draw.standard_normal() if name in TRAINED else 0.0)
-        values = _right(min(0.99, accuracy), difficulty, draw)
-        cost = Cost(3600.0 if name in TRAINED else 0.0, 0.0, 0, None, 0, 0, 0.0, 0, 10.0, 0.1, 0.1, 0.1, 10.0, 0.1)
-        one = ApproachResult(
-            name,
-            "language model" if name in TRAINED else "none",
-            {"task": {"accuracy": [Score(str(i), "accuracy", float(v), None) for i, v in enumerate(values[:n])]}},
-            {"task": "accuracy"},
-            cost,
-            validation=(float(values[n:].mean()),),
-        )
-        found.append(one)
-    return found
+        models = []
+        for number in range(trainings if name in TRAINED else 1):
+            accuracy = BASE + below + (gap + SCATTER * draw.standard_normal() if name in TRAINED else 0.0)
+            accuracies.setdefault(name, accuracy)
+            values = _right(min(0.99, accuracy), difficulty, draw)
+            scores = [Score(str(i), "accuracy", float(value), None) for i, value in enumerate(values[:n])]
+            models.append(
+                ApproachResult(
+                    name,
+                    "language model" if name in TRAINED else "none",
+                    {"task": {"accuracy": scores}},
+                    {"task": "accuracy"},
+                    Cost(
+                        3600.0 if name in TRAINED else 0.0, 0.0, 0, None, 0, 0, 0.0, 0, 10.0, 0.1, 0.1, 0.1, 10.0, 0.1
+                    ),
+                    validation=(float(values[n:].mean()),) if number == 0 else None,
+                )
+            )
+        found.append(replace(models[0], trainings=tuple(models[1:])))
+    return found, accuracies
 
 
 def _right(accuracy: float, difficulty: Sequence[float], draw: np.random.Generator) -> np.ndarray:

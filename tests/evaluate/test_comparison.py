@@ -99,7 +99,18 @@ def test_result_has_the_keys_of_the_run_folder_page():
         "training", "floor",
     }  # fmt: skip
     assert set(lora) - set(few_shot) == {"forgotten", "other_tasks"}
-    assert set(result["pairs"][0]) == {"a", "b", "difference", "low", "high", "p", "p_holm", "test", "asked"}
+    assert set(result["pairs"][0]) == {
+        "a",
+        "b",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "p_holm",
+        "test",
+        "asked",
+        "trainings",
+    }
     assert result["n"] == 200
     assert lora["total_s"] == 300 + 1000 * 0.5
 
@@ -202,6 +213,22 @@ def test_the_pair_is_chosen_on_validation_and_not_by_its_luck_on_the_test():
     assert asked["p"] == asked["p_holm"]
     assert result["recommended"] == "lora"
     assert "Chosen on validation, before the test was opened: lora (80.0%) and few-shot (70.0%)." in result["reasons"]
+
+
+def test_where_it_was_trained_again_the_verdict_is_on_the_mean_of_the_trainings():
+    """One lucky training is shown to be better, three of them are not, and each says what it speaks of."""
+    other, lucky = approach("few-shot", right(160)), approach("lora", beside(24, 2), train_s=10)
+    alone = compared(other, lucky)
+    assert alone["recommended"] == "lora"
+    again = tuple(approach("lora", values, train_s=10) for values in (beside(10, 12), beside(6, 14)))
+    result = compared(other, replace(lucky, trainings=again))
+    assert result["recommended"] == "few-shot"
+    assert "lora is 2.0 points (" in result["verdict"]
+    assert "better than few-shot in the mean of 3 trainings, p = " in result["verdict"]
+    (asked,) = [pair for pair in result["pairs"] if pair["asked"]]
+    assert (asked["trainings"], abs(asked["difference"])) == (3, pytest.approx(4 / 200))
+    steady = replace(lucky, trainings=(lucky, lucky))
+    assert compared(other, steady)["recommended"] == "lora"
 
 
 def test_the_interval_never_contradicts_the_words():

@@ -96,19 +96,25 @@ def difference_of(a: Column, b: Column, metric: Metric, seed: int, who: str) -> 
     )
 
 
-def asked_difference(a: Column, b: Column, metric: Metric, known: Difference) -> Difference:
+def asked_difference(a: Sequence[Column], b: Sequence[Column], metric: Metric, known: Difference) -> Difference:
     """The difference a - b where it was asked about beforehand: one interval, whose p never contradicts it.
 
     Args:
-        known: The same difference as one of many, which says how far the two differ on one example.
+        a, b: A column for each training; the difference is that of their means.
+        known: The difference of the first of each as one of many, which says how far the two differ on one example.
     """
-    both = a.scored & b.scored
-    if len(both.nonzero()[0]) < 2 and not metric.bounded:
+    both = np.logical_and.reduce([column.scored for column in (*a, *b)])
+    if both.sum() < 2 and not metric.bounded:
         return known
-    own = [Trained(name, _influence(column.values[both], metric)[None]) for name, column in (("a", a), ("b", b))]
+    own = [
+        Trained(name, np.stack([_influence(column.values[both], metric) for column in columns]))
+        for name, columns in (("a", a), ("b", b))
+    ]
     (found,) = contrasts([(own[0], own[1])], bounded=metric.bounded)
-    low, high = min(found.low, known.difference), max(found.high, known.difference)
-    return replace(known, low=low, high=high, p=found.p, test="t, asked beforehand", interval="t, asked beforehand")
+    how = "t, asked beforehand"
+    mean = known.difference if len(a) == len(b) == 1 else found.difference
+    low, high = min(found.low, mean), max(found.high, mean)
+    return replace(known, difference=mean, low=low, high=high, p=found.p, test=how, interval=how)
 
 
 def _influence(values: Floats, metric: Metric) -> Floats:

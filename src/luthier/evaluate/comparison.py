@@ -45,6 +45,7 @@ class ApproachResult:
             tasks or of what searches for it.
         validation: What it scored on validation, as choices compare it: more is better, of equals the next number
             counts. None where it was not asked.
+        trainings: What the same scored, trained again with further seeds.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ApproachResult:
     changes_model: bool = True
     kind: str = "prompted model"
     validation: tuple[float, ...] | None = None
+    trainings: tuple[ApproachResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,10 @@ def compare(
     against = _against_floors(approaches, columns, measured, metric, seed, alpha)
     standings = [replace(standing, floor=against.get(standing.name)) for standing in standings]
     asked = asked_beforehand(standings)
-    pairs = _pairs([standing.name for standing in standings], asked, columns, metric, seed)
+    trained = {
+        own.name: judged_columns([own, *own.trainings], targets)[1] for own in approaches if own.name in (asked or ())
+    }
+    pairs = _pairs([standing.name for standing in standings], asked, columns, trained, metric, seed)
     table = Table(metric, standings, pairs, requests, margin, forgetting_limit, alpha)
     recommendation = recommend(table)
     by_name = {approach.name: approach for approach in approaches}
@@ -231,7 +236,12 @@ def _forgot(approach: ApproachResult, limit: float | None) -> str | None:
 
 
 def _pairs(
-    names: Sequence[str], asked: tuple[str, str] | None, columns: Mapping[str, Column], metric: Metric, seed: int
+    names: Sequence[str],
+    asked: tuple[str, str] | None,
+    columns: Mapping[str, Column],
+    trained: Mapping[str, Sequence[Column]],
+    metric: Metric,
+    seed: int,
 ) -> list[Pair]:
     """Every two approaches. The pair that was asked about beforehand pays for itself alone, and its p is that of its
     interval; all others are adjusted for their number."""
@@ -244,8 +254,8 @@ def _pairs(
         if number in adjusted:
             pairs.append(Pair(a, b, difference, adjusted[number]))
         else:
-            one = asked_difference(columns[a], columns[b], metric, difference)
-            pairs.append(Pair(a, b, one, one.p, asked=True))
+            one = asked_difference(trained[a], trained[b], metric, difference)
+            pairs.append(Pair(a, b, one, one.p, asked=True, trainings=max(len(trained[a]), len(trained[b]))))
     return pairs
 
 
@@ -402,6 +412,7 @@ def _pair_entry(pair: Pair) -> dict[str, object]:
         "p_holm": pair.p_holm,
         "test": found.test,
         "asked": pair.asked,
+        "trainings": pair.trainings,
     }
 
 

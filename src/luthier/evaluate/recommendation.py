@@ -94,6 +94,7 @@ class Pair:
 
     Attributes:
         asked: Whether it is the pair that was asked about beforehand, whose p is not adjusted.
+        trainings: How many trainings the difference is the mean of.
     """
 
     a: str
@@ -101,17 +102,23 @@ class Pair:
     difference: Difference
     p_holm: float
     asked: bool = False
+    trainings: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Advantage:
-    """How much better one approach is than another: positive is better, whatever the metric's direction."""
+    """How much better one approach is than another: positive is better, whatever the metric's direction.
+
+    Attributes:
+        trainings: How many trainings it is the mean of.
+    """
 
     mean: float
     low: float
     high: float
     p: float
     difference: Difference
+    trainings: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +224,8 @@ def advantage(table: Table, of: Standing, over: Standing) -> Advantage:
     pair = next(pair for pair in table.pairs if {pair.a, pair.b} == {of.name, over.name})
     found = pair.difference
     if (pair.a == of.name) == table.metric.higher_is_better:
-        return Advantage(found.difference, found.low, found.high, pair.p_holm, found)
-    return Advantage(-found.difference, -found.high, -found.low, pair.p_holm, found)
+        return Advantage(found.difference, found.low, found.high, pair.p_holm, found, pair.trainings)
+    return Advantage(-found.difference, -found.high, -found.low, pair.p_holm, found, pair.trainings)
 
 
 def cheapest(standings: Sequence[Standing]) -> Standing:

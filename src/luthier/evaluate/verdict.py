@@ -140,7 +140,7 @@ def _helpful(table: Table, chosen: Standing, trained: Standing, untrained: Stand
     lead = advantage(table, trained, untrained)
     found = (
         f"{_better(table, lead)} than {_best_of_others(untrained)} ({untrained.name}, "
-        f"{value_text(table.metric, untrained.interval.mean)}), {_p(lead.p)}"
+        f"{value_text(table.metric, untrained.interval.mean)}){_over_trainings(lead)}, {_p(lead.p)}"
     )
     beside = f"({untrained.name}: {duration(untrained.cost.seconds_per_request)})"
     if chosen.name == trained.name:
@@ -195,7 +195,7 @@ def _worse(table: Table, one: Standing, other: Standing) -> str:
     """ "full (30.0%), is 50.0 points (42.9 to 56.8) worse than zero-shot, p < 0.001"."""
     lead = advantage(table, other, one)
     size, ends = _size(table.metric, lead.mean), _ends(table.metric, lead)
-    return f"{_named(table, one)}, is {size} ({ends}) worse than {other.name}, {_p(lead.p)}"
+    return f"{_named(table, one)}, is {size} ({ends}) worse than {other.name}{_over_trainings(lead)}, {_p(lead.p)}"
 
 
 def _named(table: Table, standing: Standing) -> str:
@@ -415,13 +415,17 @@ def _stands(table: Table, one: Standing, lead: Advantage, other: Standing) -> st
     """ "b is 3.5 points (−5.4 to 12.3) better than a, p = 0.51"."""
     if lead.mean == 0:
         return f"{one.name} and {other.name} score the same (difference {_ends(table.metric, lead)}), {_p(lead.p)}"
-    return f"{one.name} is {_better(table, lead)} than {other.name}, {_p(lead.p)}"
+    return f"{one.name} is {_better(table, lead)} than {other.name}{_over_trainings(lead)}, {_p(lead.p)}"
+
+
+def _over_trainings(lead: Advantage) -> str:
+    return f" in the mean of {lead.trainings} trainings" if lead.trainings > 1 else ""
 
 
 def _better(table: Table, lead: Advantage) -> str:
     word = "worse" if lead.mean < 0 else "better"
     if lead.mean < 0:
-        lead = Advantage(-lead.mean, -lead.high, -lead.low, lead.p, lead.difference)
+        lead = Advantage(-lead.mean, -lead.high, -lead.low, lead.p, lead.difference, lead.trainings)
     return f"{_size(table.metric, lead.mean)} ({_ends(table.metric, lead)}) {word}"
 
 

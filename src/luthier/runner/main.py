@@ -35,7 +35,7 @@ from luthier.runner.keys import examples_key, key_of, versions
 from luthier.runner.left_out import left_out
 from luthier.runner.measure import Bench, is_answered, measure, result_of
 from luthier.runner.prepare import Prepared, prepare
-from luthier.runner.repeats import Repeats, fold_repeats, measure_repeats, unanswered_repeats
+from luthier.runner.repeats import Repeats, fold_repeats, seeds_of, unanswered_repeats, with_repeats
 from luthier.runner.revision import measure_revision
 from luthier.runner.stages import has_stages, stage_matrices
 from luthier.study import QuickStudy, Study, quick_study, study_as_json
@@ -206,6 +206,7 @@ def _compare(
         changed = own.language_model is not None and own.predictor.models[:1] != start.predictor.models
         chosen_by = validation.get(name)
         results.append(result_of(name, own, bench, forgotten, elsewhere, changes_model=changed, validation=chosen_by))
+    results = with_repeats(repeats, results, bench)
     comparison: dict[str, Any] = compare(
         results,
         targets=study.targets,
@@ -215,7 +216,7 @@ def _compare(
         seed=study.seed,
         floors=measure_floors(prepared, bench),
     )
-    comparison["seeds"], more_reasons = measure_repeats(repeats, results, bench, study.seed)
+    comparison["seeds"], more_reasons = seeds_of(repeats, results, bench, study.seed)
     comparison["reasons"] += more_reasons
     comparison["split"] = "validation" if validation_only else "test"
     comparison["matrix"] = {

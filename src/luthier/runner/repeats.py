@@ -59,25 +59,34 @@ def finalists(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) 
     return [name for name in trained if name in best]
 
 
-def measure_repeats(
+def with_repeats(repeats: Repeats, results: Sequence[ApproachResult], bench: Bench) -> list[ApproachResult]:
+    """The results, each with what its further trainings scored on the targets."""
+    judged = _judged(bench)
+    found = []
+    for result in results:
+        own = []
+        for seed, fitted in repeats.get(result.name, {}).items():
+            folder = bench.folder.repeat(result.name, seed)
+            measure_answers(f"{result.name}, seed {seed}", folder, fitted, judged)
+            scores, answers = scores_and_answers(folder, judged)
+            own.append(replace(result, scores=scores, answers=answers))
+        found.append(replace(result, trainings=tuple(own)))
+    return found
+
+
+def seeds_of(
     repeats: Repeats, results: Sequence[ApproachResult], bench: Bench, seed: int
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """What stands under `seeds` in `comparison.json`, and what it says in words.
 
     Args:
-        results: What the approaches scored with the study's seed.
+        results: What `with_repeats` gave.
         seed: The study's.
     """
-    judged = _judged(bench)
-    scored: dict[str, dict[int, ApproachResult]] = {}
-    for result in results:
-        own = repeats.get(result.name, {})
-        scored[result.name] = {seed: result}
-        for other, fitted in own.items():
-            folder = bench.folder.repeat(result.name, other)
-            measure_answers(f"{result.name}, seed {other}", folder, fitted, judged)
-            scores, answers = scores_and_answers(folder, judged)
-            scored[result.name][other] = replace(result, scores=scores, answers=answers)
+    scored = {
+        result.name: {seed: result, **dict(zip(repeats.get(result.name, {}), result.trainings, strict=True))}
+        for result in results
+    }
     found = over_seeds(scored, bench.targets, seed)
     trains = any(result.training == "language model" for result in results)
     return seeds_content(found), seeds_reasons(found, trains=trains)

@@ -204,8 +204,9 @@ class Study(Settings):
     """Decides splits, shots, order and initialisation."""
     seeds: int = Field(default=1, ge=1, le=100)
     """How often what trains is trained, at the settings that were taken: with `seed` and with the numbers behind it.
-    The verdict is on the model of `seed`, which is handed over; the test scores of all, and their spread, stand beside
-    it. The further trainings are not charged to the approach."""
+    Whether training helps is then asked of the mean over the trainings; the ranking shows the model of `seed`, which is
+    handed over, and the test scores of all, and their spread, stand beside it. The further trainings are not charged to
+    the approach."""
     finalists: int | None = Field(default=None, ge=1)
     """With `seeds`: only so many of the approaches that train are trained again, those that do best on validation.
     Default: all."""
