@@ -91,7 +91,7 @@ def test_result_has_the_keys_of_the_run_folder_page():
     assert set(result) == {
         "target", "targets", "metric", "n", "requests", "margin", "forgetting_limit", "minimum_detectable",
         "approaches", "floors", "pairs", "by_task",
-        "break_even", "recommended", "verdict", "reasons",
+        "break_even", "recommended", "headline", "verdict", "reasons",
     }  # fmt: skip
     lora, few_shot = result["approaches"]
     assert set(few_shot) == {
@@ -229,6 +229,56 @@ def test_where_it_was_trained_again_the_verdict_is_on_the_mean_of_the_trainings(
     assert (asked["trainings"], abs(asked["difference"])) == (3, pytest.approx(4 / 200))
     steady = replace(lucky, trainings=(lucky, lucky))
     assert compared(other, steady)["recommended"] == "lora"
+
+
+@pytest.mark.parametrize(
+    ("approaches", "headline"),
+    [
+        (
+            [approach("few-shot", right(120)), approach("lora", right(164), train_s=10)],
+            "Use lora: 82.0% against 60.0% for few-shot.",
+        ),
+        (
+            [approach("few-shot", right(160)), approach("lora", right(60), train_s=10)],
+            "Do not train: few-shot is better, 80.0% against 30.0%.",
+        ),
+        (
+            [approach("few-shot", right(160)), approach("lora", beside(24, 20), train_s=10)],
+            "Cannot tell yet whether training helps: use few-shot until then.",
+        ),
+        (
+            [approach("few-shot", right(1600, 2000)), approach("lora", beside(4, 4, 1600, 2000), train_s=10)],
+            "Do not train: it cannot be worth more than 2.0 points.",
+        ),
+        (
+            [
+                approach("few-shot", right(1580, 2000), per_request_s=0.1),
+                approach("lora", right(1600, 2000), train_s=5000, per_request_s=0.5),
+            ],
+            "Do not train: few-shot is nearly as good, and cheaper.",
+        ),
+        (
+            [
+                approach("few-shot", right(1600, 2000), per_request_s=0.9, prompt_tokens=400),
+                approach("lora", right(1595, 2000), train_s=10, per_request_s=0.2, prompt_tokens=50),
+            ],
+            "Use lora: as good as few-shot, and cheaper.",
+        ),
+        ([approach("few-shot", right(160))], "Use few-shot: 80.0%."),
+        (
+            [approach("few-shot", right(160)), approach("nearest", right(60))],
+            "Use few-shot: 80.0% of 2 approaches compared.",
+        ),
+        (
+            [approach("few-shot", right(160)), approach("nearest", beside(24, 20), per_request_s=0.1)],
+            "Use nearest: none is shown to be better, and it costs least.",
+        ),
+    ],
+)
+def test_the_headline_says_in_a_few_words_what_to_do(approaches: Sequence[ApproachResult], headline: str):
+    result = compared(*approaches)
+    assert result["headline"] == headline
+    assert len(headline.split()) <= 15
 
 
 def test_the_interval_never_contradicts_the_words():

@@ -353,6 +353,7 @@ def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> 
         "pairs": pairs,
         "break_even": break_even,
         "recommended": recommended,
+        "headline": f"Use {recommended}.",
         "verdict": f"Use {recommended}: it is as good as the best found, and the cheapest of those.",
         "reasons": [
             "few-shot+lora is not shown to be better than lora (difference 1.5 points, interval −3.5 to 6.5).",

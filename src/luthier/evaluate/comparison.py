@@ -12,6 +12,7 @@ from luthier.evaluate.answer import Answer
 from luthier.evaluate.columns import Column, asked_difference, column_of, difference_of, interval_of, settled
 from luthier.evaluate.cost import break_even_requests, total_s
 from luthier.evaluate.forgetting import worsening
+from luthier.evaluate.headline import headline
 from luthier.evaluate.metrics import Metric, metric_traits
 from luthier.evaluate.over_tasks import mean_over, task_differences
 from luthier.evaluate.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
@@ -139,6 +140,7 @@ def compare(
         "by_task": _by_task(approaches, standings, by_task, metrics, seed, alpha) if len(targets) > 1 else [],
         "break_even": break_even,
         "recommended": recommendation.chosen.name if recommendation.chosen else None,
+        "headline": headline(table, recommendation),
         "verdict": verdict(table, recommendation),
         "reasons": reasons(table, recommendation, break_even) + _notes(by_name, standings, metrics),
     }

@@ -194,7 +194,7 @@ def _no_difference(lead: Advantage) -> str:
 def _worse(table: Table, one: Standing, other: Standing) -> str:
     """ "full (30.0%), is 50.0 points (42.9 to 56.8) worse than zero-shot, p < 0.001"."""
     lead = advantage(table, other, one)
-    size, ends = _size(table.metric, lead.mean), _ends(table.metric, lead)
+    size, ends = size_text(table.metric, lead.mean), _ends(table.metric, lead)
     return f"{_named(table, one)}, is {size} ({ends}) worse than {other.name}{_over_trainings(lead)}, {_p(lead.p)}"
 
 
@@ -303,7 +303,7 @@ def _found(table: Table, recommendation: Recommendation, a: Standing, b: Standin
     if recommendation.training_helps is False and other.trains and other.total_s >= measure.total_s:
         return f"{text}."  # it is not cheaper, so within the margin or not it is not taken
     shown = "is" if within_margin(table, other, measure) else "is not shown to be"
-    return f"{text}; {other.name} {shown} within the margin of {_size(table.metric, table.margin)}."
+    return f"{text}; {other.name} {shown} within the margin of {size_text(table.metric, table.margin)}."
 
 
 def _costs(table: Table, chosen: Standing) -> str:
@@ -384,7 +384,7 @@ def _score(table: Table, standing: Standing) -> str:
 
 def _near(table: Table, chosen: Standing, measure: Standing, what: str) -> str:
     lead, mean = advantage(table, measure, chosen), value_text(table.metric, measure.interval.mean)
-    margin, ends = _size(table.metric, table.margin), _ends(table.metric, lead)
+    margin, ends = size_text(table.metric, table.margin), _ends(table.metric, lead)
     price = "about as cheap" if costs_alike(chosen.total_s, measure.total_s) else "cheaper"
     return f"within the margin of {margin} of the {what} ({measure.name}, {mean}; difference {ends}) and {price}"
 
@@ -394,7 +394,7 @@ def _needed(table: Table, lead: Advantage) -> str:
     wanted, found = max(abs(lead.mean), table.margin), lead.difference
     if wanted == 0:
         return "the scores do not differ at all"
-    size = _size(table.metric, wanted)
+    size = size_text(table.metric, wanted)
     if table.metric.proportion:
         needed = n_needed(min(wanted, 1.0), discordance=smoothed_discordance(found.discordance or 0.0, found.n))
     elif found.sd > 0:
@@ -426,7 +426,7 @@ def _better(table: Table, lead: Advantage) -> str:
     word = "worse" if lead.mean < 0 else "better"
     if lead.mean < 0:
         lead = Advantage(-lead.mean, -lead.high, -lead.low, lead.p, lead.difference, lead.trainings)
-    return f"{_size(table.metric, lead.mean)} ({_ends(table.metric, lead)}) {word}"
+    return f"{size_text(table.metric, lead.mean)} ({_ends(table.metric, lead)}) {word}"
 
 
 def _ends(metric: Metric, lead: Advantage) -> str:
@@ -439,7 +439,8 @@ def value_text(metric: Metric, value: float) -> str:
     return f"{bare_text(metric, value)}%" if metric.proportion else bare_text(metric, value)
 
 
-def _size(metric: Metric, difference: float) -> str:
+def size_text(metric: Metric, difference: float) -> str:
+    """A difference in the metric's unit: "2.0 points", "0.013"."""
     return f"{bare_text(metric, difference)} points" if metric.proportion else bare_text(metric, difference)
 
 

@@ -80,7 +80,11 @@ class ComparisonTable:
         yield from self._verdict()
 
     def _verdict(self) -> Iterator[Text]:
-        yield Text(str(self.comparison["verdict"]), style="bold")
+        if self.comparison.get("headline"):
+            yield Text(str(self.comparison["headline"]), style="bold")
+            yield Text(str(self.comparison["verdict"]))
+        else:  # a run of before
+            yield Text(str(self.comparison["verdict"]), style="bold")
         reasons = list(self.comparison.get("reasons") or ())
         for reason in reasons[:_REASONS]:
             yield Text(f"- {reason}")
