@@ -11,7 +11,9 @@ import pytest
 
 from luthier.errors import EvaluationError
 from luthier.evaluate import Answer, ApproachResult, LogProb, compare
+from luthier.evaluate.columns import agreeing
 from luthier.evaluate.seeds import seeds_reasons
+from luthier.evaluate.statistics import Difference
 from luthier.types import Cost, Score
 
 
@@ -199,20 +201,25 @@ def test_only_the_pair_that_was_asked_about_is_turned_into_advice():
 
 
 def test_the_pair_is_chosen_on_validation_and_not_by_its_luck_on_the_test():
-    def on_validation(one: ApproachResult, *score: float) -> ApproachResult:
+    def on_validation(one: ApproachResult, score: float) -> ApproachResult:
         return replace(one, validation=score)
 
     result = compared(
-        on_validation(approach("few-shot", right(120)), 0.70, -0.5),
-        on_validation(approach("nearest", right(126)), 0.65, 0.0),
-        on_validation(approach("lora", right(150), train_s=10), 0.80, -0.2),
-        on_validation(approach("full", right(160), train_s=10), 0.80, -0.3),  # of equals the lower loss
+        on_validation(approach("few-shot", right(120)), 0.70),
+        on_validation(approach("nearest", right(126)), 0.65),
+        on_validation(approach("lora", right(150), train_s=10), 0.80),
+        on_validation(approach("full", right(160), train_s=10), 0.80),  # of equals the first in the study
     )
     (asked,) = [pair for pair in result["pairs"] if pair["asked"]]
     assert (asked["a"], asked["b"]) == ("lora", "few-shot")
     assert asked["p"] == asked["p_holm"]
     assert result["recommended"] == "lora"
-    assert "Chosen on validation, before the test was opened: lora (80.0%) and few-shot (70.0%)." in result["reasons"]
+    assert (
+        "Chosen on validation, of what is of use, before the test was opened: lora (80.0%) and few-shot (70.0%)."
+        in result["reasons"]
+    )
+    assert "Better on the test, but not asked about: full (80.0%)." in result["reasons"]
+    assert "the untrained approach that did best on validation (few-shot, 60.0%)" in result["verdict"]
 
 
 def test_where_it_was_trained_again_the_verdict_is_on_the_mean_of_the_trainings():
@@ -281,6 +288,73 @@ def test_the_headline_says_in_a_few_words_what_to_do(approaches: Sequence[Approa
     assert len(headline.split()) <= 15
 
 
+def test_a_way_of_training_that_helps_in_the_mean_hands_over_no_model_that_does_not():
+    other, unlucky = approach("few-shot", right(1600, 2000)), approach("lora", right(1590, 2000), train_s=10)
+    again = tuple(approach("lora", right(first, 2000), train_s=10) for first in (1680, 1684, 1682, 1686))
+    result = compared(other, replace(unlucky, trainings=again))
+    (asked,) = [pair for pair in result["pairs"] if pair["asked"]]
+    assert asked["trainings"] == 5
+    assert result["recommended"] == "few-shot"
+
+
+def test_what_never_varies_is_not_certain_from_two_examples():
+    one, other = (
+        approach(name, [value] * 2, train_s=s, metric="loss") for name, value, s in (("a", 2.0, 0), ("b", 1.0, 9))
+    )
+    result = compared(one, other)
+    assert "No difference found" in result["verdict"]
+    assert result["recommended"] == "a"
+
+
+def test_ends_stay_within_what_is_possible():
+    result = compared(approach("few-shot", [0.0]), approach("lora", [1.0], train_s=10))
+    (pair,) = result["pairs"]
+    assert -1 <= pair["low"] <= pair["high"] <= 1
+
+
+def test_a_tie_on_validation_is_decided_by_the_study_and_not_by_the_test():
+    rule, nearest = (replace(approach(n, right(k)), validation=0.7) for n, k in (("rule", 120), ("nearest", 130)))
+    lora = approach("lora", right(40), train_s=10)
+    (asked,) = [pair for pair in compared(rule, nearest, lora)["pairs"] if pair["asked"]]
+    assert {asked["a"], asked["b"]} == {"rule", "lora"}
+
+
+def test_over_several_tasks_interval_and_words_agree_and_a_small_task_claims_nothing():
+    """200 examples without a difference, and three of another task on which the two differ."""
+
+    def both(name: str, large: Sequence[float], small: Sequence[float], train_s: float = 0.0) -> ApproachResult:
+        tasks = {task: approach(name, values).scores["task"] for task, values in (("a", large), ("b", small))}
+        kind = "language model" if train_s else "none"
+        return ApproachResult(name, kind, tasks, {"a": "accuracy", "b": "accuracy"}, cost(train_s, 1.0))
+
+    same = right(160)
+    result = compare(
+        [both("few-shot", same, [0.0] * 3), both("lora", same, [1.0] * 3, 10.0)],
+        targets=["a", "b"], requests=100, margin=0.02, forgetting_limit=None, seed=0,
+    )  # fmt: skip
+    (pair,) = result["pairs"]  # type: ignore[misc]
+    assert pair["low"] <= 0
+    assert "No difference found" in str(result["verdict"])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "ends", "found"),
+    [
+        (0.1, 0.3, 0.2, (0.0, 0.3), False),
+        (-0.3, -0.1, 0.2, (-0.3, 0.0), False),
+        (-0.1, 0.3, 0.01, (-0.1, 0.3), False),
+        (0.1, 0.3, 0.01, (0.1, 0.3), True),
+    ],
+)
+def test_interval_and_test_made_apart_are_made_to_agree(
+    low: float, high: float, p: float, ends: tuple[float, float], found: bool
+):
+    difference = Difference((low + high) / 2, low, high, 50, p, "permutation", "bootstrap BCa", 1.0, None)
+    agreed = agreeing(difference)
+    assert (agreed.low, agreed.high) == ends
+    assert (agreed.p < 0.05) is found
+
+
 def test_the_interval_never_contradicts_the_words():
     """Of the pair that is asked about, over many outcomes near the limit, and beside many other approaches."""
     others = [approach(f"other-{k}", right(100 + k)) for k in range(4)]
@@ -321,7 +395,7 @@ def test_two_that_cost_alike_are_said_to():
         approach("zero-shot", right(160), per_request_s=0.31), approach("few-shot", beside(24, 20), per_request_s=0.3)
     )
     assert result["recommended"] == "few-shot"
-    assert "It is no dearer than any other approach: 5.0 min for 1,000 requests." in result["verdict"]
+    assert "It is the cheapest approach: 5.0 min for 1,000 requests." in result["verdict"]
 
 
 def test_of_several_trainings_the_best_is_asked_about():
@@ -589,6 +663,6 @@ def test_an_unknown_target_is_named():
 
 
 def test_one_training_speaks_of_its_model_alone():
-    (said,) = seeds_reasons([], trains=True)
+    (said,) = seeds_reasons([], once=True)
     assert "not about the way of training" in said
-    assert seeds_reasons([], trains=False) == []
+    assert seeds_reasons([], once=False) == []

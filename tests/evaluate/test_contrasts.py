@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t, ttest_rel
 
 from luthier.errors import EvaluationError
-from luthier.evaluate.contrasts import Trained, contrasts
+from luthier.evaluate.contrasts import Trained, contrasts, over_trainings
 
 
 def once(name: str, *values: float) -> Trained:
@@ -99,3 +99,13 @@ def test_scores_on_other_examples_are_refused():
     with pytest.raises(EvaluationError, match="one example shows no difference"):
         contrasts([(once("a", 1), once("b", 0))], bounded=False)
     assert contrasts([], bounded=True) == []
+
+
+def test_a_corpus_metric_over_trainings_has_both_parts_of_the_variance():
+    difference, low, high, p = over_trainings([0.62, 0.60, 0.64], [0.50], 0.0004, 200)
+    error = np.sqrt(0.0004 + 0.0004 / 3)
+    freedom = error**4 / (0.0004**2 / 199 + (0.0004 / 3) ** 2 / 2)
+    assert difference == pytest.approx(0.12)
+    assert (low, high) == pytest.approx((0.12 - t.ppf(0.975, freedom) * error, 0.12 + t.ppf(0.975, freedom) * error))
+    assert p == pytest.approx(2 * t.sf(0.12 / error, freedom))
+    assert over_trainings([0.5, 0.5], [0.4], 0.0, 1)[1:] == (0.0, pytest.approx(0.1), 1.0)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer
-from luthier.evaluate.contrasts import Trained, contrasts
+from luthier.evaluate.contrasts import Trained, contrasts, over_trainings
 from luthier.evaluate.metrics import Metric
 from luthier.evaluate.statistics import (
     Difference,
@@ -101,26 +101,39 @@ def asked_difference(a: Sequence[Column], b: Sequence[Column], metric: Metric, k
 
     Args:
         a, b: A column for each training; the difference is that of their means.
-        known: The difference of the first of each as one of many, which says how far the two differ on one example.
+        known: The difference of the first of each, as one of many.
     """
-    both = np.logical_and.reduce([column.scored for column in (*a, *b)])
-    if both.sum() < 2 and not metric.bounded:
-        return known
-    own = [
-        Trained(name, np.stack([_influence(column.values[both], metric) for column in columns]))
-        for name, columns in (("a", a), ("b", b))
-    ]
-    (found,) = contrasts([(own[0], own[1])], bounded=metric.bounded)
-    how = "t, asked beforehand"
-    mean = known.difference if len(a) == len(b) == 1 else found.difference
-    low, high = min(found.low, mean), max(found.high, mean)
-    return replace(known, difference=mean, low=low, high=high, p=found.p, test=how, interval=how)
-
-
-def _influence(values: Floats, metric: Metric) -> Floats:
-    """A number for each example whose mean is the metric: jackknife pseudo-values of a corpus metric (Tukey 1958)."""
     if metric.corpus is None:
-        return values
-    sums, n = values.sum(axis=0), len(values)
-    whole = float(metric.corpus.aggregate(sums[None])[0])
-    return np.asarray(n * whole - (n - 1) * metric.corpus.aggregate(sums - values))
+        both = np.logical_and.reduce([column.scored for column in (*a, *b)])
+        if both.sum() < 2:
+            return agreeing(known)
+        own = [Trained(name, np.stack([c.values[both] for c in columns])) for name, columns in (("a", a), ("b", b))]
+        (found,) = contrasts([(own[0], own[1])], bounded=metric.bounded)
+        if found.of_examples + found.of_trainings == 0:
+            return agreeing(known)
+        mean, low, high, p = found.difference, found.low, found.high, found.p
+    elif len(a) == len(b) == 1:
+        return agreeing(known)  # resampled: such a metric is no mean over examples
+    else:
+        one, other = ([_metric_of(column, metric) for column in columns] for columns in (a, b))
+        mean, low, high, p = over_trainings(one, other, known.sd**2 / known.n, known.n)
+    if metric.bounded:
+        low, high = max(low, -1.0), min(high, 1.0)
+    how = "t, asked beforehand"
+    low, high = min(low, mean), max(high, mean)
+    return replace(known, difference=mean, low=low, high=high, p=p, test=how, interval=how)
+
+
+def agreeing(known: Difference) -> Difference:
+    """A difference whose interval and test were made apart, so that neither says more than the other: the interval is
+    widened to zero where the test finds nothing, and the test finds nothing where the interval holds zero."""
+    if known.low <= 0 <= known.high:
+        return replace(known, p=max(known.p, 0.05))
+    if known.p < 0.05:
+        return known
+    return replace(known, low=min(known.low, 0.0), high=max(known.high, 0.0))
+
+
+def _metric_of(column: Column, metric: Metric) -> float:
+    assert metric.corpus is not None
+    return float(metric.corpus.aggregate(column.values[column.scored].sum(axis=0)[None])[0])

@@ -44,8 +44,7 @@ class ApproachResult:
         other_tasks: What it gave of the tasks that are no targets, with `since`.
         changes_model: Whether weights of the model that answers general text changed, and not only of those for single
             tasks or of what searches for it.
-        validation: What it scored on validation, as choices compare it: more is better, of equals the next number
-            counts. None where it was not asked.
+        validation: What it scored on validation, turned so that more is better; None where it was not asked.
         trainings: What the same scored, trained again with further seeds.
     """
 
@@ -59,7 +58,7 @@ class ApproachResult:
     other_tasks: Sequence[Mapping[str, object]] = ()
     changes_model: bool = True
     kind: str = "prompted model"
-    validation: tuple[float, ...] | None = None
+    validation: float | None = None
     trainings: tuple[ApproachResult, ...] = ()
 
 
@@ -209,7 +208,7 @@ def _ranked(
     seed: int,
 ) -> list[Standing]:
     standings = []
-    for approach in approaches:
+    for place, approach in enumerate(approaches):
         column = columns[approach.name]
         if not column.scored.any():
             raise EvaluationError(
@@ -225,6 +224,7 @@ def _ranked(
                 total_s(approach.cost, requests),
                 _forgot(approach, forgetting_limit),
                 validation=approach.validation,
+                place=place,
             )
         )
     direction = -1 if metric.higher_is_better else 1
@@ -257,7 +257,8 @@ def _pairs(
             pairs.append(Pair(a, b, difference, adjusted[number]))
         else:
             one = asked_difference(trained[a], trained[b], metric, difference)
-            pairs.append(Pair(a, b, one, one.p, asked=True, trainings=max(len(trained[a]), len(trained[b]))))
+            times = len(trained[asked[0]]) if asked else 1
+            pairs.append(Pair(a, b, one, one.p, asked=True, trainings=times, of_model=difference))
     return pairs
 
 

@@ -223,3 +223,25 @@ def _contrast(a: Trained, b: Trained, parts: _Parts, largest: _Largest, level: f
         a.values.shape[1],
         max(a.trainings, b.trainings),
     )
+
+
+def over_trainings(
+    a: Sequence[float], b: Sequence[float], of_examples: float, n: int, level: float = LEVEL
+) -> tuple[float, float, float, float]:
+    """The same for a metric that is no mean over examples: difference, ends of its interval, and its p.
+
+    Args:
+        a, b: The metric of each training.
+        of_examples: The variance of the difference between samples of examples, as resampling gave it.
+    """
+    from scipy.stats import t
+
+    difference = float(np.mean(a) - np.mean(b))
+    parts = [(float(np.var(own, ddof=1)) / len(own), len(own)) for own in (a, b) if len(own) > 1]
+    error = math.sqrt(of_examples + sum(part for part, _ in parts))
+    if error == 0:
+        return difference, min(difference, 0.0), max(difference, 0.0), 1.0
+    freedom = _freedom(of_examples, n, parts)
+    half = float(t.ppf((1 + level) / 2, freedom)) * error
+    p = float(2 * t.sf(abs(difference) / error, freedom))
+    return difference, difference - half, difference + half, p

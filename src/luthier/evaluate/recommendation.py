@@ -71,6 +71,7 @@ class Standing:
         forgot: What it forgot beyond the limit, in words; None where nothing.
         floor: How it stands beside the best floor; None where there is none.
         validation: What it scored on validation, more is better; None where it was not asked.
+        place: In the study.
     """
 
     name: str
@@ -80,7 +81,8 @@ class Standing:
     total_s: float
     forgot: str | None = None
     floor: AgainstFloor | None = None
-    validation: tuple[float, ...] | None = None
+    validation: float | None = None
+    place: int = 0
 
     @property
     def trains(self) -> bool:
@@ -94,7 +96,8 @@ class Pair:
 
     Attributes:
         asked: Whether it is the pair that was asked about beforehand, whose p is not adjusted.
-        trainings: How many trainings the difference is the mean of.
+        trainings: How many trainings of the language model the difference is the mean of.
+        of_model: Of the asked pair, the difference of the models that are handed over.
     """
 
     a: str
@@ -103,6 +106,7 @@ class Pair:
     p_holm: float
     asked: bool = False
     trainings: int = 1
+    of_model: Difference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +186,10 @@ def asked_beforehand(standings: Sequence[Standing]) -> tuple[str, str] | None:
 
 
 def _best_on_validation(standings: Sequence[Standing]) -> Standing | None:
-    """Of equals the first; the first of all where some were not asked on validation."""
+    """Of equals the first in the study; the first given where some were not asked on validation."""
     if any(own.validation is None for own in standings):
         return next(iter(standings), None)
-    return max(standings, key=lambda own: own.validation or (), default=None)
+    return max(standings, key=lambda own: (own.validation or 0.0, -own.place), default=None)
 
 
 def recommend(table: Table) -> Recommendation:
@@ -216,7 +220,10 @@ def within_margin(table: Table, candidate: Standing, measure: Standing) -> bool:
     """Whether the candidate is shown to be no more than the margin worse than the measure."""
     if candidate.name == measure.name:
         return True
-    return advantage(table, candidate, measure).low >= -table.margin
+    if advantage(table, candidate, measure).low < -table.margin:
+        return False
+    # Where trainings were repeated, the model that is handed over must be no worse than that by itself.
+    return _of_model(table, candidate, measure) >= -table.margin
 
 
 def advantage(table: Table, of: Standing, over: Standing) -> Advantage:
@@ -226,6 +233,13 @@ def advantage(table: Table, of: Standing, over: Standing) -> Advantage:
     if (pair.a == of.name) == table.metric.higher_is_better:
         return Advantage(found.difference, found.low, found.high, pair.p_holm, found, pair.trainings)
     return Advantage(-found.difference, -found.high, -found.low, pair.p_holm, found, pair.trainings)
+
+
+def _of_model(table: Table, of: Standing, over: Standing) -> float:
+    """How much better the model that is handed over is on the test, in one training."""
+    pair = next(pair for pair in table.pairs if {pair.a, pair.b} == {of.name, over.name})
+    found = (pair.of_model or pair.difference).difference
+    return found if (pair.a == of.name) == table.metric.higher_is_better else -found
 
 
 def cheapest(standings: Sequence[Standing]) -> Standing:
@@ -257,7 +271,8 @@ def _training_helps(table: Table) -> bool | None:
     trained, untrained = table.best_trained, table.best_other
     if trained is None or untrained is None:
         return None
-    return advantage(table, trained, untrained).low > 0
+    # A way of training that helps in the mean is no reason to hand over a model that does not.
+    return advantage(table, trained, untrained).low > 0 and _of_model(table, trained, untrained) > 0
 
 
 def _tied(table: Table, eligible: Sequence[Standing]) -> bool:

@@ -78,15 +78,16 @@ def seeds_content(repeated: Sequence[Repeated]) -> dict[str, Any] | None:
     }
 
 
-def seeds_reasons(repeated: Sequence[Repeated], *, trains: bool) -> list[str]:
+def seeds_reasons(repeated: Sequence[Repeated], *, once: bool) -> list[str]:
     """What the seeds say of the two approaches that are best over them, in a sentence; where nothing was repeated, what
     one training says.
 
     Args:
-        trains: Whether a language model was trained at all.
+        once: Whether language models were trained, and each of them once.
     """
+    said = [_ONCE] if once else []
     if not repeated:
-        return [_ONCE] if trains else []
+        return said
     metric = repeated[0].metric
     direction = -1 if metric.higher_is_better else 1
     first, *rest = sorted(repeated, key=lambda own: direction * fmean(own.means))
@@ -96,7 +97,7 @@ def seeds_reasons(repeated: Sequence[Repeated], *, trains: bool) -> list[str]:
         ahead = _ahead(first, rest[0])["a_better"]
         often = "with each of them" if ahead == len(first.by_seed) else f"with {ahead} of {len(first.by_seed)}"
         text += f" {first.name} was ahead of {rest[0].name} {often}."
-    return [text]
+    return [text, *said]
 
 
 def _range(own: Repeated) -> str:

@@ -87,8 +87,10 @@ def _tied(table: Table, chosen: Standing) -> str:
 
 
 def _why_cheapest(table: Table, chosen: Standing) -> str:
-    alike = [own for own in table.eligible if own.name != chosen.name and costs_alike(own.total_s, chosen.total_s)]
-    return "It is no dearer than any other" if alike else "It is the cheapest"
+    least = min(table.eligible, key=lambda own: own.total_s)
+    if least.name == chosen.name or not costs_alike(least.total_s, chosen.total_s):
+        return "It is the cheapest"
+    return f"It is hardly dearer than {least.name} ({duration(least.total_s)}), the cheapest"
 
 
 def _ends_of_tie(table: Table, chosen: Standing) -> tuple[Standing, Standing]:
@@ -139,7 +141,7 @@ def _helpful(table: Table, chosen: Standing, trained: Standing, untrained: Stand
         return f"{_do_not(chosen)}: {chosen.name} has {text}."
     lead = advantage(table, trained, untrained)
     found = (
-        f"{_better(table, lead)} than {_best_of_others(untrained)} ({untrained.name}, "
+        f"{_better(table, lead)} than {_best_of_others(table, untrained)} ({untrained.name}, "
         f"{value_text(table.metric, untrained.interval.mean)}){_over_trainings(lead)}, {_p(lead.p)}"
     )
     beside = f"({untrained.name}: {duration(untrained.cost.seconds_per_request)})"
@@ -154,22 +156,26 @@ def _not_shown(table: Table, chosen: Standing, trained: Standing, untrained: Sta
     worse, text = lead.p < table.alpha, ""
     if not worse:
         text = (
-            f"{_no_difference(lead)} between {_named(table, trained)} and {_best_of_others(untrained)} "
+            f"{_no_difference(lead)} between {_named(table, trained)} and {_best_of_others(table, untrained)} "
             f"({untrained.name}, {value_text(table.metric, untrained.interval.mean)}): "
             f"{_stands(table, trained, lead, untrained)}; {_needed(table, lead)}. "
         )
     score = _score(table, chosen)
     if chosen.name != untrained.name:
         included = ", its training included" if chosen.trains else ""
-        near = _near(table, chosen, untrained, _best_of_others(untrained).removeprefix("the "))
+        near = _near(table, chosen, untrained, _best_of_others(table, untrained).removeprefix("the "))
         score += f", {near}{included}: {_totals(table, chosen, untrained)}"
     if chosen.trains:
         return f"{text}Use {chosen.name}: {score}."
     if not worse:
         return f"{text}{_do_not(chosen)}: use {chosen.name}, with {score}."
-    rival = f"the best training of the language model, {_worse(table, trained, untrained)}"
+    best = "the best training of the language model"
+    if next(own for own in table.eligible if own.trains).name != trained.name:
+        best = "the training of the language model that did best on validation"
+    rival = f"{best}, {_worse(table, trained, untrained)}"
     if chosen.name == untrained.name:
-        return f"{_do_not(chosen)}: {chosen.name} scores best, with {score}; {rival}."
+        how = "scores best, with" if chosen.name == table.eligible[0].name else "has"
+        return f"{_do_not(chosen)}: {chosen.name} {how} {score}; {rival}."
     return f"{_do_not(chosen)}: {chosen.name} has {score}; {rival}."
 
 
@@ -178,9 +184,11 @@ def _do_not(chosen: Standing) -> str:
     return "Do not train" if chosen.training == "none" else "Do not train the language model"
 
 
-def _best_of_others(other: Standing) -> str:
-    """The best of the approaches that leave the language model as it is."""
-    return "the best untrained approach" if other.training == "none" else "the best small model"
+def _best_of_others(table: Table, other: Standing) -> str:
+    """The approach that stands for those that leave the language model as it is."""
+    kind = "untrained approach" if other.training == "none" else "small model"
+    best = next(own for own in table.eligible if not own.trains)
+    return f"the best {kind}" if best.name == other.name else f"the {kind} that did best on validation"
 
 
 def _some_train(table: Table) -> bool:
@@ -264,14 +272,23 @@ def _left_out(table: Table) -> list[str]:
 
 
 def _elected(table: Table) -> list[str]:
-    """How the pair came to be asked about, where there was a choice."""
+    """How the pair came to be asked about, where there was a choice; and what scores higher without having been asked
+    about."""
     pair = [own for own in (table.best_trained, table.best_other) if own is not None]
-    shown = [
-        f"{own.name} ({value_text(table.metric, abs(own.validation[0]))})" for own in pair if own.validation is not None
-    ]
-    if len(pair) < 2 or not shown:
+    if len(pair) < 2:
         return []
-    return [f"Chosen on validation, before the test was opened: {listed(shown)}."]
+    sign = 1 if table.metric.higher_is_better else -1
+    lines = []
+    shown = [
+        f"{own.name} ({value_text(table.metric, sign * own.validation)})" for own in pair if own.validation is not None
+    ]
+    if shown:
+        lines.append(f"Chosen on validation, of what is of use, before the test was opened: {listed(shown)}.")
+    most = max(sign * own.interval.mean for own in pair)
+    higher = [_named(table, own) for own in table.eligible if sign * own.interval.mean > most]
+    if higher:
+        lines.append(f"Better on the test, but not asked about: {listed(higher)}.")
+    return lines
 
 
 def _deciding(table: Table, recommendation: Recommendation, chosen: Standing) -> list[tuple[Standing, Standing]]:
@@ -392,6 +409,8 @@ def _near(table: Table, chosen: Standing, measure: Standing, what: str) -> str:
 def _needed(table: Table, lead: Advantage) -> str:
     """How many examples it takes to see the difference that was observed, or the margin where that is greater."""
     wanted, found = max(abs(lead.mean), table.margin), lead.difference
+    if lead.trainings > 1:
+        return "more trainings and more examples would tell"
     if wanted == 0:
         return "the scores do not differ at all"
     size = size_text(table.metric, wanted)

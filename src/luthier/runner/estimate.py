@@ -274,7 +274,7 @@ def _forecast_approach(
         again += sum(map(training, whole)) / max(1, len(whole))
         if isinstance(step, InterpolateStep):
             seconds += _measuring_the_curve(step, validating(prepared.lesson(step)), all_answering, prepared, speed)
-    if name in asked_on_validation(study) and (not approach.steps or len(list(closed(approach.steps[-1]))) == 1):
+    if name in asked_on_validation(study):
         seconds += validating(prepared.target_lesson)
     seconds += _stage_by_stage(approach, common, all_answering, prepared)
     if approach.trains and study.seeds > 1:

@@ -204,7 +204,8 @@ def _compare(
             forgotten = general_changes(name, own, start, bench, harness, study.seed)
             elsewhere = task_changes(name, own, start, bench, study.seed)
         changed = own.language_model is not None and own.predictor.models[:1] != start.predictor.models
-        chosen_by = validation.get(name)
+        # On validation itself the pair is chosen by what is compared.
+        chosen_by = None if validation_only else validation.get(name)
         results.append(result_of(name, own, bench, forgotten, elsewhere, changes_model=changed, validation=chosen_by))
     results = with_repeats(repeats, results, bench)
     comparison: dict[str, Any] = compare(

@@ -199,7 +199,7 @@ def result_of(
     other_tasks: Sequence[Mapping[str, object]],
     *,
     changes_model: bool,
-    validation: tuple[float, ...] | None,
+    validation: float | None,
 ) -> ApproachResult:
     """The approach as the comparison takes it, from the files that `measure` wrote."""
     folder = bench.folder.approach(name)

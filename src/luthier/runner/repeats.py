@@ -9,8 +9,9 @@ from typing import Any
 from luthier.evaluate.comparison import ApproachResult
 from luthier.evaluate.seeds import over_seeds, seeds_content, seeds_reasons
 from luthier.runner.apply import Workshop
+from luthier.runner.chosen import target_score
 from luthier.runner.fitted import Fitted
-from luthier.runner.fold import fold, validated
+from luthier.runner.fold import fold
 from luthier.runner.measure import Bench, is_answered, measure_answers, scores_and_answers
 from luthier.runner.prepare import Prepared
 from luthier.study import Approach
@@ -50,11 +51,7 @@ def finalists(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) 
     trained = [name for name, approach in study.approaches.items() if approach.training != "none"]
     if study.finalists is None or study.finalists >= len(trained):
         return trained
-    lesson = prepared.target_lesson
-    scores = {
-        name: lesson.score_of(validated(fitted[name], lesson, shop, f"{name}: validation", "validation-target")[0])
-        for name in trained
-    }
+    scores = {name: target_score(prepared, fitted[name], shop, name) for name in trained}
     best = sorted(trained, key=lambda name: scores[name], reverse=True)[: study.finalists]
     return [name for name in trained if name in best]
 
@@ -88,8 +85,9 @@ def seeds_of(
         for result in results
     }
     found = over_seeds(scored, bench.targets, seed)
-    trains = any(result.training == "language model" for result in results)
-    return seeds_content(found), seeds_reasons(found, trains=trains)
+    trained = [result for result in results if result.training == "language model"]
+    once = bool(trained) and not any(result.trainings for result in trained)
+    return seeds_content(found), seeds_reasons(found, once=once)
 
 
 def unanswered_repeats(repeats: Repeats, bench: Bench) -> list[str]:
