@@ -73,7 +73,7 @@ def test_finalists_are_those_that_do_best_on_validation(root: Path, tiny_model_f
     result = run(study, root / "run", root=root)
     assert [row["name"] for row in result.comparison["seeds"]["approaches"]] == ["lora"]
     assert result.comparison["seeds"]["pairs"] == []
-    assert len(list((root / "run" / "steps").glob("*/validation-target.json"))) == 2
+    assert len(list((root / "run" / "steps").glob("*/validation.json"))) == 2
 
 
 def test_what_an_approach_is_made_of_is_trained_with_the_same_seed(root: Path, tiny_model_folder: Path) -> None:
@@ -92,3 +92,18 @@ def test_what_an_approach_is_made_of_is_trained_with_the_same_seed(root: Path, t
 def test_finalists_without_seeds_are_refused(tiny_model_folder: Path) -> None:
     with pytest.raises(StudyError, match="give seeds: 3, or leave it out"):
         seeded(tiny_model_folder, seeds=1, finalists=1)
+
+
+def test_the_pair_is_elected_on_validation_once(root: Path, tiny_model_folder: Path) -> None:
+    """Of each side with more than one approach, and not again when the study is run again."""
+    approaches = {
+        "zero-shot": [],
+        "nearest": [{"step": "nearest", "by": "bm25"}],
+        "lora": [{**LORA, "learning_rate": 5e-3}],
+    }
+    study = tiny_study(tiny_model_folder, approaches=approaches)
+    run(study, root / "run", root=root)
+    files = {file: file.stat().st_mtime_ns for file in (root / "run" / "steps").glob("*/validation*.json")}
+    assert len(files) == 2  # the only training stands unopposed
+    run(study, root / "run", root=root)
+    assert {f: f.stat().st_mtime_ns for f in (root / "run" / "steps").glob("*/validation*.json")} == files
