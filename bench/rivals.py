@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--only", nargs="*", help="names of sets; default: all that are there")
     found.add_argument("--no-model", action="store_true", help="leave the language model out everywhere")
+    found.add_argument("--no-tuning", action="store_true", help="leave the contrastive tuning out everywhere")
     return found
 
 
@@ -64,7 +65,9 @@ def sets(data: Path | None) -> dict[str, Callable[[], Set]]:
     return found
 
 
-def measure(chosen: Mapping[str, Callable[[], Set]], *, quick: bool, no_model: bool = False) -> dict[str, Any]:
+def measure(
+    chosen: Mapping[str, Callable[[], Set]], *, quick: bool, no_model: bool = False, no_tuning: bool = False
+) -> dict[str, Any]:
     from luthier.quiet import quiet
 
     quiet()
@@ -74,7 +77,7 @@ def measure(chosen: Mapping[str, Callable[[], Set]], *, quick: bool, no_model: b
         own = read()
         print(f"{name}: {len(own.train):,} training, {len(own.test):,} test messages", file=sys.stderr, flush=True)
         left_out = {approach for approach, most in MOST.items() if quick or len(own.train) > most}
-        left_out |= set(WITH_MODEL) if no_model else set()
+        left_out |= {*(WITH_MODEL if no_model else ()), *(("contrastive",) if no_tuning else ())}
         runs = [_run(own, seed, left_out) for seed in (SEEDS[:1] if quick else SEEDS)]
         kept[name] = {
             approach: [next(r for r in run["approaches"] if r["name"] == approach) for run in runs]
@@ -102,7 +105,8 @@ def measure(chosen: Mapping[str, Callable[[], Set]], *, quick: bool, no_model: b
             "MiniLM-L6. contrastive: the same when MiniLM-L6 was trained on the labels first. hidden: on the hidden "
             "states of SmolLM2-135M. few-shot: SmolLM2-135M with the eight most similar messages in its prompt.",
             f"Left out with more training messages than these: {', '.join(f'{k} {v:,}' for k, v in MOST.items())}"
-            f"{'; what asks the language model everywhere in this run' if no_model else ''}.",
+            f"{'; what asks the language model everywhere in this run' if no_model else ''}"
+            f"{'; contrastive tuning everywhere in this run' if no_tuning else ''}.",
         ],
         **outcome.frame(quick),
     }
@@ -186,7 +190,7 @@ def main(given: argparse.Namespace) -> None:
         chosen = dict(list(chosen.items())[:1])
     if not chosen:
         raise SystemExit(f"no such set (there are: {'; '.join(found)})")
-    outcome.finish(measure(chosen, quick=given.quick, no_model=given.no_model), given)
+    outcome.finish(measure(chosen, quick=given.quick, no_model=given.no_model, no_tuning=given.no_tuning), given)
 
 
 if __name__ == "__main__":
