@@ -126,7 +126,7 @@ def _approaches(gap: float, n: int, trainings: int, draw: np.random.Generator) -
                     Cost(
                         3600.0 if name in TRAINED else 0.0, 0.0, 0, None, 0, 0, 0.0, 0, 10.0, 0.1, 0.1, 0.1, 10.0, 0.1
                     ),
-                    validation=(float(values[n:].mean()),) if number == 0 else None,
+                    validation=float(values[n:].mean()) if number == 0 else None,
                 )
             )
         found.append(replace(models[0], trainings=tuple(models[1:])))

@@ -347,3 +347,11 @@ def test_orders_in_documents_are_counted_with_and_without_the_defence(
     found = document_instructions.measure(quick=True, model=str(tiny_model_folder))
     assert all(pair == [1.0, 0.0] for pair in found["rates"].values())
     assert "the word stands in 0 and 0 answers" in found["notes"][0]
+
+
+def test_the_simulation_of_verdicts_goes_through_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = script("verdict_simulation")
+    monkeypatch.setattr(simulation, "QUICK_RUNS", 4)
+    scores = simulation.measure(quick=True)["scores"]
+    assert set(scores) == {f"gap {gap}, n {n}, trainings {k}" for gap in (0.0, 0.02) for n in (60, 180) for k in (1, 3)}
+    assert all(own["contradictions"] == 0 for own in scores.values())
