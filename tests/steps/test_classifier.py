@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 
 from colours import make_example, make_task
 from luthier.evaluate.metrics import METRICS
@@ -21,7 +22,7 @@ from luthier.infer.engine import Engine
 from luthier.progress import Silent
 from luthier.simple.classifier import Classifier
 from luthier.simple.contrastive import label_pairs, nearest_mean_accuracy
-from luthier.simple.head import chosen_labels, fit_head, fit_head_of_several, fits_logistic
+from luthier.simple.head import STRENGTHS, chosen_labels, fit_head, fit_head_of_several, fits_logistic
 from luthier.steps import ClassifierStep
 from luthier.steps.base import StepContext, StepOutcome
 from luthier.steps.lesson import Lesson
@@ -190,6 +191,29 @@ def test_too_many_labels_for_logistic_regression_are_told_apart_by_their_means(t
     exported = outcome.predictor.export(tmp_path / "out", engine)
     again = engine.answer(exported, [example.prompt for example in task.validation], task.labels)
     assert [answer.text for answer in again] == [answer.text for answer in answers]
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_the_strength_is_the_one_that_does_best_in_cross_validation():
+    """Of unit vectors that lie close together, as a sentence embedder's do, with many labels: a fit that begins where
+    another strength ended, and stops where little changes, tells them all alike."""
+    draw = np.random.default_rng(0)
+    targets = np.repeat(np.arange(77), 20)
+    features = _unit(draw.normal(size=(77, 128))[targets] + 3.0 * draw.normal(size=(len(targets), 128)))
+    features = _unit(0.35 * features + 0.94 * np.eye(128)[0])
+    right = dict.fromkeys(STRENGTHS, 0)
+    for train, held in StratifiedKFold(5, shuffle=True, random_state=0).split(features, targets):
+        for strength in STRENGTHS:
+            model = LogisticRegression(C=strength, max_iter=1000).fit(features[train], targets[train])
+            right[strength] += int((model.predict(features[held]) == targets[held]).sum())
+    best = max(right.values())
+    assert right[STRENGTHS[0]] < best - 8
+    head = fit_head(features, [str(own) for own in targets], 0)
+    assert head.strength is not None
+    assert right[head.strength] >= best - 8  # the examples are drawn in another order
 
 
 def test_several_labels_are_each_decided_by_itself():
