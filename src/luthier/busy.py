@@ -1,8 +1,7 @@
 """Whether other programs take the cores on which something is timed.
 
-On a busy machine, threads that spin while they wait for each other take the time that others would need: one prompt of
-400 tokens took 14 s beside one busy process, and 0.4 s with threads that sleep while they wait. Alone, sleeping takes
-twice the time of spinning. So which of the two is decided when the program starts.
+On a busy machine, threads that spin while they wait for each other take the time that others would need, themselves
+included; alone, threads that sleep while they wait are slower. So which of the two is decided when the program starts.
 """
 
 from __future__ import annotations

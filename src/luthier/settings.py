@@ -81,3 +81,9 @@ def closed(settings: Settings) -> Iterator[Settings]:
 
 def _closed_value(value: Any) -> Iterator[Any]:
     yield from closed(value) if isinstance(value, Settings) else (value,)
+
+
+def clipped(value: object) -> str:
+    """A setting's value in a line of forty characters at most."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -274,11 +274,11 @@ def test_where_it_was_trained_again_the_verdict_is_on_the_mean_of_the_trainings(
         ([approach("few-shot", right(160))], "Use few-shot: 80.0%."),
         (
             [approach("few-shot", right(160)), approach("nearest", right(60))],
-            "Use few-shot: 80.0% of 2 approaches compared.",
+            "Use few-shot: 80.0%, of 2 approaches compared.",
         ),
         (
             [approach("few-shot", right(160)), approach("nearest", beside(24, 20), per_request_s=0.1)],
-            "Use nearest: none is shown to be better, and it costs least.",
+            "Use nearest: none is shown to be better, or is clearly cheaper.",
         ),
     ],
 )

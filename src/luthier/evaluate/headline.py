@@ -26,13 +26,13 @@ def headline(table: Table, recommendation: Recommendation) -> str:
 def _of_one_kind(table: Table, recommendation: Recommendation, chosen: Standing) -> str:
     start = _do_not(chosen) if not chosen.trains and any(own.trains for own in table.standings) else None
     if recommendation.tied:
-        words = "none is shown to be better, and it costs least"
+        words = "none is shown to be better, or is clearly cheaper"
     elif len(table.standings) == 1:
         words = _score(table, chosen)
     else:
         words = f"{_score(table, chosen)}, of what is of use"
         if table.eligible == list(table.standings):
-            words = f"{_score(table, chosen)} of {len(table.standings)} approaches compared"
+            words = f"{_score(table, chosen)}, of {len(table.standings)} approaches compared"
     return f"{start}: use {chosen.name} ({words})." if start else f"Use {chosen.name}: {words}."
 
 

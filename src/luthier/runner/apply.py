@@ -29,6 +29,7 @@ from luthier.runner.folder import (
 )
 from luthier.runner.keys import key_of, text_key, training_key
 from luthier.runner.pruning import MedianRule, track_of
+from luthier.settings import clipped
 from luthier.steps.base import Step, StepContext, StepOutcome, Tried
 from luthier.steps.lesson import Lesson, TextLesson
 from luthier.train.checkpoint import Score, checkpoint_step, drop_checkpoint
@@ -371,11 +372,11 @@ def _check_room(folder: Path, step: Step, before: Fitted) -> None:
 def short(step: Step) -> str:
     row = step.model_dump(mode="json", exclude_unset=True)
     kind = row.pop("step", step.model_dump()["step"])
-    settings = ", ".join(f"{k} {_clipped(v)}" for k, v in row.items())
+    settings = ", ".join(f"{k} {_in_words(v)}" for k, v in row.items())
     return f"{kind} ({settings})" if settings else str(kind)
 
 
-def _clipped(value: object) -> str:
+def _in_words(value: object) -> str:
     if isinstance(value, dict) and set(value) == {"choose"}:
         value = f"one of {', '.join(map(str, value['choose']))}"
     if isinstance(value, dict) and "kind" in value:
@@ -383,5 +384,4 @@ def _clipped(value: object) -> str:
         value = f"{value['kind']}: {', '.join(inner)}" if inner else value["kind"]
     if isinstance(value, list):
         value = ", ".join(map(str, value))
-    text = " ".join(str(value).split())
-    return text if len(text) <= 40 else text[:39] + "…"
+    return clipped(value)

@@ -147,13 +147,14 @@ def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_c
         ids = [rendered.ids for rendered in prepared.engine.render(predictor.asked(asked, target), prompts, reserve=0)]
         trunk = find_trunk(ids)
         places = [str(example.place) for example in asked.validation]
-        roots = _segments(ids, [(False,) * len(own) for own in ids], places, trunk, _Vocabulary(tokenizer))
+        roots = _segments(ids, [(False,) * len(own) for own in ids], places, trunk, _Vocabulary.of(tokenizer))
         tokens, depths = sum(map(len, ids)), int(trunk.depths.sum())
         return ShownTree(name, False, (roots,), len(ids), tokens, tokens - depths + len(trunk))
     lesson = prepared.lesson(training)
     taught = training.taught(lesson, study.seed)
     batch = epoch_steps(len(taught), int(training.batch_size), study.seed, 0)  # type: ignore[arg-type]
     examples = sorted((taught[i] for i in batch), key=lambda pair: pair[0].name)
+    vocabulary = _vocabulary(tokenizer, training, lesson)
     sequences = training.rendered(predictor, examples, prepared.study.target_name, prepared.engine, study.seed)
     place_of = {example.id: str(example.place) for _, example in examples}
     parts = micro_batches(sequences, max(WANTED_TOKENS[prepared.device], *(len(s.ids) for s in sequences)))
@@ -166,7 +167,7 @@ def token_tree(study: Study, root: Path, approach: str | None = None, *, allow_c
                 [s.trained for s in part.sequences],
                 [place_of[s.id] for s in part.sequences],
                 find_trunk([s.ids for s in part.sequences], least=1),
-                _vocabulary(tokenizer, training, lesson),
+                vocabulary,
             )
             for part in parts
         ),
@@ -265,10 +266,15 @@ class _Vocabulary:
     """
 
     tokenizer: Any
+    special: frozenset[int]
     labels: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, tokenizer: Any, labels: tuple[str, ...] = ()) -> _Vocabulary:
+        return cls(tokenizer, frozenset(tokenizer.all_special_ids), labels)
+
     def is_special(self, token: int, trained: bool) -> bool:
-        return not (trained and self.labels) and token in self.tokenizer.all_special_ids
+        return not (trained and self.labels) and token in self.special
 
     def text(self, ids: Sequence[int], trained: bool) -> str:
         """Their text; virtual tokens, which have none, as a dot each."""
@@ -280,7 +286,7 @@ class _Vocabulary:
 
 def _vocabulary(tokenizer: Any, training: TrainingStep, lesson: Lesson | TextLesson) -> _Vocabulary:
     classifies = isinstance(training, SftStep) and training.head == "classify"
-    return _Vocabulary(tokenizer, lesson.task.labels if classifies and isinstance(lesson, Lesson) else ())
+    return _Vocabulary.of(tokenizer, lesson.task.labels if classifies and isinstance(lesson, Lesson) else ())
 
 
 def _shown(training: str, place: str, sequence: TrainingSequence, vocabulary: _Vocabulary) -> ShownSequence:

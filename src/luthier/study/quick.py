@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import cast
 
 from luthier.errors import StudyError
+from luthier.settings import clipped
 from luthier.steps import AnyStep
 from luthier.study.schema import Approach, Study
 
 # Requests asked one by one for the latency.
 _REQUESTS = 5
-# Characters of a setting that are shown.
-_MOST_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +83,9 @@ def _quick(approach: Approach) -> Approach:
 def _narrowed(before: Approach, after: Approach) -> str:
     """The settings that are given in the quick run alone."""
     settings = [
-        f"{name} {_clipped(getattr(now, name))}"
+        f"{name} {clipped(getattr(now, name))}"
         for step, now in zip(before.steps, after.steps, strict=True)
         for name in type(now).model_fields
         if getattr(step, name) != getattr(now, name)
     ]
     return ", ".join(settings)
-
-
-def _clipped(value: object) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
