@@ -295,6 +295,9 @@ def test_a_way_of_training_that_helps_in_the_mean_hands_over_no_model_that_does_
     (asked,) = [pair for pair in result["pairs"] if pair["asked"]]
     assert asked["trainings"] == 5
     assert result["recommended"] == "few-shot"
+    assert "lora is 3.2 points (" in result["verdict"]
+    assert "but the model that would be handed over is not better (79.5% against 80.0%)" in result["verdict"]
+    assert "worse" not in result["verdict"]
 
 
 def test_what_never_varies_is_not_certain_from_two_examples():

@@ -253,12 +253,11 @@ def _pairs(
     adjusted = dict(zip(others, holm([found[number].p for number in others]), strict=True))
     pairs = []
     for number, ((a, b), difference) in enumerate(zip(couples, found, strict=True)):
-        if number in adjusted:
+        if asked is None or number in adjusted:
             pairs.append(Pair(a, b, difference, adjusted[number]))
-        else:
-            one = asked_difference(trained[a], trained[b], metric, difference)
-            times = len(trained[asked[0]]) if asked else 1
-            pairs.append(Pair(a, b, one, one.p, asked=True, trainings=times, of_model=difference))
+            continue
+        one, times = asked_difference(trained[a], trained[b], metric, difference), len(trained[asked[0]])
+        pairs.append(Pair(a, b, one, one.p, asked=True, trainings=times, of_model=difference))
     return pairs
 
 

@@ -145,7 +145,7 @@ class Table:
     @property
     def eligible(self) -> list[Standing]:
         """Of these, those that are shown to beat the best floor."""
-        return [standing for standing in self.remembering if standing.floor is None or standing.floor.above]
+        return _of_use(self.standings)
 
     @property
     def best_trained(self) -> Standing | None:
@@ -179,10 +179,15 @@ class Recommendation:
 def asked_beforehand(standings: Sequence[Standing]) -> tuple[str, str] | None:
     """The pair that the study asks about, known before the test was opened but for what is out: of the approaches that
     train the language model the best on validation, and the best of all others. None where one side is empty."""
-    kept = [own for own in standings if own.forgot is None and (own.floor is None or own.floor.above)]
+    kept = _of_use(standings)
     trained = _best_on_validation([own for own in kept if own.trains])
     other = _best_on_validation([own for own in kept if not own.trains])
     return None if trained is None or other is None else (trained.name, other.name)
+
+
+def _of_use(standings: Sequence[Standing]) -> list[Standing]:
+    """Those that forgot no more than the limit and are shown to beat the best floor."""
+    return [own for own in standings if own.forgot is None and (own.floor is None or own.floor.above)]
 
 
 def _best_on_validation(standings: Sequence[Standing]) -> Standing | None:
@@ -228,16 +233,20 @@ def within_margin(table: Table, candidate: Standing, measure: Standing) -> bool:
 
 def advantage(table: Table, of: Standing, over: Standing) -> Advantage:
     """How much better `of` is than `over`, by the pair that compares them."""
-    pair = next(pair for pair in table.pairs if {pair.a, pair.b} == {of.name, over.name})
+    pair = _pair_of(table, of, over)
     found = pair.difference
     if (pair.a == of.name) == table.metric.higher_is_better:
         return Advantage(found.difference, found.low, found.high, pair.p_holm, found, pair.trainings)
     return Advantage(-found.difference, -found.high, -found.low, pair.p_holm, found, pair.trainings)
 
 
+def _pair_of(table: Table, one: Standing, other: Standing) -> Pair:
+    return next(pair for pair in table.pairs if {pair.a, pair.b} == {one.name, other.name})
+
+
 def _of_model(table: Table, of: Standing, over: Standing) -> float:
     """How much better the model that is handed over is on the test, in one training."""
-    pair = next(pair for pair in table.pairs if {pair.a, pair.b} == {of.name, over.name})
+    pair = _pair_of(table, of, over)
     found = (pair.of_model or pair.difference).difference
     return found if (pair.a == of.name) == table.metric.higher_is_better else -found
 

@@ -153,8 +153,14 @@ def _helpful(table: Table, chosen: Standing, trained: Standing, untrained: Stand
 def _not_shown(table: Table, chosen: Standing, trained: Standing, untrained: Standing) -> str:
     """Training is not shown to help, so `untrained` is what the others are measured by."""
     lead = advantage(table, trained, untrained)
-    worse, text = lead.p < table.alpha, ""
-    if not worse:
+    worse, text = lead.high < 0, ""
+    if lead.low > 0:  # of the trainings together, and not of the model that is handed over
+        text = (
+            f"{_stands(table, trained, lead, untrained)}, but the model that would be handed over is not better "
+            f"({value_text(table.metric, trained.interval.mean)} against "
+            f"{value_text(table.metric, untrained.interval.mean)}). "
+        )
+    elif not worse:
         text = (
             f"{_no_difference(lead)} between {_named(table, trained)} and {_best_of_others(table, untrained)} "
             f"({untrained.name}, {value_text(table.metric, untrained.interval.mean)}): "
