@@ -179,17 +179,29 @@ def _by_task(study: Values) -> str:
 def _seeds(study: Values) -> str:
     seeds = study["seeds"]
     share = _is_share(seeds["metric"])
-    heading = ["", "mean over seeds", "standard deviation", *(f"seed {own['seed']}" for own in _first_seeds(seeds))]
+    probes = {row["name"]: {one["probe"]: one for one in row.get("forgotten", ())} for row in study["approaches"]}
+    names = list(dict.fromkeys(probe for row in seeds["approaches"] for probe in row["seeds"][-1].get("forgotten", ())))
+    heading = [
+        *("", "mean over seeds", "standard deviation", *(f"seed {own['seed']}" for own in _first_seeds(seeds))),
+        *(f"{probe.replace('_', ' ')}, change (least to most)" for probe in names),
+    ]
     rows = [
         [
             row["name"],
             _value(row["mean"], share),
             f"{100 * row['sd']:.1f} points" if share else f"{row['sd']:.3g}",
             *(_value(own["mean"], share) for own in row["seeds"]),
+            *(_changes(probes[row["name"]][probe], row["seeds"]) for probe in names),
         ]
         for row in seeds["approaches"]
     ]
     return "The finalists over seeds, on the test:\n\n" + _table(heading, rows)
+
+
+def _changes(probe: Values, seeds: Sequence[Values]) -> str:
+    """The mean of a probe's changes over seeds, the least and the most of them."""
+    changes = [one["forgotten"][probe["probe"]] for one in seeds]
+    return _change({**probe, "difference": sum(changes) / len(changes), "low": min(changes), "high": max(changes)})
 
 
 def _first_seeds(seeds: Values) -> Sequence[Values]:

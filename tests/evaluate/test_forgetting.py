@@ -35,9 +35,7 @@ def change(before: float, after: float, higher_is_better: bool) -> dict[str, obj
 
 def test_the_probes_ship_with_their_source_and_licence():
     texts, pairs = general_text(), minimal_pairs()
-    assert len(texts) == len(set(texts)) == 40
-    assert all(60 <= len(text.split()) <= 250 and text.count("<unk>") <= 1 for text in texts)
-    assert not any(text.startswith("=") for text in texts)
+    assert len(texts) == len(set(texts)) == 100
     assert len(pairs) == len(set(pairs)) == 100
     assert pairs[0] == ("Susan revealed herself.", "Susan revealed themselves.")
     answers = truthful_answers()
@@ -49,6 +47,14 @@ def test_the_probes_ship_with_their_source_and_licence():
     assert "ShareAlike 3.0" in source
     assert "Attribution 4.0" in source
     assert "TruthfulQA" in source
+
+
+@pytest.mark.parametrize("texts", [general_text(), general_text_validation()], ids=["probe", "choices"])
+def test_general_text_is_written_as_people_write(texts: list[str]):
+    assert all(25 <= len(text.split()) <= 160 for text in texts)
+    assert not any(mark in text for text in texts for mark in ("<unk>", "@", " ,", " .", " 's", " ' ", '" "', "  "))
+    assert all(text[0].isupper() or text[0] in '"0123456789' for text in texts)
+    assert all(text.endswith((".", "!", "?")) and text.count('"') % 2 == 0 for text in texts)
 
 
 def test_probes_are_scored_by_nats_per_token_and_by_which_sentence_is_likelier():
@@ -64,12 +70,10 @@ def test_probes_are_scored_by_nats_per_token_and_by_which_sentence_is_likelier()
 
 def test_choices_are_made_on_general_text_that_no_probe_holds():
     texts = general_text_validation()
-    assert len(texts) == len(set(texts)) == 40
-    assert all(60 <= len(text.split()) <= 250 for text in texts)
-    assert not any(text.startswith("=") for text in texts)
+    assert len(texts) == len(set(texts)) == 80
     assert not set(texts) & set(general_text())
     expected = [len(text) / len(text.split()) for text in texts]
-    assert general_loss(by_length) == pytest.approx(sum(expected) / 40)
+    assert general_loss(by_length) == pytest.approx(sum(expected) / 80)
 
 
 def test_a_divergence_is_the_mean_over_texts_of_nats_a_token():

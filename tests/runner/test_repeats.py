@@ -9,6 +9,7 @@ from rich.console import Console
 from tiny import tiny_study
 
 from luthier.errors import StudyError
+from luthier.evaluate import forgetting
 from luthier.report.console import comparison_table
 from luthier.report.html import write_report
 from luthier.runner import run
@@ -47,6 +48,23 @@ def test_what_trains_is_trained_with_every_seed_and_the_spread_is_shown(root: Pa
     console = Console(width=120, record=True)
     console.print(comparison_table(result.comparison))
     assert "over 3 seeds: lora" in console.export_text()
+
+
+def test_what_every_training_forgot_stands_beside_its_score(
+    root: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = forgetting.general_text()[:3]
+    monkeypatch.setattr(forgetting, "general_text", lambda: texts)
+    study = seeded(tiny_model_folder, approaches={"zero-shot": [], "lora": [LORA]}, forgetting={"probe": True})
+    result = run(study, root / "run", root=root)
+    (row,) = result.comparison["seeds"]["approaches"]
+    changes = [one["forgotten"]["general_text"] for one in row["seeds"]]
+    (own,) = (one for one in result.comparison["approaches"] if one["name"] == "lora")
+    assert changes[0] == own["forgotten"][0]["difference"]
+    assert len(set(changes)) == 3
+    page = write_report(root / "run").read_text(encoding="utf-8")
+    assert "Forgotten: mean (least to most)" in page
+    assert "general text" in page.split('id="seeds"')[1]
 
 
 def test_only_the_settings_that_were_taken_are_repeated_and_nothing_is_charged(

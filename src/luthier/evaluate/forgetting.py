@@ -38,12 +38,12 @@ class ProbeResult:
 
 
 def general_text() -> list[str]:
-    """40 paragraphs of WikiText-2, of 60 to 250 words each."""
+    """100 passages of WikiText-2, some 70 words each, with its spacing undone and no word left out."""
     return _read("general_text.txt").splitlines()
 
 
 def general_text_validation() -> list[str]:
-    """40 further paragraphs, of articles that no probe holds: for choices, so that the probes stay unseen by them."""
+    """80 further passages, of articles that no probe holds: for choices, so that the probes stay unseen by them."""
     return _read("general_text_validation.txt").splitlines()
 
 

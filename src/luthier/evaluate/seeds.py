@@ -24,11 +24,13 @@ _ONCE = (
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """An approach that was trained with several seeds, and the interval of its score with each."""
+    """An approach that was trained with several seeds, the interval of its score with each, and how much each probe of
+    general ability changed."""
 
     name: str
     metric: Metric
     by_seed: Mapping[int, Interval]
+    forgotten: Mapping[int, Mapping[str, object]]
 
     @property
     def means(self) -> list[float]:
@@ -50,7 +52,8 @@ def over_seeds(
         if len(results) > 1:
             metric, columns = judged_columns(list(results.values()), targets)
             own = {of: interval_of(column, metric, seed) for of, column in zip(results, columns, strict=True)}
-            found.append(Repeated(name, metric, own))
+            changed = {of: {str(c["probe"]): c["difference"] for c in one.forgotten} for of, one in results.items()}
+            found.append(Repeated(name, metric, own, changed))
     return found
 
 
@@ -68,7 +71,13 @@ def seeds_content(repeated: Sequence[Repeated]) -> dict[str, Any] | None:
                 "least": min(own.means),
                 "most": max(own.means),
                 "seeds": [
-                    {"seed": seed, "mean": one.mean, "low": _finite(one.low), "high": _finite(one.high)}
+                    {
+                        "seed": seed,
+                        "mean": one.mean,
+                        "low": _finite(one.low),
+                        "high": _finite(one.high),
+                        "forgotten": dict(own.forgotten[seed]),
+                    }
                     for seed, one in own.by_seed.items()
                 ],
             }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from luthier.report import units
+from luthier.report.comparing import probe_change
 from luthier.report.floors import best_floor, near_floor
 from luthier.report.pictures import dots, share_axis, whisker_axis
 from luthier.report.svg import Look, Scale, linear_ticks
@@ -27,8 +29,11 @@ def seed_rows(comparison: Mapping[str, Any], looks: Mapping[str, Look]) -> Value
     axis = share_axis("", ends, ends, unit.tick)
     scale = Scale(axis.low, axis.high, 14, _ROW_WIDTH - 14)
     ticks = linear_ticks(axis.low, axis.high, 4)
+    probes = {row["name"]: row.get("forgotten") or () for row in comparison["approaches"]}
+    forgotten = {row["name"]: _forgotten(row["seeds"], probes[row["name"]]) for row in rows}
     return {
         "metric": content["metric"],
+        "any_forgotten": any(forgotten.values()),
         "seeds": [own["seed"] for own in rows[0]["seeds"]],
         "axis": whisker_axis(scale, ticks, unit.tick),
         "floor": best["name"] if best and floor is not None else "",
@@ -37,6 +42,7 @@ def seed_rows(comparison: Mapping[str, Any], looks: Mapping[str, Look]) -> Value
                 "look": looks[row["name"]],
                 "mean": unit.value(row["mean"]),
                 "sd": _sd(row["sd"], unit),
+                "forgotten": forgotten[row["name"]],
                 "range": f"{unit.value(row['least'])} to {unit.value(row['most'])}",
                 "plot": dots(
                     scale, ticks, [own["mean"] for own in row["seeds"]], looks[row["name"]], _title(row, unit), floor
@@ -53,6 +59,19 @@ def seed_rows(comparison: Mapping[str, Any], looks: Mapping[str, Look]) -> Value
             for own in content["pairs"]
         ],
     }
+
+
+def _forgotten(seeds: Sequence[Mapping[str, Any]], probes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each probe the mean of its changes over seeds, and the least and the most of them."""
+    said = []
+    for probe in probes:
+        changes = [one["forgotten"][probe["probe"]] for one in seeds if probe["probe"] in one.get("forgotten", {})]
+        if len(changes) == len(seeds):
+            mean, *ends = (
+                probe_change({**probe, "difference": own}) for own in (fmean(changes), min(changes), max(changes))
+            )
+            said.append(f"{probe['probe'].replace('_', ' ')} {mean} ({ends[0]} to {ends[1]})")
+    return said
 
 
 def _sd(value: float, unit: units.ScoreUnit) -> str:

@@ -194,20 +194,23 @@ def _compare(
     missing = missing or unanswered_floors(prepared, bench)  # beside an approach they open nothing more
     if missing and not validation_only:
         _enter_in_ledger(folder, bench, missing)
+
+    def forgotten(name: str, title: str, own: Fitted) -> list[dict[str, object]]:
+        if not study.forgetting.probe:
+            return []
+        return general_changes(title, own, prepared.base(name), bench, harness, study.seed)
+
     results = []
     for name, own in fitted.items():
         measure(name, own, bench)
         start = prepared.base(name)
-        forgotten: list[dict[str, object]] = []
-        elsewhere: list[dict[str, object]] = []
-        if study.forgetting.probe:
-            forgotten = general_changes(name, own, start, bench, harness, study.seed)
-            elsewhere = task_changes(name, own, start, bench, study.seed)
+        general = forgotten(name, name, own)
+        elsewhere = task_changes(name, own, start, bench, study.seed) if study.forgetting.probe else []
         changed = own.language_model is not None and own.predictor.models[:1] != start.predictor.models
         # On validation itself the pair is chosen by what is compared.
         chosen_by = None if validation_only else validation.get(name)
-        results.append(result_of(name, own, bench, forgotten, elsewhere, changes_model=changed, validation=chosen_by))
-    results = with_repeats(repeats, results, bench)
+        results.append(result_of(name, own, bench, general, elsewhere, changes_model=changed, validation=chosen_by))
+    results = with_repeats(repeats, results, bench, forgotten)
     comparison: dict[str, Any] = compare(
         results,
         targets=study.targets,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from luthier.runner.prepare import Prepared
 from luthier.study import Approach
 
 Repeats = Mapping[str, Mapping[int, Fitted]]
+Forgotten = Callable[[str, str, Fitted], Sequence[Mapping[str, object]]]
+"""How the general probes changed, given the approach, what to call this training of it, and the training."""
 
 
 def fold_repeats(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) -> dict[str, dict[int, Fitted]]:
@@ -56,8 +58,10 @@ def finalists(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) 
     return [name for name in trained if name in best]
 
 
-def with_repeats(repeats: Repeats, results: Sequence[ApproachResult], bench: Bench) -> list[ApproachResult]:
-    """The results, each with what its further trainings scored on the targets."""
+def with_repeats(
+    repeats: Repeats, results: Sequence[ApproachResult], bench: Bench, forgotten: Forgotten
+) -> list[ApproachResult]:
+    """The results, each with what its further trainings scored on the targets and forgot of general texts."""
     judged = _judged(bench)
     found = []
     for result in results:
@@ -66,7 +70,8 @@ def with_repeats(repeats: Repeats, results: Sequence[ApproachResult], bench: Ben
             folder = bench.folder.repeat(result.name, seed)
             measure_answers(f"{result.name}, seed {seed}", folder, fitted, judged)
             scores, answers = scores_and_answers(folder, judged)
-            own.append(replace(result, scores=scores, answers=answers))
+            changes = forgotten(result.name, f"{result.name}, seed {seed}", fitted)
+            own.append(replace(result, scores=scores, answers=answers, forgotten=changes))
         found.append(replace(result, trainings=tuple(own)))
     return found
 
