@@ -1,5 +1,6 @@
-"""A rule for studies/chat.yaml, as somebody would write it down: "not" behind the first auxiliary verb, or "did not"
-and "does not" before the base of the first word that looks like a verb."""
+"""A rule that negates a sentence, as somebody would write it down: "not" behind the first auxiliary verb, or "did not"
+and "does not" before the base of the first word that looks like a verb. For studies/chat.yaml, and for the negation
+among other tasks in instruction.yaml and multitask.yaml."""
 
 from __future__ import annotations
 
@@ -15,6 +16,12 @@ _FORMS = re.findall(
     "grew grow ran run",
 )
 _PAST = dict(zip(_FORMS[::2], _FORMS[1::2], strict=True))
+
+
+def behind_an_instruction(prompt: str, fields: dict[str, str]) -> str | None:
+    """The sentence behind the instruction to negate it; for any other instruction nothing."""
+    instruction, _, sentence = prompt.partition("\n\n")
+    return answer(sentence, fields) if instruction.startswith("Negate") else None
 
 
 def answer(prompt: str, fields: dict[str, str]) -> str:
