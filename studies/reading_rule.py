@@ -1,5 +1,5 @@
-"""A rule for studies/reading.yaml, as somebody would write it down: the sentence that shares the rarest words with the
-question, and in it what kind of thing the question asks for, nearest to those words."""
+"""A rule for studies/reading.yaml and retrieval.yaml, as somebody would write it down: the sentence that shares the
+rarest words with the question, and in it what kind of thing the question asks for, nearest to those words."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ _KINDS = (
         (rf"(?<=in ){_NAME}", rf"(?<=at ){_NAME}", _NAME),
     ),
 )
+
+
+def from_passages(prompt: str, fields: dict[str, str]) -> str:
+    """The answer out of what search found in documents."""
+    return answer(prompt, {**fields, "context": fields["passages"]}) if fields["passages"] else ""
 
 
 def answer(prompt: str, fields: dict[str, str]) -> str:

@@ -303,6 +303,7 @@ class Retrieval:
         absent: The answer where the passages do not hold it; empty where the model is not told of one.
         cite: Whether the answer is to name passages by their numbers.
         guarded: Whether passages are fenced off as data.
+        shot_passages: Passages that stand with each worked example; 0 for none.
     """
 
     index: str = field(metadata=NAMED)
@@ -318,6 +319,7 @@ class Retrieval:
     absent: str = ""
     cite: bool = False
     guarded: bool = True
+    shot_passages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,14 @@ def test_accuracy_without_a_label_is_unscored():
     assert result.reason == "the example has no label"
 
 
+def test_contains_asks_whether_a_reference_stands_in_the_answer_as_whole_words():
+    assert value("contains", "It was the Warsaw Uprising, in 1944.", "warsaw uprising") == 1
+    assert value("contains", "It was Warsaw, and an uprising.", "warsaw uprising") == 0
+    assert value("contains", "1944", "44") == 0
+    assert value("contains", "No idea.", "1944", "no idea") == 1
+    assert value("contains", "", "1944") == 0
+
+
 def test_token_f1_counts_shared_words_and_takes_the_best_reference():
     # found {cat, sat, down}, wanted {cat, sat}: 2 shared, 2·2/(3+2)
     assert value("token_f1", "The cat sat down", "dog", "a cat sat") == pytest.approx(0.8)

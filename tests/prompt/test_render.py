@@ -13,7 +13,7 @@ import pytest
 from colours import make_example
 from luthier.errors import DataError, ModelError, StudyError
 from luthier.model.load import PLAIN_CHAT_TEMPLATE
-from luthier.prompt.render import Renderer, with_shots
+from luthier.prompt.render import Renderer
 from luthier.prompt.wording import check_template, phrased, worded
 from luthier.types import Example, Message, Wording
 
@@ -126,11 +126,10 @@ def test_an_empty_answer_cannot_be_trained_on(renderer: Renderer):
         renderer.training(replace(HELLO, completion=""), Wording(), ())
 
 
-def test_shots_stand_between_the_system_text_and_the_question():
+def test_shots_stand_between_the_system_text_and_the_question(renderer: Renderer):
     shot = make_example(2, "Grass?", "green")
     wording = Wording(system="Name the colour.", template="Q: {{ text }}")
-    own = worded(HELLO.prompt, wording)
-    assert with_shots(own, [shot], wording) == (
+    assert renderer.prompt(HELLO.prompt, wording, [shot], reserve=8).messages == (
         Message("system", "Name the colour."),
         Message("user", "Q: Grass?"),
         Message("assistant", "green"),

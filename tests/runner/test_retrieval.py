@@ -87,6 +87,84 @@ APPROACHES: dict[str, Any] = {
 }
 
 
+RULE = """
+def answer(prompt, fields):
+    first = fields["passages"].split("\\n\\n")[0]
+    return first.split("is ")[-1].split(".")[0] if "mayor" in prompt else None
+"""
+
+
+@pytest.mark.parametrize("order", [["few-shot", "rag"], ["rag", "few-shot"]])
+def test_worked_examples_stand_with_the_passages_that_hold_their_answers(
+    root: Path, tiny_model_folder: Path, order: list[str]
+) -> None:
+    steps: dict[str, dict[str, Any]] = {
+        "few-shot": {"step": "few-shot", "shots": 2, "by": "bm25"},
+        "rag": {"step": "rag", "k": 2, "absent": "", "cite": True},
+    }
+    bare = [steps["few-shot"], {**steps["rag"], "shot_passages": 0}]
+    own = study(tiny_model_folder, {"both": [steps[name] for name in order], "bare": bare})
+    run(own, root / "run", root=root)
+    answers = {(row[0]): row[3] for row in _rows(root / "train.csv")}
+    evidence = {row[0]: row[3] for row in _rows(root / "train.csv")}
+    rows = read_jsonl(root / "run" / "approaches" / "both" / "predictions.jsonl")
+    for row in rows:
+        *turns, question = [own["content"] for own in row["messages"] if own["role"] != "system"]
+        assert len(turns) == 4
+        for asked, answer in zip(turns[::2], turns[1::2], strict=True):
+            shown = asked.rpartition("\n\n")[2]
+            assert evidence[shown] in asked
+            assert asked.count("<passage number=") == 1
+            assert answer.endswith(" [1]")
+            assert answer[:-4] in answers[shown]
+        assert question.count("<passage number=") == 2
+        assert len(row["passages"]) == 2
+    for row in read_jsonl(root / "run" / "approaches" / "bare" / "predictions.jsonl"):
+        assert sum("<passage" in own["content"] for own in row["messages"]) == 1
+    (answer,) = predict_rows(open_run(root / "run", "both"), [{"question": "Who is the mayor of Hexam?"}])
+    assert sum("<passage" in own.content for own in answer.messages) == 3
+
+
+def test_a_rule_is_given_the_passages_and_reads_documents_as_they_are_revised(root: Path) -> None:
+    (root / "rule.py").write_text(RULE, encoding="utf-8")
+    own = study(Path("none"), {"rule": [{"step": "rule", "function": "rule.py:answer", "passages": 2}]})
+    settings = own.model_dump(exclude_unset=True) | {"revision": REVISION}
+    del settings["model"]
+    found = run(build_study(**settings), root / "run", root=root, allow_code=True).comparison
+    expected = {row[0]: row[1] for row in _rows(root / "test.csv")}
+    rows = read_jsonl(root / "run" / "approaches" / "rule" / "predictions.jsonl")
+    asked = {row["messages"][-1]["content"]: row["completion"] for row in rows}
+    mayors = [question for question in asked if "mayor" in question]
+    assert mayors
+    assert all(asked[question] == expected[question] for question in mayors)
+    assert all(not asked[question] for question in asked if "mayor" not in question)
+    assert found["revision"]["rule"]["revised"]["new"]["mean"] == 1.0
+    moved = root / "moved"
+    shutil.move(root / "run", moved)
+    opened = open_run(moved, "rule", allow_code=True)
+    (answer,) = predict_rows(opened, [{"question": "Who is the mayor of Hexam?"}])
+    assert answer.text == "Hal Wood"
+    export(opened, root / "out", merge=False, card=lambda kind, usage: usage, check=4, progress=Silent())
+    assert "index is no part of this folder" in (root / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_passages_need_documents_and_a_free_column(root: Path) -> None:
+    (root / "rule.py").write_text(RULE, encoding="utf-8")
+    rule = {"rule": [{"step": "rule", "function": "rule.py:answer", "passages": 1}]}
+    task = {"documents": None, "relevant": None, "evidence": None}
+    with pytest.raises(StudyError, match="rule needs documents"):
+        run(study(Path("none"), rule, task=task), root / "run", root=root, allow_code=True)
+    header, *rows = _rows(root / "train.csv", header=True)
+    write(root / "train.csv", [*header, "passages"], [[*row, "none"] for row in rows])
+    with pytest.raises(StudyError, match="has a column of that name"):
+        run(study(Path("none"), rule), root / "run", root=root, allow_code=True)
+
+
+def _rows(file: Path, *, header: bool = False) -> list[list[str]]:
+    with open(file, newline="", encoding="utf-8") as handle:
+        return list(csv.reader(handle))[0 if header else 1 :]
+
+
 def test_a_study_that_retrieves(root: Path, tiny_model_folder: Path) -> None:
     own = study(tiny_model_folder, APPROACHES, revision=REVISION)
     folder = root / "run"

@@ -65,6 +65,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 "macro_f1", per_answer.accuracy, needs_labels=True, corpus=Corpus(corpus.label_rows, corpus.macro_f1)
             ),
             Metric("token_f1", per_answer.token_f1),
+            Metric("contains", per_answer.contains, proportion=True),
             Metric("rouge_l", per_answer.rouge_l),
             Metric("chrf", corpus.chrf, corpus=Corpus(corpus.chrf_rows, corpus.corpus_chrf)),
             Metric("bleu", corpus.bleu, corpus=Corpus(corpus.bleu_rows, corpus.corpus_bleu)),

@@ -21,6 +21,7 @@ from typing import Any
 from luthier.data.labels import separator_of, split_labels
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer, SummedLogProb, Unscored
+from luthier.words import stands_in
 
 Options = Mapping[str, str]
 Value = float | Unscored
@@ -64,6 +65,12 @@ def _token_f1(text: str, reference: str) -> float:
         return float(found == wanted)
     shared = sum((Counter(found) & Counter(wanted)).values())
     return 2 * shared / (len(found) + len(wanted))
+
+
+def contains(answer: Answer, options: Options) -> Value:
+    """1 where the words of a reference stand in the answer one after the other. It does not mind what stands around
+    them, so put a metric that does beside it."""
+    return float(any(stands_in(reference, answer.text) for reference in answer.references))
 
 
 def accuracy(answer: Answer, options: Options) -> Value:

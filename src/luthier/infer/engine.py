@@ -22,7 +22,7 @@ from luthier.model.fused import fuse
 from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, reuse_freed_memory, window_of
 from luthier.model.virtual import count_virtual_tokens, virtual_ids, virtual_tokens_of
 from luthier.progress import Advance
-from luthier.prompt.passages import without_citations
+from luthier.prompt.passages import passages_of_shot, without_citations
 from luthier.prompt.render import RenderedPrompt, Renderer, TrainingSequence, classified
 from luthier.prompt.shots import ShotSelector
 from luthier.prompt.wording import worded
@@ -93,6 +93,7 @@ class Engine:
         self._allow_code = allow_code
         self._loaded: tuple[ModelRef, Any] | None = None
         self._renderers: dict[tuple[str, int], Renderer] = {}
+        self._shots_with_passages: dict[Retrieval, dict[str, Example]] = {}
         self._selector: tuple[Shots, ShotSelector] | None = None  # of the predictor used last
 
     def renderer(self, ref: ModelRef, *, virtual: int | None = None) -> Renderer:
@@ -172,7 +173,7 @@ class Engine:
         return self._passage_source.find(retrieval, prompts)
 
     def select_shots(self, predictor: PromptedModel, prompts: Sequence[Prompt]) -> list[tuple[Example, ...]]:
-        """The shots that the predictor shows before each prompt."""
+        """The shots that the predictor shows before each prompt, with their passages where it shows these too."""
         if predictor.shots is None:
             return [()] * len(prompts)
         shots, embed = predictor.shots, None
@@ -180,7 +181,24 @@ class Engine:
             if shots.embedder is not None:
                 embed = self.embedder(shots.embedder).embed
             self._selector = (shots, ShotSelector(shots, embed))
-        return self._selector[1].select(prompts)
+        selected = self._selector[1].select(prompts)
+        if predictor.retrieval is None or not predictor.retrieval.shot_passages:
+            return selected
+        known = self._grounded_shots(predictor.retrieval, {shot.id: shot for own in selected for shot in own})
+        return [tuple(known[shot.id] for shot in own) for own in selected]
+
+    def _grounded_shots(self, retrieval: Retrieval, shots: Mapping[str, Example]) -> Mapping[str, Example]:
+        """Worked examples by their ids, each with its passages; they are looked for once."""
+        known = self._shots_with_passages.setdefault(retrieval, {})
+        missing = [shot for id, shot in shots.items() if id not in known]
+        if missing:
+            count = retrieval.shot_passages
+            wide = replace(retrieval, k=max(count, retrieval.k))
+            by_document = self.documents_of(retrieval)
+            for shot, ranked in zip(missing, self.find_passages(wide, [own.prompt for own in missing]), strict=True):
+                shown = passages_of_shot(shot, ranked, by_document, count)
+                known[shot.id] = replace(shot, prompt=replace(shot.prompt, passages=shown))
+        return known
 
     def ground(self, predictor: PromptedModel, prompts: Sequence[Prompt]) -> list[Grounding | None]:
         """The passages that the predictor shows with each prompt; None for one that shows none."""

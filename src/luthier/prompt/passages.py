@@ -154,5 +154,15 @@ def right_ones(
     return sorted(found, key=lambda own: not _says(example, own))
 
 
+def passages_of_shot(
+    example: Example, ranked: Sequence[Passage], by_document: Mapping[str, Sequence[Passage]], count: int
+) -> tuple[Passage, ...]:
+    """The passages that stand with a worked example, so many at most: one that holds its answer, if there is one, and
+    others that search ranks high, as they would stand with a question."""
+    rights = right_ones(example, ranked, by_document)
+    known = {passage.id for passage in rights}
+    return (*rights[:1], *(passage for passage in ranked if passage.id not in known), *rights[1:])[:count]
+
+
 def _says(example: Example, passage: Passage) -> bool:
     return any(stands_in(own, passage.text) for own in example.references)

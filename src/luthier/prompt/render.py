@@ -116,12 +116,13 @@ class Renderer:
             if fitting is not None:
                 shown = replace(fitting, passages=fitting.passages[:count])
                 grounded = with_passages(own, shown, self._control_tokens)
-            messages = with_shots(grounded, shots[dropped:], wording)
+            before = self._shot_turns(shots[dropped:], wording, grounding)
+            messages = with_turns(grounded, before)
             ids = self._opened(messages)
             if len(ids) + reserve <= self.window:
                 if shown is None:
                     return RenderedPrompt(prompt.id, messages, ids, dropped)
-                plain = self._opened(with_shots(own, shots[dropped:], wording))
+                plain = self._opened(with_turns(own, before))
                 return RenderedPrompt(
                     prompt.id, messages, ids, dropped, in_order(shown), len(ids) - len(plain), len(given) - count
                 )
@@ -129,6 +130,21 @@ class Renderer:
             f"{prompt.id}: the prompt takes {len(ids)} tokens and the answer up to {reserve}; the model's window is "
             f"{self.window}. Shorten it, lower max_new_tokens, or use a model with a longer window."
         )
+
+    def _shot_turns(
+        self, shots: Sequence[Example], wording: Wording, grounding: Grounding | None
+    ) -> tuple[Message, ...]:
+        """The worked examples as turns of user and assistant, each with its passages if it has any."""
+        turns: list[Message] = []
+        for shot in shots:
+            asked, completion, given = worded(shot.prompt, wording), shot.completion, shot.prompt.passages
+            if grounding is not None and given is not None:
+                own = replace(grounding, passages=given)
+                asked = with_passages(asked, own, self._control_tokens)
+                if grounding.retrieval.cite:
+                    completion = cited_completion(shot, in_order(own))
+            turns += [*(m for m in asked if m.role != "system"), Message("assistant", completion)]
+        return tuple(turns)
 
     def _opened(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         return self.before + self._encode(self._text(messages, opening=True))
@@ -275,13 +291,9 @@ def classified(rendered: RenderedPrompt, label_ids: tuple[int, ...]) -> Training
     )
 
 
-def with_shots(own: tuple[Message, ...], shots: Sequence[Example], wording: Wording) -> tuple[Message, ...]:
-    """The worked examples as earlier turns, behind the system text and before the question."""
+def with_turns(own: tuple[Message, ...], turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Earlier turns behind the system text and before the question."""
     system = tuple(m for m in own if m.role == "system")
-    turns: list[Message] = []
-    for shot in shots:
-        turns += [m for m in worded(shot.prompt, wording) if m.role != "system"]
-        turns.append(Message("assistant", shot.completion))
     return (*system, *turns, *(m for m in own if m.role != "system"))
 
 

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from luthier.train.timing import TrainingSpeed
 
 # About the tokens of the general probes.
-_PROBE_TOKENS = 14000
+_PROBE_TOKENS = 20000
 # About those of them that are general text.
-_TEXT_TOKENS = 5000
+_TEXT_TOKENS = 9000
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,7 +278,7 @@ def _problems_of_several_targets(study: Study, tasks: Mapping[str, Task]) -> lis
         f"({', '.join(study.targets)}); word each task's prompt under tasks instead."
         for name, approach in study.approaches.items()
         for step in approach.steps
-        if step.for_one_task
+        if step.serves_one_task
     ]
     metrics = [metric_traits(tasks[name].metric) for name in study.targets]
     if not have_common_scale(metrics):

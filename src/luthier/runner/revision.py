@@ -21,6 +21,7 @@ from luthier.retrieve.index import copy_index
 from luthier.runner.fitted import Fitted
 from luthier.runner.folder import read_json, write_json
 from luthier.runner.keys import key_of, source_key
+from luthier.simple.rule import Rule
 from luthier.study import RevisionSettings
 from luthier.types import Prompt, PromptedModel, Retrieval, Task
 
@@ -125,12 +126,12 @@ def _measured(
         return found
     predictor = fitted.predictor.asked(task, bench.target)
     with tempfile.TemporaryDirectory(prefix="luthier-") as work:
-        retrieval = predictor.retrieval if isinstance(predictor, PromptedModel) else None
-        if isinstance(predictor, PromptedModel) and retrieval is not None:
+        retrieval = predictor.retrieval if isinstance(predictor, PromptedModel | Rule) else None
+        if isinstance(predictor, PromptedModel | Rule) and retrieval is not None:
             predictor = _revised(predictor, retrieval, revision, Path(work) / "index", library)
         with bench.progress.track(f"{name}: after the revision", len(revision.prompts)) as advance:
             answers = bench.engine.answer(predictor, revision.prompts, task.labels, advance=advance)
-        if isinstance(predictor, PromptedModel) and predictor.retrieval is not None:
+        if isinstance(predictor, PromptedModel | Rule) and predictor.retrieval is not None:
             library.forget(predictor.retrieval.index)
     absent = "" if retrieval is None else retrieval.absent
     judged = [
@@ -147,8 +148,8 @@ def _measured(
 
 
 def _revised(
-    predictor: PromptedModel, retrieval: Retrieval, revision: Revision, folder: Path, library: Library
-) -> PromptedModel:
+    predictor: PromptedModel | Rule, retrieval: Retrieval, revision: Revision, folder: Path, library: Library
+) -> PromptedModel | Rule:
     """The predictor with a copy of its index in which documents are changed and removed, as a user would do it."""
     copy_index(Path(retrieval.index), folder)
     index = library.opened(str(folder), retrieval.embedder)

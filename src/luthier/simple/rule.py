@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from luthier.errors import EvaluationError, RunError
-from luthier.types import FOLDER, Completion, Predictor, Prompt, Tools
+from luthier.types import FOLDER, Completion, Predictor, Prompt, Retrieval, Tools
 from luthier.user_code import function_file
+
+PASSAGES = "passages"
+
+_SEARCH = (
+    f"The column `{PASSAGES}` holds what search finds in the documents, the best first, an empty line between two. The "
+    "index is no part of this folder: search yourself, or let `luthier predict` answer from the run."
+)
 
 _ARGUMENTS = (
     "The first argument is the prompt's last turn; the second holds the row's columns by name, without those that tell "
@@ -28,6 +35,7 @@ class Rule(Predictor):
         function: `file.py:function`, the file in that folder.
         tasks: Those whose prompts it answers.
         otherwise: The answer where the function returns None.
+        retrieval: How the passages are found that it is given as a column; None where it is given none.
     """
 
     kind: ClassVar[str] = "rule"
@@ -37,6 +45,7 @@ class Rule(Predictor):
     function: str
     tasks: tuple[str, ...]
     otherwise: str = ""
+    retrieval: Retrieval | None = None
 
     def declines(self, task: str) -> str:
         return "" if task in self.tasks else f"the rule was written for {', '.join(self.tasks)} alone"
@@ -46,7 +55,7 @@ class Rule(Predictor):
     ) -> list[Completion]:
         function = tools.function(self.function, Path(self.code))
         found = []
-        for prompt in prompts:
+        for prompt in with_their_passages(self.retrieval, prompts, tools):
             text = answer_of(function, prompt, self.function)
             if text is None:
                 found.append(Completion(prompt.id, self.otherwise, prompt.messages, 0, 0, "abstained"))
@@ -71,7 +80,16 @@ class Rule(Predictor):
             f"print({self.otherwise!r} if found is None else found)",
         ]
         program = "\n".join(lines)
-        return f"```python\n{program}\n```\n\n{_ARGUMENTS}"
+        return "\n\n".join([f"```python\n{program}\n```", _ARGUMENTS, *([_SEARCH] if self.retrieval else [])])
+
+
+def with_their_passages(retrieval: Retrieval | None, prompts: Sequence[Prompt], tools: Tools) -> Sequence[Prompt]:
+    """The prompts, each with its passages as the column `passages`: the best first, an empty line between two."""
+    if retrieval is None:
+        return prompts
+    found = tools.find_passages(retrieval, prompts)
+    texts = ("\n\n".join(passage.text for passage in own) for own in found)
+    return [replace(own, fields={**own.fields, PASSAGES: text}) for own, text in zip(prompts, texts, strict=True)]
 
 
 def answer_of(function: Callable[..., Any], prompt: Prompt, name: str) -> str | None:

@@ -179,6 +179,11 @@ class Step(Settings):
         return True
 
     @property
+    def serves_one_task(self) -> bool:
+        """Whether what it gives serves a single task with these settings."""
+        return self.for_one_task
+
+    @property
     def embedders(self) -> tuple[str, ...]:
         """Names of the sentence embedders and cross-encoders that it begins with."""
         return ()

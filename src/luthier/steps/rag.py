@@ -54,6 +54,9 @@ class RagStep(Step):
     cite: Open[bool] = True
     """Whether the model is told to name the passage behind its answer by its number. Numbers are taken out of the
     answer before it is scored. Where answers are chosen among labels, neither this nor `absent` is told."""
+    shot_passages: Annotated[int, Field(ge=0)] = 1
+    """Beside `few-shot`: passages that stand with each worked example, so that it shows how to answer from them: one
+    that holds its answer, where that is known or its words stand in one, then others that search finds. 0: none."""
     guarded: bool = True
     """Fence passages off as quoted material, and break what could close the fence or pass for a control token. Without
     this, a document can give the model orders more easily."""
@@ -76,7 +79,19 @@ class RagStep(Step):
             raise DataError(f"task {context.task.name}: the documents give no passage to search.")
         given = {
             name: getattr(self, name)
-            for name in ("k", "kind", "query", "depth", "tokens", "order", "instruction", "absent", "cite", "guarded")
+            for name in (
+                "k",
+                "kind",
+                "query",
+                "depth",
+                "tokens",
+                "order",
+                "instruction",
+                "absent",
+                "cite",
+                "guarded",
+                "shot_passages",
+            )
         }
         assert not any(isinstance(value, Choose) for value in given.values())
         if predictor.decoding.answer != "generate":  # a label is chosen, and nothing is written beside it
