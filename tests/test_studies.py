@@ -19,7 +19,7 @@ from luthier.study import Study, load_study
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
 SMALL = ("latency_requests=1", "forgetting.probe=false", "device=cpu")
 LIMITS = {"train": 24, "validation": 6, "test": 20}
-SEVERAL_TASKS = {"train": 12, "validation": 2, "test": 8}
+SEVERAL_TASKS = {"train": 12, "validation": 2, "test": 4}
 MANY_TASKS = {"train": 6, "validation": 2, "test": 3}
 
 
@@ -42,25 +42,24 @@ def small(file: Path, *sets: str) -> Study:
                 limits += [f"{place}.replay.examples=4"] * ("replay" in step)
                 limits += [f"{place}.data.examples=12"] * ("examples" in (step.get("data") or ()))
     if file.stem in ("adapters", "adapter_rates"):  # one rate is enough to see that each is trained
-        of_each = ("learning_rate=1e-3", "epochs=0.5", "evaluations=1")
+        of_each = ("epochs=0.5", "evaluations=1")
         trained = [name for name, steps in raw["approaches"].items() if steps and _named(steps)[0]["step"] == "sft"]
         limits += [f"approaches.{name}.0.{setting}" for name in trained for setting in of_each]
     if file.stem == "adapters":  # the tiny model has two layers
-        limits += ["approaches.last-layers.0.adapter.count=1", "seeds=2", "finalists=1"]
+        limits += ["approaches.last-layers.0.adapter.count=1", "approaches.lora-upper-layers.0.adapter.layers=[1]"]
+        limits += ["seeds=2", "finalists=1"]
     if file.stem == "adapter_rates":
-        limits.append("approaches.lora-upper-layers.0.adapter.layers=[1]")
+        limits.append("seeds=1")
     if file.stem == "retrieval":
-        limits += [f"approaches.{name}.0.epochs=1" for name in ("retriever-rag", "retriever-rag-sft")]
-        limits += [f"approaches.{name}.0.negatives=1" for name in ("retriever-rag", "retriever-rag-sft")]
-    if file.stem == "transfer":
-        limits.append("approaches.upper-layers.0.adapter.count=1")
+        limits += [f"approaches.retriever-rag-sft.0.{setting}=1" for setting in ("epochs", "negatives")]
     for name, steps in raw["approaches"].items():
         for number, step in enumerate(_named(steps)):
             place = f"approaches.{name}.{number}"
             limits += [f"{place}.learning_curve=[6]"] * ("learning_curve" in step)
             limits += [f"{place}.least_steps=1"] * ("least_steps" in step)
             # One rate is enough to see that it is trained.
-            limits += [f"{place}.learning_rate=1e-3"] * (step["step"] == "sft" and "learning_rate" not in step)
+            limits += [f"{place}.learning_rate=1e-3"] * (step["step"] == "sft")
+            limits += [f"{place}.each.learning_rate=1e-3"] * ("each" in step)
     limits += [f"{place}.max_new_tokens=8" for place, task in tasks.items() if "max_new_tokens" in task]
     limits.append(f"stage_answers={min(4, raw.get('stage_answers', 4))}")
     return load_study(file, (*SMALL, *limits, *sets))
@@ -74,6 +73,8 @@ def _named(steps: Sequence[Any]) -> list[dict[str, Any]]:
 def fewer_documents(root: Path, to: Path) -> Path:
     """The folder of studies with some of xquad's articles alone, and what is asked on them."""
     shutil.copytree(root / "data" / "xquad", to / "data" / "xquad")
+    for rule in root.glob("*.py"):
+        shutil.copy(rule, to)
     data = to / "data" / "xquad"
     learned, asked = (
         sorted({row["document"] for row in _rows(data / f"{s}.csv")})[:n] for s, n in (("train", 4), ("test", 2))

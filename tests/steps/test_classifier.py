@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -22,7 +23,7 @@ from luthier.infer.engine import Engine
 from luthier.progress import Silent
 from luthier.simple.classifier import Classifier
 from luthier.simple.contrastive import label_pairs, nearest_mean_accuracy
-from luthier.simple.head import STRENGTHS, chosen_labels, fit_head, fit_head_of_several, fits_logistic
+from luthier.simple.head import STRENGTHS, _compact, chosen_labels, fit_head, fit_head_of_several, fits_logistic
 from luthier.steps import ClassifierStep
 from luthier.steps.base import StepContext, StepOutcome
 from luthier.steps.lesson import Lesson
@@ -214,6 +215,25 @@ def test_the_strength_is_the_one_that_does_best_in_cross_validation():
     head = fit_head(features, [str(own) for own in targets], 0)
     assert head.strength is not None
     assert right[head.strength] >= best - 8  # the examples are drawn in another order
+
+
+def test_cross_validation_on_inner_products_predicts_what_it_does_on_many_sparse_features():
+    draw = np.random.default_rng(1)
+    targets = np.repeat(np.arange(6), 12)
+    features = csr_matrix(
+        (draw.random((len(targets), 400)) < 0.01 + 0.08 * (np.arange(400) % 6 == targets[:, None])) * 1.0
+    )
+    compact = _compact(features)
+    assert compact.shape == (len(targets), len(targets))
+    train, held = np.arange(len(targets)) % 3 > 0, np.arange(len(targets)) % 3 == 0
+    for strength in STRENGTHS:
+        scores = [
+            LogisticRegression(C=strength, max_iter=5000, tol=1e-8)
+            .fit(rows[train], targets[train])
+            .predict_log_proba(rows[held])
+            for rows in (features, compact)
+        ]
+        assert np.abs(scores[0] - scores[1]).max() < 1e-3
 
 
 def test_several_labels_are_each_decided_by_itself():

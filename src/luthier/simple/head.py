@@ -17,6 +17,8 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 _FOLDS = 5
 # Cross-validation looks at so many examples at most, drawn by the seed.
 _MOST_CROSSED = 5000
+# Examples up to which cross-validation works on their inner products where there are more features than examples.
+_MOST_COMPACT = 2500
 # Of a sparse matrix.
 _PARTS = ("data", "indices", "indptr")
 # Numbers that a fit may hold at once: examples times labels, features times labels.
@@ -120,7 +122,7 @@ def fit_head_of_several(features: Any, answers: Sequence[Sequence[str]], seed: i
     known = tuple(sorted({label for answer in answers for label in answer}))
     wanted = np.array([[label in answer for label in known] for answer in answers], dtype=int)
     chosen = np.random.default_rng(seed).permutation(len(wanted))[:_MOST_CROSSED]
-    crossed, held_wanted = features[chosen], wanted[chosen]
+    crossed, held_wanted = _compact(features[chosen]), wanted[chosen]
     found = dict.fromkeys(STRENGTHS, 0.0)
     if len(chosen) >= _FOLDS:
         for train, held in KFold(_FOLDS, shuffle=True, random_state=seed).split(held_wanted):
@@ -175,7 +177,7 @@ def _crossed(features: Any, targets: np.ndarray, seed: int) -> float:
 
     draw = np.random.default_rng(seed)
     chosen = draw.permutation(len(targets))[:_MOST_CROSSED]
-    features, targets = features[chosen], targets[chosen]
+    features, targets = _compact(features[chosen]), targets[chosen]
     folds = min(_FOLDS, max(Counter(targets.tolist()).values()))
     if folds < 2:
         return STRENGTHS[1]
@@ -188,6 +190,19 @@ def _crossed(features: Any, targets: np.ndarray, seed: int) -> float:
                 model = LogisticRegression(C=strength, max_iter=1000).fit(features[train], targets[train])
                 right[strength] += int((model.predict(features[held]) == targets[held]).sum())
     return max(STRENGTHS, key=lambda strength: right[strength])
+
+
+def _compact(features: Any) -> Any:
+    """Features with the same inner products and no more of them than rows, where that is less to compute with.
+
+    A regularised linear model only sees the products of its examples (the representer theorem; Kimeldorf and Wahba
+    1971), so it predicts the same from them, and has a weight for each example rather than for each word.
+    """
+    rows, columns = features.shape
+    if columns <= rows or rows > _MOST_COMPACT or not hasattr(features, "indptr"):
+        return features
+    values, vectors = np.linalg.eigh((features @ features.T).toarray().astype(np.float64))
+    return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 @contextlib.contextmanager
