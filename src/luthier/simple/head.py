@@ -17,8 +17,6 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 _FOLDS = 5
 # Cross-validation looks at so many examples at most, drawn by the seed.
 _MOST_CROSSED = 5000
-# Examples up to which cross-validation works on their inner products where there are more features than examples.
-_MOST_COMPACT = 2500
 # Of a sparse matrix.
 _PARTS = ("data", "indices", "indptr")
 # Numbers that a fit may hold at once: examples times labels, features times labels.
@@ -199,10 +197,12 @@ def _compact(features: Any) -> Any:
     1971), so it predicts the same from them, and has a weight for each example rather than for each word.
     """
     rows, columns = features.shape
-    if columns <= rows or rows > _MOST_COMPACT or not hasattr(features, "indptr"):
+    if columns <= rows or not hasattr(features, "indptr"):
         return features
-    values, vectors = np.linalg.eigh((features @ features.T).toarray().astype(np.float64))
-    return vectors * np.sqrt(np.maximum(values, 0.0))
+    products = (features @ features.T).toarray().astype(np.float64)
+    # Equal rows and empty ones make the products singular; so little beside their mean changes no prediction.
+    products[np.diag_indices(rows)] += 1e-9 * max(np.trace(products) / rows, 1e-9)
+    return np.linalg.cholesky(products)
 
 
 @contextlib.contextmanager
