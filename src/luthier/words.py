@@ -39,6 +39,11 @@ def spaced(text: str) -> str:
     return f" {' '.join(words(text))} "
 
 
+def segmented(text: str) -> str:
+    """The text with a space around each letter of a script that puts no space between words."""
+    return str(_RUN.sub(lambda m: f" {' '.join(_LETTER.findall(m.group()))} " if m["unspaced"] else m.group(), text))
+
+
 def stands_in(part: str, text: str) -> bool:
     """Whether the words of a text, of which there must be one, stand in another one after the other."""
     return bool(spaced(part).strip()) and spaced(part) in spaced(text)

@@ -6,6 +6,7 @@ import math
 import random
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from luthier.data.labels import Labels
 from luthier.errors import CodeRefused, EvaluationError
 from luthier.evaluate import METRICS, Answer, LogProb, check_metric_names, load_metric, score, validate_metric
 from luthier.evaluate.corpus import corpus_value
-from luthier.evaluate.per_answer import last_number, normalised
+from luthier.evaluate.forms import last_number, normalised, taken_for_same
 from luthier.types import Example, Message, Place, Prompt
 
 HYPOTHESES = ["the cat sat on a mat", "there is a dog here", "", "completely different words altogether now"]
@@ -61,6 +62,69 @@ def test_normalised_match_does_not_equate_a_bare_symbol_with_nothing():
     assert value("exact_match_normalised", "", "+") == 0
     assert value("exact_match_normalised", "", "The") == 0
     assert value("exact_match_normalised", " + ", "+") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("15", "1.5"),
+        ("5", "-5"),
+        ("5", "−5"),
+        ("C#", "C++"),
+        ("C", "C#"),
+        ("O-", "O+"),
+        ("A", "A-"),
+        ("32", "3/2"),
+        ("1030", "10:30"),
+        ("1990-95", "199095"),
+        ("hepatitis", "hepatitis A"),
+        ("x2", "x²"),
+    ],
+)
+def test_marks_that_carry_the_meaning_keep_answers_apart(answer: str, reference: str):
+    for metric in ("exact_match_normalised", "token_f1"):
+        assert value(metric, answer, reference) < 1
+        assert value(metric, reference, answer) < 1
+        assert value(metric, reference, f"{reference}.") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("(A)", "A"),
+        ("(B)", "b."),
+        ("1,234", "1234"),
+        ("2,5 %", "2.5%"),
+        ("well-known", "wellknown"),
+        ("$1.50", "1.50"),
+        ("co\u00adoperate", "cooperate"),
+        ("the C++", "C++."),
+        ("-5°", "−5°"),
+        ("“No” — he said", "no he said"),
+        ("caf\u0065\u0301", "caf\u00e9"),
+    ],
+)
+def test_marks_that_carry_none_make_no_difference(answer: str, reference: str):
+    assert value("exact_match_normalised", answer, reference) == 1
+    assert value("token_f1", answer, reference) == 1
+
+
+def test_words_of_scripts_without_spaces_are_their_letters():
+    assert value("token_f1", "京都です", "京都") == pytest.approx(2 * 2 / (4 + 2))
+    assert value("token_f1", "東京", "京都") == pytest.approx(0.5)
+    assert 0 < value("token_f1", "กรุงเทพมหานคร", "กรุงเทพ") < 1
+
+
+def test_answers_that_a_metric_cannot_tell_apart_are_named():
+    assert taken_for_same("token_f1", ["dog bites man", "Dog bites man.", "man bites dog"]) == [
+        ("Dog bites man.", "man bites dog")
+    ]
+    assert taken_for_same("exact_match_normalised", ["C#", "C++", "1.5", "15", "a dog", "A dog!"]) == []
+    assert taken_for_same("exact_match_normalised", ["[x]", "x"]) == [("[x]", "x")]
+    assert taken_for_same("numeric_match", ["2 of 5", "3 of 5", "5 because 2 and 3 make so many"]) == [
+        ("2 of 5", "3 of 5")
+    ]
+    assert taken_for_same("chrf", ["a", "A"]) == []
 
 
 def test_normalisation_agrees_with_the_squad_script_on_plain_english():
@@ -112,8 +176,12 @@ def test_rouge_l_agrees_with_rouge_score_and_takes_the_best_reference():
     assert value("rouge_l", "the cat sat on a mat", "the cat sat on the mat") == pytest.approx(5 / 6)
 
 
-def test_rouge_l_does_not_score_scripts_that_rouge_score_cannot_read():
-    assert value("rouge_l", "東京", "東京") is None
+def test_rouge_l_reads_every_script():
+    assert value("rouge_l", "Нет 5", "Да 5") == pytest.approx(0.5)
+    assert value("rouge_l", "東京", "東京") == 1
+    assert value("rouge_l", "東京", "京都") == pytest.approx(0.5)
+    assert value("rouge_l", "café_au lait", "cafe au lait") == pytest.approx(2 / 3)
+    assert value("rouge_l", "…", "…") is None
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -245,14 +313,29 @@ def test_several_labels_without_their_separator_are_an_error_and_not_wrong_answe
         ("about .5", "0.5"),
         ("2e-3 metres", "0.002"),
         ("1\u202f000 people", "1000"),
-        ("12,34", "34"),
+        ("12,34", "12.34"),
+        ("2,5", "2.5"),
+        ("1234,5", "1234.5"),
+        ("0,125", "0.125"),
+        ("1,234", "1234"),
+        ("1.234,5", "1234.5"),
+        ("1.234.567", "1234567"),
+        ("12 500", "12500"),
+        ("12 500,5", "12500.5"),
+        ("in 1990 500", "500"),
+        ("1, 2, 3", "3"),
+        ("1,2,3", "3"),
+        ("3/2", "1.5"),
+        ("it is 1 1/2 cups", "1.5"),
+        ("-3/4", "-0.75"),
+        ("on 3/2/2020", "2020"),
+        ("1'000.5", "1000.5"),
+        ("5/0", "0"),
         ("#### 72", "72"),
     ],
 )
 def test_last_number_of_a_text(text: str, number: str):
-    from decimal import Decimal
-
-    assert last_number(text) == Decimal(number)
+    assert last_number(text) == Fraction(number)
 
 
 def test_numeric_match_counts_an_answer_without_a_number_as_wrong():

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import math
 import re
-import string
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from luthier.data.labels import separator_of, split_labels
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer, SummedLogProb, Unscored
+from luthier.evaluate.forms import last_number, normalised, rouge_tokens, tokens
 from luthier.words import stands_in
 
 Options = Mapping[str, str]
@@ -37,30 +37,14 @@ def exact_match_normalised(answer: Answer, options: Options) -> Value:
     return float(normalised(answer.text) in {normalised(reference) for reference in answer.references})
 
 
-def normalised(text: str) -> str:
-    """Text without case, punctuation, English articles and superfluous white space.
-
-    The steps and their order are those of the SQuAD evaluation (Rajpurkar et al. 2016, `evaluate-v1.1.py`), widened
-    from ASCII to Unicode: `casefold` for `lower`, and punctuation of every script. A text of which nothing would be
-    left ("+", "the") keeps its punctuation and articles, so that it does not equal the empty answer.
-    """
-    folded = unicodedata.normalize("NFC", text).casefold()
-    without_punctuation = "".join(
-        character
-        for character in folded
-        if character not in string.punctuation and not unicodedata.category(character).startswith("P")
-    )
-    without_articles = re.sub(r"\b(a|an|the)\b", " ", without_punctuation)
-    return " ".join(without_articles.split()) or " ".join(folded.split())
-
-
 def token_f1(answer: Answer, options: Options) -> Value:
-    """Overlap of words as F1 (SQuAD, Rajpurkar et al. 2016), the best over the references."""
+    """Overlap of words as F1 (SQuAD, Rajpurkar et al. 2016), the best over the references; of scripts without spaces
+    each letter is a word."""
     return max(_token_f1(answer.text, reference) for reference in answer.references)
 
 
 def _token_f1(text: str, reference: str) -> float:
-    found, wanted = normalised(text).split(), normalised(reference).split()
+    found, wanted = tokens(text), tokens(reference)
     if not found or not wanted:
         return float(found == wanted)
     shared = sum((Counter(found) & Counter(wanted)).values())
@@ -138,11 +122,12 @@ def _folded(text: str) -> str:
 def rouge_l(answer: Answer, options: Options) -> Value:
     """ROUGE-L F1 (Lin 2004) by rouge-score without stemming, the best over the references.
 
-    rouge-score reads nothing but a-z and 0-9, so references in other scripts cannot be scored.
+    rouge-score by itself reads nothing but a-z and 0-9; here it is given the words of every script, of scripts without
+    spaces their letters.
     """
-    references = [reference for reference in answer.references if re.search("[a-z0-9]", reference.lower())]
+    references = [reference for reference in answer.references if rouge_tokens(reference)]
     if not references:
-        return Unscored("no reference holds a letter a-z or a digit, and ROUGE-L reads nothing else")
+        return Unscored("no reference holds a letter or a digit, and ROUGE-L reads nothing else")
     scorer = _rouge_scorer()
     return max(float(scorer.score(reference, answer.text)["rougeL"].fmeasure) for reference in references)
 
@@ -151,20 +136,14 @@ def rouge_l(answer: Answer, options: Options) -> Value:
 def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=False)
+    return RougeScorer(["rougeL"], tokenizer=_RougeTokens())
 
 
-# A sign counts where it does not join two numbers or words ("5-3"); groups of three may be parted by a comma or a
-# narrow, thin or no-break space; the decimal sign is the point.
-_NUMBER = re.compile(
-    r"(?:(?<![\w)])[-+])?(?:\d{1,3}(?:[,\u00a0\u2009\u202f]\d{3})+(?!\d)|\d+)?(?:(?<=\d)\.\d+|(?<![\d.])\.\d+)?(?:(?<=\d)[eE][-+]?\d{1,3}\b)?"
-)
+class _RougeTokens:
+    """A tokenizer in the form that rouge-score takes."""
 
-
-def last_number(text: str) -> Decimal | None:
-    """The last number in the text; "1,234.50", "-3", ".5" and "2e-3" are each one number."""
-    found = [match for match in _NUMBER.findall(text.replace("−", "-")) if any(map(str.isdigit, match))]
-    return Decimal(re.sub("[,\u00a0\u2009\u202f]", "", found[-1])) if found else None
+    def tokenize(self, text: str) -> list[str]:
+        return rouge_tokens(text)
 
 
 def numeric_match(answer: Answer, options: Options) -> Value:
@@ -173,7 +152,7 @@ def numeric_match(answer: Answer, options: Options) -> Value:
     if not wanted:
         return Unscored("no number in the reference")
     found = last_number(answer.text)
-    tolerance = Decimal(options.get("tolerance", "0"))
+    tolerance = Fraction(options.get("tolerance", "0"))
     return float(found is not None and any(abs(found - number) <= tolerance for number in wanted))
 
 

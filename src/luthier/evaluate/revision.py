@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.evaluate.per_answer import normalised
+from luthier.evaluate.forms import normalised
 from luthier.evaluate.statistics import wilson_interval
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier.evaluate.per_answer import normalised
+from luthier.evaluate.forms import normalised
 from luthier.words import words
 
 _RUN = 3  # words

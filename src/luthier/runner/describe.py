@@ -13,6 +13,7 @@ from luthier.data.normalise import fingerprint
 from luthier.data.text import Text
 from luthier.errors import DataError
 from luthier.evaluate.forgetting import general_text
+from luthier.evaluate.forms import taken_for_same
 from luthier.types import Example, PromptedModel, Task
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def data_report(task: Task, engine: Engine, base: PromptedModel | None) -> dict[
         DataError: An example does not fit in the model's window.
     """
     if base is None:
-        return {**task.report, "tokens": {}, "warnings": _warnings(task)}
+        return {**task.report, "tokens": {}, "warnings": [*_warnings(task), *_alike(task)]}
     base = PromptedModel(base.model, task.decoding)
     tokens = {}
     for split, examples in (("train", task.train), ("validation", task.validation), ("test", task.test)):
@@ -51,7 +52,7 @@ def data_report(task: Task, engine: Engine, base: PromptedModel | None) -> dict[
     return {
         **task.report,
         "tokens": tokens,
-        "warnings": [*_warnings(task), *_too_short(task, engine, base), *_special(task, engine, base)],
+        "warnings": [*_warnings(task), *_alike(task), *_too_short(task, engine, base), *_special(task, engine, base)],
     }
 
 
@@ -118,6 +119,23 @@ def _warnings(task: Task) -> list[str]:
     warnings = task.report["warnings"]
     assert isinstance(warnings, list)
     return warnings
+
+
+def _alike(task: Task) -> list[str]:
+    """A warning where the metric that decides takes different answers of the task for the same."""
+    examples = (*task.train, *task.validation, *task.test)
+    found = taken_for_same(task.metric, (own for example in examples for own in example.references))
+    if not found:
+        return []
+    pairs = "; ".join(f"{_short(one)!r} and {_short(other)!r}" for one, other in found[:3])
+    return [
+        f"{task.metric} takes different answers of this task for the same, {len(found)} of them: {pairs}"
+        f"{'; …' if len(found) > 3 else ''}; if they differ to you, let a stricter metric decide, such as exact_match"
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 def _too_short(task: Task, engine: Engine, base: PromptedModel) -> list[str]:
