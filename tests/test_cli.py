@@ -103,6 +103,18 @@ def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # 
     assert len(answers) == 45
     assert set(answers[0]) == {"text", "category", "prediction", "confidence"}
 
+    code, _, err = luthier("predict", "out", "test.csv", "--approach", "lora", "--output", "answers.jsonl")
+    assert (code, "exists" in err, "--force" in err) == (1, True, True)
+    code, _, err = luthier("predict", "out", "test.csv", "--output", "test.csv", "--force")
+    assert (code, "is the file of the rows" in err) == (1, True)
+    code, _, err = luthier("predict", "out", "answers.jsonl", "--approach", "lora", "--output", "more.jsonl")
+    assert (code, "'prediction' and 'confidence'" in err, "--force" in err) == (1, True, True)
+    before = (tmp_path / "answers.jsonl").read_bytes()
+    code, _, _ = luthier("predict", "out", "test.csv", "--approach", "lora", "--output", "answers.jsonl", "--force")
+    assert (code, (tmp_path / "answers.jsonl").read_bytes()) == (0, before)
+    code, _, err = luthier("predict", "out", "test.csv", "--output", "test.csv/answers.jsonl")
+    assert (code, "cannot be written" in err) == (1, True)
+
     code, out, _ = luthier("predict", "out", "test.csv", "--approach", "zero-shot")
     assert code == 0
     assert out.startswith("{")
@@ -111,6 +123,40 @@ def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # 
     assert code == 0
     assert "all of 10 test prompts" in out
     assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_a_folder_of_other_files_is_not_taken_for_a_run(luthier, study: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("data.json", "notes.writing"):
+        (mine / name).write_text("mine", encoding="utf-8")
+    code, _, err = luthier("run", str(study), "--output", "mine", "--no-forecast")
+    assert (code, "data.json, notes.writing" in err, "no run" in err) == (1, True, True)
+    assert {file.name: file.read_text() for file in mine.iterdir()} == {"data.json": "mine", "notes.writing": "mine"}
+    code, _, err = luthier("run", str(study), "--output", "mine/data.json", "--no-forecast")
+    assert (code, "is a file" in err) == (1, True)
+
+
+def test_values_of_a_row_are_written_as_json_can_hold_them() -> None:
+    from datetime import date
+    from decimal import Decimal
+
+    import numpy as np
+
+    from luthier.runner.predict import plain_row
+
+    row = {
+        "day": date(2026, 1, 2),
+        "price": Decimal("1.10"),
+        "none": float("nan"),
+        "bytes": b"caf\xc3\xa9",
+        "raw": b"\xff",
+    }
+    row |= {"many": np.array([1.5, float("inf")]), "nested": {"at": [date(2026, 1, 2)]}, "text": "007", "yes": True}
+    found = {"day": "2026-01-02", "price": "1.10", "none": None, "bytes": "café", "raw": "/w=="}
+    found |= {"many": [1.5, None], "nested": {"at": ["2026-01-02"]}, "text": "007", "yes": True}
+    assert plain_row(row) == found
+    json.dumps(plain_row(row), allow_nan=False)
 
 
 def test_show_draws_the_first_step_as_a_tree(luthier, study: Path) -> None:  # type: ignore[no-untyped-def]

@@ -208,6 +208,9 @@ def predict(
     approach: ApproachName = None,
     task: TaskName = None,
     output: Annotated[Path | None, typer.Option("--output", help="Write JSONL here instead of printing.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a file that is there, and columns of the answer's names.")
+    ] = False,
     allow_code: AllowCode = False,
 ) -> None:
     """Answer new rows with the recommended approach, one JSON object a line.
@@ -219,15 +222,18 @@ def predict(
     from luthier.console import RichProgress, console, errors
     from luthier.runner.folder import write_jsonl
     from luthier.runner.open import open_run
-    from luthier.runner.predict import as_row, predict_file
+    from luthier.runner.predict import as_row, plain_row, predict_file, see_that_it_can_be_written
 
     _begin()
+    if output is not None:
+        see_that_it_can_be_written(output, file, force=force)
     opened = open_run(run_dir, approach, task, allow_code=allow_code)
     with RichProgress(errors) as progress:  # the answers may go into a pipe
-        rows: list[dict[str, Any]] = [{**row, **as_row(answer)} for row, answer in predict_file(opened, file, progress)]
+        answered = predict_file(opened, file, progress, replace=force)
+        rows: list[dict[str, Any]] = [{**plain_row(row), **as_row(answer)} for row, answer in answered]
     if output is None:
         for row in rows:
-            sys.stdout.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
     else:
         write_jsonl(output, rows)
         console.print(f"{len(rows)} answers by {opened.name} in {output}", highlight=False, markup=False)

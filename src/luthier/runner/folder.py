@@ -76,8 +76,9 @@ class RunFolder:
         """Hold the folder for this process.
 
         Raises:
-            RunError: Another process works in it.
+            RunError: Another process works in it, or it is a folder of something else.
         """
+        self._see_that_it_is_ours()
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
@@ -90,6 +91,20 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def _see_that_it_is_ours(self) -> None:
+        """A folder with files in it must be one of a run: else files of the user's would be replaced."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file. Name a folder for the run with --output.")
+        if self.resolved_study.is_file() or not self.path.exists():
+            return
+        others = sorted(entry.name for entry in self.path.iterdir() if entry.name not in (".lock", "indexes"))
+        if others:
+            named = f"{', '.join(others[:3])}{', …' if len(others) > 3 else ''}"
+            raise RunError(
+                f"{self.path} holds other files ({named}) and no run. Name a new folder, or that of an earlier run, "
+                "with --output."
+            )
 
     def settle_leftovers(self) -> None:
         """Remove what an interrupted write left behind."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, time
 from pathlib import Path
+from typing import Any
 
 from jinja2 import meta
 
@@ -13,9 +18,13 @@ from luthier.data.read import file_format, read_file
 from luthier.data.settings import TaskSettings
 from luthier.data.templates import parse_template
 from luthier.data.unlabelled import build_prompts
+from luthier.errors import DataError, RunError
 from luthier.progress import Progress, Silent
 from luthier.runner.open import OpenRun
 from luthier.types import Completion, Message, Place, Prompt
+
+# What an answer adds to a row.
+_ADDED = ("prediction", "confidence", "abstained", "sources")
 
 
 def predict_rows(run: OpenRun, rows: Sequence[Mapping[str, object]]) -> list[Completion]:
@@ -24,19 +33,79 @@ def predict_rows(run: OpenRun, rows: Sequence[Mapping[str, object]]) -> list[Com
     return _answered(run, build_prompts(table("rows", placed), run.task_name, run.task), Silent())
 
 
-def predict_file(run: OpenRun, file: Path, progress: Progress) -> Iterator[tuple[Mapping[str, object], Completion]]:
+def predict_file(
+    run: OpenRun, file: Path, progress: Progress, *, replace: bool = False
+) -> Iterator[tuple[Mapping[str, object], Completion]]:
     """Each row of a file with its answer; the form of the file is told from its ending.
 
+    Args:
+        replace: Whether what an answer adds may stand in place of a column of the same name.
+
     Raises:
-        DataError: The file cannot be read, or lacks a column that the prompt names.
+        DataError: The file cannot be read, lacks a column that the prompt names, or has one that the answer would
+            replace.
     """
     task = run.task
     known = file.suffix.lower() in FORMAT_OF_SUFFIX  # an ending that says nothing: as the study's own files
     form = file_format(file, str(file), "auto" if known else task.format)
     rows = task.rows_of("train") if form == "json" else None
     read = read_file(file, str(file), form, task.encoding, rows, task.columns)
+    there = [name for name in _ADDED if any(name in row.values for row in read.rows)]
+    if there and not replace:
+        raise DataError(
+            f"{file} has the column {' and '.join(map(repr, there))}, which the answers would replace. Rename it in "
+            "the file, or replace it with --force."
+        )
     prompts = build_prompts(read, run.task_name, task)
     yield from zip((row.values for row in read.rows), _answered(run, prompts, progress), strict=True)
+
+
+def see_that_it_can_be_written(output: Path, file: Path, *, force: bool) -> None:
+    """Look at the place of answers before they are computed, so that none are lost there.
+
+    Raises:
+        RunError: It is the file of the rows, is there already (unless `force`), or cannot be written.
+    """
+    if output.exists() and file.exists() and output.samefile(file):
+        raise RunError(f"{output} is the file of the rows to be answered. Write the answers elsewhere with --output.")
+    if output.is_dir():
+        raise RunError(f"{output} is a folder. Name a file for the answers with --output.")
+    if output.exists() and not force:
+        raise RunError(f"{output} exists. Write elsewhere with --output, or replace it with --force.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tried = output.with_name(f"{output.name}.{os.getpid()}.writing")
+        tried.touch()
+        tried.unlink()
+    except OSError as error:
+        raise RunError(
+            f"{output} cannot be written: {error.strerror or error}. Write elsewhere with --output; nothing was asked."
+        ) from error
+
+
+def plain_row(row: Mapping[str, object]) -> dict[str, Any]:
+    """The row as JSON can hold it: dates in ISO 8601, decimals as their digits, bytes as text or in base64, and what is
+    no number as null."""
+    return {str(name): _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return plain_row(value)
+    if isinstance(value, list | tuple | set):
+        return [_plain(own) for own in value]
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode("ascii")
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if hasattr(value, "tolist"):  # numpy's
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | bool | int) else str(value)
 
 
 def as_row(answer: Completion) -> dict[str, object]:
