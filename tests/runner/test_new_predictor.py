@@ -212,7 +212,7 @@ EXAMPLES: Mapping[str, Predictor] = {
         DrawByFrequency({"task": {"yes": 3, "no": 1}}, 7),
         FirstSentences({"task": 2}, {"task": Reading("Read: ", "!", True)}),
         BestSentence("task", Retrieval("/index", "minilm-l6"), "minilm-l6"),
-        Rule("/code", "rule.py:answer", ("task",), "?"),
+        Rule("/code", "rule.py:answer", ("task",), "?", Retrieval("/index", "minilm-l6")),
         LastLetter("/table", "?"),
     )
 }

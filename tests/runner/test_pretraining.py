@@ -108,7 +108,7 @@ def test_what_of_the_test_and_the_probes_stands_in_the_text_is_counted(tiny_mode
         "notes.txt: documents left out: 0 empty, 1 equal to an earlier one; 14 are left",
         "task: of 1 of 13 test examples the prompt or an answer stands word for word in notes.txt, which an approach "
         "is pretrained on; its scores on task are too good by them",
-        "1 of the 40 general texts that show what was forgotten stand in notes.txt; what is pretrained on it seems to "
+        "1 of the 100 general texts that show what was forgotten stand in notes.txt; what is pretrained on it seems to "
         "forget less than it does",
     ]
 
