@@ -163,7 +163,7 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 def _time(seconds: float) -> str:
-    from luthier.evaluate.verdict import duration
+    from luthier.compare.quantities import duration
 
     return duration(seconds)
 

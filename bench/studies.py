@@ -35,7 +35,7 @@ def kept_of(run: Path) -> dict[str, Any]:
     sizes = {name: {k: task[k] for k in ("train", "validation", "test")} for name, task in about["tasks"].items()}
     return {
         **{key: about[key] for key in _OF_RUN},
-        **{key: comparison.get(key) for key in (*_OF_COMPARISON, "recommended", "verdict")},
+        **{key: comparison.get(key) for key in (*_OF_COMPARISON, "recommended", "headline", "verdict")},
         **{key: comparison[key] for key in _OF_RETRIEVAL if comparison.get(key)},
         "tasks": sizes,
         "choices": {name: _taken(run, name) for name in (row["name"] for row in comparison["approaches"])},
@@ -89,7 +89,7 @@ def _section(study: Values) -> Iterator[str]:
     )
     if study["said"]:
         yield study["said"]
-    yield f"The report's verdict: *{study['verdict']}*"
+    yield f"The report's verdict: *{' '.join(filter(None, (study.get('headline'), study['verdict'])))}*"
     yield _ranking(study)
     if len(study["targets"]) > _MOST_TASKS:
         yield _by_task(study)
@@ -121,7 +121,7 @@ def _ranking(study: Values) -> str:
     probes = list(dict.fromkeys(probe["probe"] for row in study["approaches"] for probe in row.get("forgotten", ())))
     others = [task for task in study["tasks"] if task not in study["targets"]]
     heading = [
-        *("", f"{study['metric'].replace('_', ' ')} (n = {study['n']:,})", "against the best, p (Holm)"),
+        *("", f"{study['metric'].replace('_', ' ')} (n = {study['n']:,})", "against the best, p (adjusted)"),
         *("training and search", "trained share", "stored", "peak memory"),
         *(f"{probe.replace('_', ' ')}, change" for probe in probes),
         *(["KL on general text"] if any(row.get("divergence") for row in study["approaches"]) else []),
@@ -332,7 +332,7 @@ def _to_best(study: Values, name: str, share: bool) -> str:
     unit = 100 if share else 1
     low, high = sorted(turn * unit * end for end in (pair["low"], pair["high"]))
     digits = 1 if share else 3
-    p = "< 0.001" if pair["p_holm"] < 0.001 else f"{pair['p_holm']:.3f}"
+    p = "< 0.001" if pair["p"] < 0.001 else f"{pair['p']:.3f}"
     text = f"{turn * unit * pair['difference']:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], {p}"
     return text.replace("-", "−")
 

@@ -17,7 +17,7 @@ from luthier.runner.folder import read_json
 from luthier.study import Study, load_study
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
-SMALL = ("latency_requests=1", "forgetting.probe=false", "device=cpu")
+SMALL = ("latency_requests=1", "seeds=1", "forgetting.probe=false", "device=cpu")
 LIMITS = {"train": 24, "validation": 6, "test": 20}
 SEVERAL_TASKS = {"train": 12, "validation": 2, "test": 4}
 MANY_TASKS = {"train": 6, "validation": 2, "test": 3}
@@ -49,7 +49,7 @@ def small(file: Path, *sets: str) -> Study:
         limits += ["approaches.last-layers.0.adapter.count=1", "approaches.lora-upper-layers.0.adapter.layers=[1]"]
         limits += ["seeds=2", "finalists=1"]
     if file.stem == "adapter_rates":
-        limits.append("seeds=1")
+        limits.append("finalists=1")
     if file.stem == "retrieval":
         limits += [f"approaches.retriever-rag-sft.0.{setting}=1" for setting in ("epochs", "negatives")]
     for name, steps in raw["approaches"].items():

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from luthier.evaluate.verdict import duration
+from luthier.compare.quantities import duration
 from luthier.progress import Advance
 from luthier.report.units import plural
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from luthier.compare.quantities import duration
 from luthier.errors import EvaluationError
 from luthier.evaluate import break_even_requests, latency, throughput, total_s
-from luthier.evaluate.verdict import duration
 from luthier.types import Cost
 
 

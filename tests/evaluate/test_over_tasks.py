@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from luthier.compare.comparison import ApproachResult, compare
 from luthier.evaluate.answer import Answer
-from luthier.evaluate.comparison import ApproachResult, compare
 from luthier.evaluate.metrics import METRICS
 from luthier.evaluate.over_tasks import have_common_scale
 from luthier.types import Cost, Score
@@ -45,8 +45,8 @@ def test_tasks_that_are_no_target_do_not_count():
 
 
 def test_of_several_approaches_the_difference_is_that_of_the_means():
-    better = approach("better", {"large": [1.0] * 70 + [0.0] * 30, "small": SMALL})
-    result = compared(approach("a", {"large": LARGE, "small": SMALL}), better)
+    better = approach("better", {"large": [1.0] * 70 + [0.0] * 30, "small": SMALL * 4})
+    result = compared(approach("a", {"large": LARGE, "small": SMALL * 4}), better)
     (pair,) = result["pairs"]
     assert (pair["a"], pair["b"], pair["difference"]) == ("better", "a", pytest.approx(0.05))
     assert pair["low"] < 0.05 < pair["high"]

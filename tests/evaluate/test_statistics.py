@@ -7,14 +7,12 @@ import math
 import numpy as np
 import pytest
 
+from luthier.compare import describe_power, minimum_detectable_difference, n_needed
 from luthier.errors import EvaluationError
 from luthier.evaluate import (
     bootstrap_interval,
-    describe_power,
     holm,
     mcnemar_exact,
-    minimum_detectable_difference,
-    n_needed,
     paired_difference,
     wilson_interval,
 )

@@ -274,7 +274,7 @@ def _training(name: str) -> str:
 def _against_floor(mean: float) -> dict[str, Any]:
     difference = mean - FLOORS["most-frequent"][2]
     return {"name": "most-frequent", "difference": difference, "low": difference - 0.05, "high": difference + 0.05,
-            "p_holm": 1e-6, "above": difference > 0.05}  # fmt: skip
+            "p": 1e-6, "above": difference > 0.05}  # fmt: skip
 
 
 def _floor(name: str, n: int) -> dict[str, Any]:
@@ -330,7 +330,7 @@ def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> 
         p = max(1e-6, 0.6 - 8 * difference)
         pairs.append(
             {"a": a, "b": b, "difference": difference, "low": difference - 0.05, "high": difference + 0.05,
-             "p": min(1.0, p), "p_holm": min(1.0, 3 * p), "test": "McNemar's exact test"}
+             "p": min(1.0, 3 * p)}
         )  # fmt: skip
     for trained in (name for name in ranked if "sft" in STEPS[name]):
         for plain in (name for name in ranked if "sft" not in STEPS[name]):
@@ -354,7 +354,7 @@ def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> 
         "break_even": break_even,
         "recommended": recommended,
         "headline": f"Use {recommended}.",
-        "verdict": f"Use {recommended}: it is as good as the best found, and the cheapest of those.",
+        "verdict": f"{recommended} is 8.0 points (1.3 to 14.5) better than few-shot on 100 examples, p = 0.02.",
         "reasons": [
             "few-shot+lora is not shown to be better than lora (difference 1.5 points, interval −3.5 to 6.5).",
             "lora forgets less than the limit of 5 points; full does not.",

@@ -273,7 +273,7 @@ def test_a_forecast_counts_a_common_beginning_once_and_further_seeds(tiny_model_
     assert (
         found.stored_bytes == alone.stored_bytes + _parameters(study, root) * 4
     )  # the adapter once, and the whole model
-    seeded = forecast(prepare(study.model_copy(update={"seeds": 3}), root))
+    seeded = forecast(prepare(study.model_copy(update={"seeds": 3, "finalists": "all"}), root))
     assert seeded.stored_bytes == 3 * found.stored_bytes
     assert seeded.seconds > found.seconds
     finalist = forecast(prepare(study.model_copy(update={"seeds": 3, "finalists": 1}), root))

@@ -21,7 +21,10 @@ OPEN = {**LORA, "adapter": "ia3", "learning_rate": {"choose": [1e-6, 2e-2]}}
 
 
 def seeded(model: Path, **changes: object) -> Study:
-    return tiny_study(model, **{"approaches": {"zero-shot": [], "lora": [LORA], "ia3": [OPEN]}, "seeds": 3, **changes})
+    return tiny_study(
+        model,
+        **{"approaches": {"zero-shot": [], "lora": [LORA], "ia3": [OPEN]}, "seeds": 3, "finalists": "all", **changes},
+    )
 
 
 def test_what_trains_is_trained_with_every_seed_and_the_spread_is_shown(root: Path, tiny_model_folder: Path) -> None:
@@ -70,7 +73,7 @@ def test_what_every_training_forgot_stands_beside_its_score(
 def test_only_the_settings_that_were_taken_are_repeated_and_nothing_is_charged(
     root: Path, tiny_model_folder: Path
 ) -> None:
-    once = run(seeded(tiny_model_folder, seeds=1), root / "run", root=root)
+    once = run(seeded(tiny_model_folder, seeds=1, finalists=1), root / "run", root=root)
     again = run(seeded(tiny_model_folder), root / "run", root=root)
     assert once.comparison["seeds"] is None
     records = [read_json(file) for file in (root / "run" / "steps").glob("*/step.json")]
@@ -94,6 +97,20 @@ def test_finalists_are_those_that_do_best_on_validation(root: Path, tiny_model_f
     assert len(list((root / "run" / "steps").glob("*/validation.json"))) == 2
 
 
+def test_by_default_the_best_training_of_each_kind_is_done_three_times(root: Path, tiny_model_folder: Path) -> None:
+    assert (Study.model_fields["seeds"].default, Study.model_fields["finalists"].default) == (3, 1)
+    approaches = {
+        "still": [{**LORA, "learning_rate": 1e-9}],
+        "lora": [LORA],
+        "classifier": [{"step": "classifier", "features": "tfidf"}],
+        "zero-shot": [],
+    }
+    result = run(seeded(tiny_model_folder, approaches=approaches, finalists=1), root / "run", root=root)
+    assert [row["name"] for row in result.comparison["seeds"]["approaches"]] == ["lora", "classifier"]
+    asked = result.comparison["decision"]["questions"][0]
+    assert (asked["of"], asked["trainings"], len(asked["each"])) == ("lora", 3, 3)
+
+
 def test_what_an_approach_is_made_of_is_trained_with_the_same_seed(root: Path, tiny_model_folder: Path) -> None:
     other = {**LORA, "learning_rate": 5e-3}
     approaches = {"a": [LORA], "b": [other], "both": [{"step": "merge", "of": ["a", "b"]}]}
@@ -109,7 +126,7 @@ def test_what_an_approach_is_made_of_is_trained_with_the_same_seed(root: Path, t
 
 def test_finalists_without_seeds_are_refused(tiny_model_folder: Path) -> None:
     with pytest.raises(StudyError, match="give seeds: 3, or leave it out"):
-        seeded(tiny_model_folder, seeds=1, finalists=1)
+        seeded(tiny_model_folder, seeds=1, finalists=2)
 
 
 def test_the_pair_is_elected_on_validation_once(root: Path, tiny_model_folder: Path) -> None:

@@ -39,7 +39,7 @@ def test_floors_are_measured_in_every_study(root: Path, tiny_model_folder: Path)
     rows = read_jsonl(root / "run" / "floors" / "most-frequent" / "predictions.jsonl")
     assert len({row["completion"] for row in rows}) == 1
     assert result.recommended is None  # a random model
-    assert result.verdict.startswith("None is of use yet")
+    assert result.verdict.startswith("None is of use yet. The best approach, ")
 
 
 def test_floors_of_written_answers_copy_the_most_frequent_and_the_nearest(root: Path, tiny_model_folder: Path):

@@ -42,6 +42,7 @@ def tiny_study(model: Path, **changes: object) -> Study:
         "device": "cpu",
         "precision": "float32",
         "latency_requests": 2,
+        "seeds": 1,
         "forgetting": {"probe": False},
     }
     return build_study(**{**settings, **changes})

@@ -1,7 +1,6 @@
-"""Scores, their intervals and tests, the comparison of approaches, and what was forgotten."""
+"""Scores, their intervals and tests, what was forgotten, and what requests cost."""
 
 from luthier.evaluate.answer import Answer, LogProb, answer_to
-from luthier.evaluate.comparison import ApproachResult, compare
 from luthier.evaluate.cost import Latency, Throughput, break_even_requests, latency, throughput, total_s
 from luthier.evaluate.forgetting import (
     ProbeResult,
@@ -24,7 +23,6 @@ from luthier.evaluate.metrics import (
     score,
     validate_metric,
 )
-from luthier.evaluate.power import describe_power, minimum_detectable_difference, n_needed
 from luthier.evaluate.statistics import (
     Difference,
     Interval,
@@ -38,7 +36,6 @@ from luthier.evaluate.statistics import (
 __all__ = [
     "METRICS",
     "Answer",
-    "ApproachResult",
     "Difference",
     "Interval",
     "Latency",
@@ -50,9 +47,7 @@ __all__ = [
     "bootstrap_interval",
     "break_even_requests",
     "check_metric_names",
-    "compare",
     "compare_probes",
-    "describe_power",
     "general_loss",
     "general_text",
     "general_text_validation",
@@ -64,8 +59,6 @@ __all__ = [
     "measure_probes",
     "metric_traits",
     "minimal_pairs",
-    "minimum_detectable_difference",
-    "n_needed",
     "paired_difference",
     "score",
     "throughput",

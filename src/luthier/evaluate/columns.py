@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer
-from luthier.evaluate.contrasts import Trained, contrasts, over_trainings
 from luthier.evaluate.metrics import Metric
 from luthier.evaluate.statistics import (
     Difference,
@@ -96,44 +95,20 @@ def difference_of(a: Column, b: Column, metric: Metric, seed: int, who: str) -> 
     )
 
 
-def asked_difference(a: Sequence[Column], b: Sequence[Column], metric: Metric, known: Difference) -> Difference:
-    """The difference a - b where it was asked about beforehand: one interval, whose p never contradicts it.
-
-    Args:
-        a, b: A column for each training; the difference is that of their means.
-        known: The difference of the first of each, as one of many.
-    """
-    if metric.corpus is None:
-        both = np.logical_and.reduce([column.scored for column in (*a, *b)])
-        if both.sum() < 2:
-            return agreeing(known)
-        own = [Trained(name, np.stack([c.values[both] for c in columns])) for name, columns in (("a", a), ("b", b))]
-        (found,) = contrasts([(own[0], own[1])], bounded=metric.bounded)
-        if found.of_examples + found.of_trainings == 0:
-            return agreeing(known)
-        mean, low, high, p = found.difference, found.low, found.high, found.p
-    elif len(a) == len(b) == 1:
-        return agreeing(known)  # resampled: such a metric is no mean over examples
-    else:
-        one, other = ([_metric_of(column, metric) for column in columns] for columns in (a, b))
-        mean, low, high, p = over_trainings(one, other, known.sd**2 / known.n, known.n)
-    if metric.bounded:
-        low, high = max(low, -1.0), min(high, 1.0)
-    how = "t, asked beforehand"
-    low, high = min(low, mean), max(high, mean)
-    return replace(known, difference=mean, low=low, high=high, p=p, test=how, interval=how)
-
-
-def agreeing(known: Difference) -> Difference:
-    """A difference whose interval and test were made apart, so that neither says more than the other: the interval is
-    widened to zero where the test finds nothing, and the test finds nothing where the interval holds zero."""
-    if known.low <= 0 <= known.high:
-        return replace(known, p=max(known.p, 0.05))
-    if known.p < 0.05:
-        return known
-    return replace(known, low=min(known.low, 0.0), high=max(known.high, 0.0))
-
-
-def _metric_of(column: Column, metric: Metric) -> float:
-    assert metric.corpus is not None
-    return float(metric.corpus.aggregate(column.values[column.scored].sum(axis=0)[None])[0])
+def values_of(column: Column, metric: Metric) -> Floats:
+    """A value for each example whose mean is the metric, and whose spread is what the metric owes to that example: its
+    score, or of a metric of all answers together its jackknife pseudo-value (Tukey 1958). Not a number where it has no
+    score. (N,)"""
+    found = np.full(len(column.scored), np.nan)
+    values = column.values[column.scored]
+    if metric.corpus is None or len(values) == 0:
+        found[column.scored] = values
+        return found
+    total = values.sum(axis=0)
+    whole = float(metric.corpus.aggregate(total[None])[0])
+    if len(values) == 1:
+        found[column.scored] = whole
+        return found
+    without = metric.corpus.aggregate(total - values)
+    found[column.scored] = whole + (len(values) - 1) * (without.mean() - without)
+    return found

@@ -90,7 +90,7 @@ def _introduction(folder: RunFolder, one: ApproachFolder) -> str:
     return (
         f"A model for {named}, {made}. On {units.plural(row['n'], f'{split} example')} it reaches "
         f"**{unit.value(row['mean'])}** {_line(row['metric'])} (95% interval {unit.interval(row['low'], row['high'])})."
-        f"\n\n> {_line(folder.comparison['verdict'])}"
+        f"\n\n> **{_line(folder.comparison['headline'])}** {_line(folder.comparison['verdict'])}"
     )
 
 

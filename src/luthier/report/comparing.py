@@ -64,12 +64,12 @@ def difference_to_best(comparison: Mapping[str, Any], name: str) -> Values | Non
         return None
     for pair in comparison.get("pairs") or ():
         if (pair["a"], pair["b"]) == (name, best["name"]):
-            return {key: pair.get(key) for key in ("difference", "low", "high", "p", "p_holm")}
+            return {key: pair.get(key) for key in ("difference", "low", "high", "p")}
         if (pair["b"], pair["a"]) == (name, best["name"]):
             return _turned(pair)
     row = next(row for row in comparison["approaches"] if row["name"] == name)
     difference = None if row["mean"] is None or best["mean"] is None else row["mean"] - best["mean"]
-    return {"difference": difference, "low": None, "high": None, "p": None, "p_holm": None}
+    return {"difference": difference, "low": None, "high": None, "p": None}
 
 
 def _turned(pair: Mapping[str, Any]) -> Values:
@@ -79,7 +79,6 @@ def _turned(pair: Mapping[str, Any]) -> Values:
         "low": None if high is None else -high,
         "high": None if low is None else -low,
         "p": pair.get("p"),
-        "p_holm": pair.get("p_holm"),
         "asked": pair.get("asked"),
     }
 
@@ -405,7 +404,7 @@ def pairs(folder: RunFolder, looks: Looks) -> Values | None:
     ]
     low, high = padded(min(ends), max(ends))
     scale, ticks = Scale(low, high, 18, 230), linear_ticks(low, high, 5)
-    rows = []
+    rows: list[Values] = []
     for a, b, pair in ordered:
         title = f"{a} minus {b}: {unit.difference(pair['difference'])}"
         rows.append(
@@ -418,14 +417,13 @@ def pairs(folder: RunFolder, looks: Looks) -> Values | None:
                 "difference": unit.difference(pair["difference"]),
                 "interval": unit.difference_interval(pair.get("low"), pair.get("high")),
                 "p": units.p_value(pair.get("p")),
-                "p_holm": units.p_value(pair.get("p_holm")),
-                "settled": pair.get("p_holm") is not None and pair["p_holm"] < 0.05,
+                "settled": pair.get("p") is not None and pair["p"] < 0.05,
                 "asked": bool(pair.get("asked")),
             }
         )
     axis = whisker_axis(scale, ticks, unit.difference_tick)
-    tests = sorted({str(pair["test"]) for pair in found if pair.get("test")})
-    return {"rows": rows, "axis": axis, "unit": unit.points, "tests": tests}
+    asked = sum(row["asked"] for row in rows)
+    return {"rows": rows, "axis": axis, "unit": unit.points, "asked": asked}
 
 
 def break_even(folder: RunFolder, looks: Looks) -> Values | None:

@@ -80,11 +80,8 @@ class ComparisonTable:
         yield from self._verdict()
 
     def _verdict(self) -> Iterator[Text]:
-        if self.comparison.get("headline"):
-            yield Text(str(self.comparison["headline"]), style="bold")
-            yield Text(str(self.comparison["verdict"]))
-        else:  # a run of before
-            yield Text(str(self.comparison["verdict"]), style="bold")
+        yield Text(str(self.comparison["headline"]), style="bold")
+        yield Text(str(self.comparison["verdict"]))
         reasons = list(self.comparison.get("reasons") or ())
         for reason in reasons[:_REASONS]:
             yield Text(f"- {reason}")

@@ -16,11 +16,12 @@ Validation = Mapping[str, float]
 
 
 def asked_on_validation(study: Study) -> tuple[str, ...]:
-    """The approaches that stand for election: of those that train the language model, and of all others, where there is
-    more than one."""
-    trained = [name for name, own in study.approaches.items() if own.training == "language model"]
-    others = [name for name in study.approaches if name not in trained]
-    return tuple(name for side in (trained, others) if len(side) > 1 for name in side)
+    """The approaches that stand for election: of each kind where there is more than one of it, and all where a small
+    model is trained, which stands against those that train nothing and those that train the language model."""
+    kinds = [own.training for own in study.approaches.values()]
+    if "small model" in kinds and len(kinds) > 1:
+        return tuple(study.approaches)
+    return tuple(name for name, own in study.approaches.items() if kinds.count(own.training) > 1)
 
 
 def on_validation(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) -> Validation:

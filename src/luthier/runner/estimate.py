@@ -231,7 +231,7 @@ def _forecast_approach(
     asked = sum(len(own.test) for own in prepared.targets)
     placed_s = 0.0
     if in_place is not None:
-        placed_s = in_place.fit_s * (study.seeds if approach.training != "none" else 1)
+        placed_s = in_place.fit_s * (1 + _further_trainings(approach, study))
         placed_s += asked * in_place.request_s + study.latency_requests * in_place.alone_s
     if not isinstance(prompting, PromptedModel) or speed is None:
         return ApproachForecast(name, None, placed_s)
@@ -279,8 +279,9 @@ def _forecast_approach(
     seconds += _stage_by_stage(approach, common, all_answering, prepared)
     if approach.trains and study.seeds > 1:
         again += sum(own.together(len(own.task.test)) for own in judged)
-        trained = sum(own.trains for own in study.approaches.values())
-        seconds += (study.seeds - 1) * again * min(1.0, (study.finalists or trained) / trained)
+        if study.forgetting.probe:
+            again += _PROBE_TOKENS * (speed.token_s + speed.head_s)
+        seconds += again * _further_trainings(approach, study)
     if approach.trains and study.forgetting.probe:
         seconds += _PROBE_TOKENS * (speed.token_s + speed.head_s)
         # How far predictions moved: with the model before and with the one after.
@@ -365,8 +366,17 @@ def _stored_bytes(plans: Mapping[str, tuple[_Training, ...]], study: Study) -> f
         sizes = [(p.shape.trainable * 4, p) for p in own if p.number >= common and not p.curve]
         found += sum(size for size, _ in sizes)
         again = sum(size / len(list(closed(study.approaches[name].steps[p.number]))) for size, p in sizes)
-        found += (study.seeds - 1) * again * min(1.0, (study.finalists or len(plans)) / len(plans))
+        found += again * _further_trainings(study.approaches[name], study)
     return found
+
+
+def _further_trainings(approach: Approach, study: Study) -> float:
+    """How often an approach is trained again, in the mean: which of its kind are finalists is not known yet."""
+    if approach.training == "none":
+        return 0.0
+    alike = sum(own.training == approach.training for own in study.approaches.values())
+    again = alike if study.finalists == "all" else study.finalists if approach.trains else 1
+    return (study.seeds - 1) * min(1.0, again / alike)
 
 
 def _held_out_tokens(lesson: TextLesson, prepared: Prepared) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from luthier.evaluate.comparison import ApproachResult, FloorResult
+from luthier.compare.comparison import ApproachResult, FloorResult
 from luthier.model.embed import DEFAULT_EMBEDDER
 from luthier.progress import Progress
 from luthier.prompt.similar import whole_prompts

@@ -30,8 +30,8 @@ LIBRARIES = (
     "rouge-score",
 )
 
-# Parts of Luthier that only show what was computed.
-_SHOW_ONLY = ("report", "cli.py", "console.py", "__main__.py")
+# Parts of Luthier that only compare and show what was computed; no step imports them.
+_SHOW_ONLY = ("compare", "report", "cli.py", "console.py", "__main__.py")
 
 
 def key_of(**parts: Any) -> str:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.busy import BUSY_CORES, busy_note
+from luthier.compare.comparison import compare
+from luthier.compare.power import minimum_detectable_difference
+from luthier.compare.quantities import listed
 from luthier.errors import RunError
-from luthier.evaluate.comparison import compare
-from luthier.evaluate.power import minimum_detectable_difference
-from luthier.evaluate.verdict import listed
 from luthier.progress import Progress, Silent
 from luthier.record import predictor_to_json
 from luthier.runner.apply import Workshop
@@ -58,7 +58,8 @@ class RunResult:
 
     @property
     def verdict(self) -> str:
-        return str(self.comparison["verdict"])
+        """What to do, and the evidence."""
+        return f"{self.comparison['headline']} {self.comparison['verdict']}"
 
     @property
     def recommended(self) -> str | None:

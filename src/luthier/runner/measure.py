@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.busy import OtherWork
+from luthier.compare.comparison import ApproachResult
 from luthier.evaluate.answer import Answer, LogProb, answer_to
-from luthier.evaluate.comparison import ApproachResult
 from luthier.evaluate.cost import latency, throughput
 from luthier.evaluate.forgetting import ProbeResult, measure_probes
 from luthier.evaluate.metrics import Metric, score

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from luthier.evaluate.comparison import ApproachResult
-from luthier.evaluate.seeds import over_seeds, seeds_content, seeds_reasons
+from luthier.compare.comparison import ApproachResult
+from luthier.compare.seeds import over_seeds, seeds_content, seeds_reasons
 from luthier.runner.apply import Workshop
 from luthier.runner.chosen import target_score
 from luthier.runner.fitted import Fitted
@@ -48,14 +48,17 @@ def fold_repeats(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Worksho
 
 
 def finalists(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) -> list[str]:
-    """The approaches to be trained again: all that train, or those that do best on validation."""
+    """The approaches to be trained again: of those that train the language model the best on validation, and the best
+    that fits a small model."""
     study = prepared.study
-    trained = [name for name, approach in study.approaches.items() if approach.training != "none"]
-    if study.finalists is None or study.finalists >= len(trained):
-        return trained
-    scores = {name: target_score(prepared, fitted[name], shop, name) for name in trained}
-    best = sorted(trained, key=lambda name: scores[name], reverse=True)[: study.finalists]
-    return [name for name in trained if name in best]
+    best: set[str] = set()
+    for training, count in (("language model", study.finalists), ("small model", 1)):
+        names = [name for name, approach in study.approaches.items() if approach.training == training]
+        if study.finalists != "all" and count != "all" and len(names) > count:
+            scores = {name: target_score(prepared, fitted[name], shop, name) for name in names}
+            names = sorted(names, key=lambda name: scores[name], reverse=True)[:count]
+        best.update(names)
+    return [name for name in study.approaches if name in best]
 
 
 def with_repeats(
@@ -90,9 +93,7 @@ def seeds_of(
         for result in results
     }
     found = over_seeds(scored, bench.targets, seed)
-    trained = [result for result in results if result.training == "language model"]
-    once = bool(trained) and not any(result.trainings for result in trained)
-    return seeds_content(found), seeds_reasons(found, once=once)
+    return seeds_content(found), seeds_reasons(found)
 
 
 def unanswered_repeats(repeats: Repeats, bench: Bench) -> list[str]:

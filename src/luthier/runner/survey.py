@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.evaluate.power import describe_power
+from luthier.compare.power import describe_power
 from luthier.model.load import count_parameters, empty_model
 from luthier.runner.describe import data_report, example_counts, seen_elsewhere, text_warnings
 from luthier.runner.prepare import Prepared, prepare

@@ -65,7 +65,7 @@ def quick_study(study: Study) -> QuickStudy:
     changed = {
         "approaches": kept,
         "seeds": 1,
-        "finalists": None,
+        "finalists": 1,
         "latency_requests": min(study.latency_requests, _REQUESTS),
     }
     return QuickStudy(

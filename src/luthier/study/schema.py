@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -202,14 +202,14 @@ class Study(Settings):
     """What is measured of what a model could do before."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides splits, shots, order and initialisation."""
-    seeds: int = Field(default=1, ge=1, le=100)
-    """How often what trains is trained, at the settings that were taken: with `seed` and with the numbers behind it.
+    seeds: int = Field(default=3, ge=1, le=100)
+    """How often the finalists are trained, at the settings that were taken: with `seed` and with the numbers behind it.
     Whether training helps is then asked of the mean over the trainings; the ranking shows the model of `seed`, which is
     handed over, and the test scores of all, and their spread, stand beside it. The further trainings are not charged to
-    the approach."""
-    finalists: int | None = Field(default=None, ge=1)
-    """With `seeds`: only so many of the approaches that train are trained again, those that do best on validation.
-    Default: all."""
+    the approach. With 1 the verdict speaks of one model, and not of the way of training."""
+    finalists: Annotated[int, Field(ge=1)] | Literal["all"] = 1
+    """How many of the approaches that train the language model are trained again: those that do best on validation, and
+    beside them the best that fits a small model. Or `all`, of either kind."""
     prune: bool = True
     """Of the values of a setting left open, give one up whose training half way or later does worse on validation than
     the median of those before it, of which there must be three (Golovin et al. 2017, "Google Vizier")."""
@@ -241,7 +241,7 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _finalists_are_trained_again(self) -> Study:
-        if self.finalists is not None and self.seeds == 1:
+        if self.finalists != 1 and self.seeds == 1:
             raise ValueError("finalists says what is trained with further seeds; give seeds: 3, or leave it out")
         return self
 

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_rel
 
+from luthier.compare.contrasts import Trained, contrasts
 from luthier.errors import EvaluationError
-from luthier.evaluate.contrasts import Trained, contrasts, over_trainings
+from luthier.evaluate import Answer, LogProb, metric_traits
+from luthier.evaluate.columns import column_of, values_of
+from luthier.evaluate.corpus import corpus_value
+from luthier.types import Score
 
 
 def once(name: str, *values: float) -> Trained:
@@ -96,16 +100,78 @@ def test_with_three_trainings_the_interval_covers_the_truth_about_the_method():
 def test_scores_on_other_examples_are_refused():
     with pytest.raises(EvaluationError, match="scored on 2 and 3 examples"):
         contrasts([(once("a", 1, 0), once("b", 1, 0, 1))], bounded=True)
-    with pytest.raises(EvaluationError, match="one example shows no difference"):
-        contrasts([(once("a", 1), once("b", 0))], bounded=False)
+    (found,) = contrasts([(once("a", 1), once("b", 0))], bounded=False)
+    assert (found.low, found.high, found.p) == (-np.inf, np.inf, 1.0)
     assert contrasts([], bounded=True) == []
 
 
-def test_a_corpus_metric_over_trainings_has_both_parts_of_the_variance():
-    difference, low, high, p = over_trainings([0.62, 0.60, 0.64], [0.50], 0.0004, 200)
-    error = np.sqrt(0.0004 + 0.0004 / 3)
-    freedom = error**4 / (0.0004**2 / 199 + (0.0004 / 3) ** 2 / 2)
-    assert difference == pytest.approx(0.12)
-    assert (low, high) == pytest.approx((0.12 - t.ppf(0.975, freedom) * error, 0.12 + t.ppf(0.975, freedom) * error))
-    assert p == pytest.approx(2 * t.sf(0.12 / error, freedom))
-    assert over_trainings([0.5, 0.5], [0.4], 0.0, 1)[1:] == (0.0, pytest.approx(0.1), 1.0)
+@pytest.mark.parametrize("metric", ["macro_f1", "bleu", "perplexity"])
+def test_what_a_metric_owes_to_each_example_gives_its_jackknife_variance(metric: str):
+    """A metric of all answers together: the mean of its values is the metric, and their spread its standard error."""
+    traits, draw = metric_traits(metric), np.random.default_rng(1)
+    labels = ("yes", "no", "perhaps")
+    answers = [
+        Answer(str(said), (wanted,), wanted, labels, logprob=LogProb(-float(draw.gamma(2)), int(draw.integers(1, 9))))
+        for said, wanted in zip(draw.choice(labels, 60), draw.choice(labels, 60), strict=True)
+    ]
+    scores = [Score(str(k), metric, 0.0, None) for k in range(60)]
+    column = column_of(scores, answers, traits, "x")
+    values = values_of(column, traits)
+    assert traits.corpus is not None
+    assert values.mean() == pytest.approx(corpus_value(traits.corpus, answers))
+    without = [corpus_value(traits.corpus, answers[:k] + answers[k + 1 :]) for k in range(60)]
+    assert values.var(ddof=1) / 60 == pytest.approx(59 / 60 * np.var(without) * 60, rel=1e-9)
+
+
+def test_examples_without_a_score_are_left_out_of_the_differences_that_they_belong_to():
+    a, b, c = once("a", 1, 0, np.nan, 1), once("b", 0, 0, 1, 0), once("c", 0, 1, 1, 1)
+    first, second = contrasts([(a, b), (b, c)], bounded=True)
+    assert (first.n, first.difference) == (3, pytest.approx(2 / 3))
+    assert (second.n, second.difference) == (4, pytest.approx(-2 / 4))
+    with pytest.raises(EvaluationError, match="no scored example in common"):
+        contrasts([(once("a", np.nan, 1), once("b", 1, np.nan))], bounded=True)
+
+
+def test_over_several_tasks_each_is_a_sample_of_its_own():
+    a, b = drawn("a", 0.8, 300, 1), drawn("b", 0.6, 300, 2)
+    (found,) = contrasts([(a, b)], bounded=False, tasks=[200, 100])
+    gap = a.values[0] - b.values[0]
+    assert found.difference == pytest.approx((gap[:200].mean() + gap[200:].mean()) / 2)
+    assert found.of_examples == pytest.approx((gap[:200].var(ddof=1) / 200 + gap[200:].var(ddof=1) / 100) / 4)
+
+
+def test_step_by_step_a_question_beside_plain_ones_is_asked_as_if_alone():
+    """And where none is plain, all pay; at every step p and interval agree."""
+    a, b, far = drawn("a", 0.8, 200, 1), drawn("b", 0.7, 200, 2), drawn("far", 0.1, 200, 3)
+    (alone,) = contrasts([(a, b)], bounded=True)
+    beside = contrasts([(a, b), (a, far), (b, far)], bounded=True, stepwise=True)
+    assert (beside[0].low, beside[0].high, beside[0].p) == pytest.approx((alone.low, alone.high, alone.p))
+    together = contrasts([(a, b), (a, far), (b, far)], bounded=True)
+    assert together[0].low < alone.low
+    assert [own.difference for own in together] == [own.difference for own in beside]
+    near = [(drawn(f"c{k}", 0.72, 200, 50 + k), b) for k in range(3)]
+    for own in contrasts(near, bounded=True, stepwise=True):
+        assert (own.low > 0 or own.high < 0) == (own.p < 0.05)
+
+
+def test_step_by_step_the_chance_of_any_wrong_claim_stays_below_five_per_cent():
+    """One true difference and two that are none, of approaches that share a rival."""
+    wrong, runs = 0, 300
+    for seed in range(runs):
+        draw = np.random.default_rng(seed)
+        difficulty = draw.normal(0, 1, 150)
+
+        def scored(name: str, shift: float, draw: np.random.Generator = draw, hard: np.ndarray = difficulty) -> Trained:
+            return once(name, *((hard + draw.normal(0, 1, 150)) < shift))
+
+        other, far = scored("other", 0.5), scored("far", 2.0)
+        pairs = [(far, other), (scored("b", 0.5), other), (scored("c", 0.5), other)]
+        wrong += any(own.low > 0 or own.high < 0 for own in contrasts(pairs, bounded=True, stepwise=True)[1:])
+    assert wrong / runs < 0.09  # 5% and three standard errors
+
+
+def test_what_never_varies_is_claimed_only_where_the_signs_alone_could_show_it():
+    """Without bounds: six examples that differ by the same are as unlikely by chance as one in 32."""
+    for n, shown in ((1, False), (2, False), (5, False), (6, True)):
+        (found,) = contrasts([(once("a", *[2.0] * n), once("b", *[1.0] * n))], bounded=False)
+        assert (found.low > 0) == shown == (found.p < 0.05)

@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from luthier.compare.comparison import ApproachResult, judged_columns
+from luthier.compare.quantities import bare_text, value_text
 from luthier.evaluate.columns import interval_of
-from luthier.evaluate.comparison import ApproachResult, judged_columns
 from luthier.evaluate.metrics import Metric
 from luthier.evaluate.statistics import Interval
-from luthier.evaluate.verdict import bare_text, value_text
-
-_ONCE = (
-    "Each language model was trained once, so all this is about these models and not about the way of training: with "
-    "another seed a score may lie some points off (seeds: 3 trains again and shows how far)."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +82,11 @@ def seeds_content(repeated: Sequence[Repeated]) -> dict[str, Any] | None:
     }
 
 
-def seeds_reasons(repeated: Sequence[Repeated], *, once: bool) -> list[str]:
-    """What the seeds say of the two approaches that are best over them, in a sentence; where nothing was repeated, what
-    one training says.
-
-    Args:
-        once: Whether language models were trained, and each of them once.
-    """
-    said = [_ONCE] if once else []
+def seeds_reasons(repeated: Sequence[Repeated]) -> list[str]:
+    """What the seeds say of the two approaches that are best over them, in a sentence; none where nothing was
+    repeated."""
     if not repeated:
-        return said
+        return []
     metric = repeated[0].metric
     direction = -1 if metric.higher_is_better else 1
     first, *rest = sorted(repeated, key=lambda own: direction * fmean(own.means))
@@ -106,7 +96,7 @@ def seeds_reasons(repeated: Sequence[Repeated], *, once: bool) -> list[str]:
         ahead = _ahead(first, rest[0])["a_better"]
         often = "with each of them" if ahead == len(first.by_seed) else f"with {ahead} of {len(first.by_seed)}"
         text += f" {first.name} was ahead of {rest[0].name} {often}."
-    return [text, *said]
+    return [text]
 
 
 def _range(own: Repeated) -> str:

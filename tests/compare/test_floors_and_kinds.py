@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_comparison import approach, beside, compared, right
 
-from luthier.evaluate.comparison import ApproachResult, FloorResult
+from luthier.compare.comparison import ApproachResult, FloorResult
 from luthier.types import Training
 
 
@@ -40,8 +40,9 @@ def test_where_nothing_beats_the_best_floor_none_is_of_use():
         floors=[floor("most-frequent", beside(10, 10, 14))],
     )
     assert result["recommended"] is None
+    assert (result["headline"], result["decision"]["kind"]) == ("None is of use yet.", "none of use")
     assert result["verdict"].startswith(
-        "None is of use yet: the best approach, lora (7.0%), is not shown to be better than doing most-frequent (7.0%)"
+        "The best approach, lora (7.0%), is not shown to be better than doing most-frequent (7.0%)"
     )
     assert "a larger model" in result["verdict"]
     assert result["reasons"][0].startswith("Not shown to be better than doing most-frequent (7.0%): lora (7.0%) and")
@@ -79,13 +80,13 @@ def test_a_floor_without_a_score_is_left_out():
 
 @pytest.mark.parametrize(
     ("training", "first"),
-    [("none", "Do not train: "), ("small model", "Do not train the language model: ")],
+    [("none", "Do not train, use other: "), ("small model", "Do not train the language model, use other: ")],
 )
 def test_what_need_not_be_trained_is_said(training: Training, first: str):
     other = replace(approach("other", right(160), per_request_s=0.001), training=training)
     result = compared(other, approach("lora", right(150), train_s=300))
     assert result["recommended"] == "other"
-    assert result["verdict"].startswith(first)
+    assert result["headline"] == f"{first}80.0% against 75.0% for lora."
 
 
 def test_the_language_model_is_trained_only_if_that_beats_the_small_one():
@@ -95,11 +96,10 @@ def test_the_language_model_is_trained_only_if_that_beats_the_small_one():
     assert beats_shots["recommended"] == "lora"
     beside_classifier = compared(trained, shots, small("classifier", right(162), train_s=2, per_request_s=0.001))
     assert beside_classifier["recommended"] == "classifier"
-    assert "the best small model (classifier, 81.0%)" in beside_classifier["verdict"]
+    assert (beside_classifier["decision"]["of"], beside_classifier["decision"]["over"]) == ("lora", "classifier")
 
 
-def test_a_small_model_competes_with_untrained_approaches_by_score_and_cost():
-    """It is trained in seconds: nothing has to be shown before it may be taken."""
+def test_a_small_model_as_good_as_the_best_untrained_approach_is_taken_where_it_is_cheaper():
     result = compared(
         approach("few-shot", beside(4, 1), per_request_s=0.2),
         small("classifier", right(160), train_s=3, per_request_s=0.005),
@@ -117,7 +117,7 @@ def test_shorter_answers_pay_for_training_too():
     short = answering(approach("lora", right(164), train_s=310, per_request_s=0.091, prompt_tokens=100), 8)
     result = compared(long, short)
     assert result["break_even"] == [{"trained": "lora", "untrained": "zero-shot", "requests": 725}]  # 310 / 0.428
-    assert any("the shorter answers of lora have paid" in reason for reason in result["reasons"])
+    assert any("The shorter answers of lora have paid" in reason for reason in result["reasons"])
 
 
 def test_training_that_alone_beats_the_floor_is_not_said_to_have_no_rival():
@@ -127,8 +127,8 @@ def test_training_that_alone_beats_the_floor_is_not_said_to_have_no_rival():
         floors=[floor("most-frequent", right(100))],
     )
     assert result["recommended"] == "lora"
-    assert "few-shot (54.0%), is not shown to be better than doing most-frequent (50.0%)" in result["verdict"]
-    assert "no approach to compare" not in result["verdict"]
+    assert result["headline"] == "Use lora: 90.0%."
+    assert "few-shot (54.0%) is not shown to be better than doing most-frequent (50.0%)" in result["verdict"]
 
 
 def test_a_floor_with_partial_credit_is_compared_by_a_metric_of_the_users_own():
@@ -138,3 +138,40 @@ def test_a_floor_with_partial_credit_is_compared_by_a_metric_of_the_users_own():
         floors=[floor("most-frequent", [0.5] * 100 + [0.0] * 100, metric="mine.py:credit")],
     )
     assert result["floors"][0]["mean"] == 0.25
+
+
+def test_where_the_language_model_need_not_be_trained_the_small_one_is_weighed_against_the_untrained_one():
+    """Whichever of the two validation put first as its rival, what is used is the same."""
+    lora = replace(approach("lora", right(150), train_s=300), validation=0.5)
+
+    def used(nearest: list[float], fitted: list[float], first: str) -> dict[str, Any]:
+        one = replace(approach("nearest", nearest, per_request_s=0.01), validation=0.8 + 0.1 * (first == "nearest"))
+        other = replace(small("classifier", fitted, train_s=9, per_request_s=0.01), validation=0.85)
+        return compared(lora, one, other)
+
+    for first in ("nearest", "classifier"):
+        alike = used(right(184), beside(8, 6, 184), first)
+        assert alike["recommended"] == "nearest"
+        better = used(right(160), right(184), first)
+        assert better["recommended"] == "classifier"
+        worse = used(right(184), right(160), first)
+        assert worse["recommended"] == "nearest"
+    alike = used(right(184), beside(8, 6, 184), "classifier")
+    assert alike["headline"] == "Do not train, use nearest: neither lora nor classifier is shown to be better."
+    assert [own["about"] for own in alike["decision"]["questions"]] == ["language model", "small model"]
+    assert "classifier (93.0%) is 1.0 points" in alike["verdict"]
+
+
+def test_the_best_training_is_asked_about_beside_what_trains_nothing_too():
+    result = compared(
+        replace(approach("lora", right(184), train_s=300), validation=0.9),
+        replace(small("classifier", right(170), train_s=9), validation=0.8),
+        replace(approach("nearest", right(150)), validation=0.7),
+    )
+    asked = [(own["about"], own["of"], own["over"]) for own in result["decision"]["questions"]]
+    assert asked == [
+        ("language model", "lora", "classifier"),
+        ("small model", "classifier", "nearest"),
+        ("anything trained", "lora", "nearest"),
+    ]
+    assert result["headline"] == "Use lora: 92.0% against 85.0% for classifier."

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import t
 
+from luthier.compare import ApproachResult, compare
+from luthier.compare.comparison import FloorResult
 from luthier.errors import EvaluationError
-from luthier.evaluate import Answer, ApproachResult, LogProb, compare
-from luthier.evaluate.columns import agreeing
-from luthier.evaluate.seeds import seeds_reasons
-from luthier.evaluate.statistics import Difference
+from luthier.evaluate import Answer, LogProb
 from luthier.types import Cost, Score
 
 
@@ -93,7 +94,7 @@ def test_result_has_the_keys_of_the_run_folder_page():
     assert set(result) == {
         "target", "targets", "metric", "n", "requests", "margin", "forgetting_limit", "minimum_detectable",
         "approaches", "floors", "pairs", "by_task",
-        "break_even", "recommended", "headline", "verdict", "reasons",
+        "break_even", "decision", "recommended", "headline", "verdict", "reasons",
     }  # fmt: skip
     lora, few_shot = result["approaches"]
     assert set(few_shot) == {
@@ -108,11 +109,14 @@ def test_result_has_the_keys_of_the_run_folder_page():
         "low",
         "high",
         "p",
-        "p_holm",
-        "test",
         "asked",
         "trainings",
+        "n",
+        "spread",
     }
+    assert set(result["decision"]) == {
+        "kind", "recommended", "about", "of", "over", "answer", "unstable", "needed", "questions", "margin", "requests",
+    }  # fmt: skip
     assert result["n"] == 200
     assert lora["total_s"] == 300 + 1000 * 0.5
 
@@ -134,36 +138,45 @@ def test_a_trained_approach_that_is_clearly_better_is_recommended_with_its_price
     )
     assert [entry["name"] for entry in result["approaches"]] == ["lora", "few-shot", "zero-shot"]
     assert result["recommended"] == "lora"
-    assert result["verdict"].startswith("Use lora: accuracy 82.0% (76.1–86.7) on 200 examples, 22.0 points (")
-    assert "better than the best untrained approach (few-shot, 60.0%), p < 0.001" in result["verdict"]
-    assert result["verdict"].endswith("it costs 5.2 min of training and 400 ms a request (few-shot: 900 ms).")
+    assert result["headline"] == "Use lora: 82.0% against 60.0% for few-shot."
+    assert result["verdict"].startswith("lora (82.0%, this one model) is 22.0 points (")
+    assert "better than few-shot (60.0%) on 200 examples, p < 0.001" in result["verdict"]
+    assert result["verdict"].endswith("lora has accuracy 82.0% (76.1–86.7).")
+    assert result["reasons"][0].startswith(
+        "Cost of 1,000 requests: lora 11.8 min (5.2 min before the first, then 400 ms each); few-shot 15.0 min"
+    )
 
 
-def test_pairs_are_the_better_minus_the_worse_and_adjusted_for_their_number():
+def test_pairs_are_the_better_minus_the_worse_and_their_intervals_hold_together():
     result = compared(approach("a", right(100)), approach("b", right(110)), approach("c", right(112)))
     assert [(pair["a"], pair["b"]) for pair in result["pairs"]] == [("c", "b"), ("c", "a"), ("b", "a")]
     by_name = {(pair["a"], pair["b"]): pair for pair in result["pairs"]}
-    assert by_name["c", "a"]["difference"] == pytest.approx(0.06)
-    assert by_name["c", "a"]["p"] == pytest.approx(2 / 2**12)
-    assert by_name["c", "a"]["p_holm"] == pytest.approx(3 * 2 / 2**12)
-    assert by_name["b", "a"]["p_holm"] == pytest.approx(2 * 2 / 2**10)
-    assert by_name["c", "b"]["p_holm"] == pytest.approx(2 / 2**2)
+    found = by_name["b", "a"]
+    assert not found["asked"]
+    assert found["difference"] == pytest.approx(0.05)
+    values = np.array([1.0] * 10 + [0.0] * 190 + [1.0, -1.0])  # with the two pseudo-examples
+    error = values.std(ddof=1) / np.sqrt(202)
+    alone = t.ppf(0.975, 201) * error
+    assert 1.1 * alone < (found["high"] - found["low"]) / 2 < 1.25 * alone
+    by_itself = 2 * t.sf(values.mean() / error, 201)
+    assert by_itself < found["p"] < 3 * by_itself
 
 
-def test_no_difference_found_recommends_the_cheapest_untrained_and_says_how_many_examples_it_takes():
+def test_what_cannot_be_told_says_what_would_tell_and_what_to_use_until_then():
     few_shot = [1.0] * 100 + [1.0] * 20 + [0.0] * 24 + [0.0] * 56
     lora = [1.0] * 100 + [0.0] * 20 + [1.0] * 24 + [0.0] * 56
     result = compared(
         approach("few-shot", few_shot, per_request_s=0.5), approach("lora", lora, train_s=100, per_request_s=0.5)
     )
-    assert result["recommended"] == "few-shot"
+    assert (result["recommended"], result["decision"]["answer"]) == ("few-shot", "cannot tell")
     assert result["verdict"].startswith(
-        "No difference found with n = 200 examples between lora (62.0%) and the best untrained approach (few-shot, "
-        "60.0%): lora is 2.0 points (−4.7 to 8.6) better than few-shot, p = 0.56; "
+        "lora (62.0%, this one model) is 2.0 points (−4.7 to 8.6) better than few-shot (60.0%) on 200 examples, "
+        "p = 0.56."
     )
-    # Connor's formula for 0.02 with (44 + 1) / 202 discordant: about 4,400
-    assert "to see a difference of 2.0 points you would need about 4,400 examples" in result["verdict"]
-    assert result["verdict"].endswith("Do not train: use few-shot, with accuracy 60.0% (53.1–66.5) on 200 examples.")
+    # (1.96 + 0.84)² × 0.227 / 0.02², less the 200 that there are
+    assert result["decision"]["needed"] == {"examples": pytest.approx(4260, abs=60), "trainings": 0}
+    assert result["headline"] == "Cannot tell yet, about 4,200 more test examples would: use few-shot until then."
+    assert any("4,200 more test examples, to see a difference of 2.0 points" in line for line in result["reasons"])
 
 
 @pytest.mark.parametrize(
@@ -178,13 +191,9 @@ def test_an_irrelevant_approach_does_not_flip_the_verdict(irrelevant: ApproachRe
     two = [approach("zero-shot", right(160)), approach("lora", beside(24, 20), train_s=100)]
     assert compared(*two)["recommended"] == "zero-shot"
     result = compared(*two, irrelevant)
-    assert min(pair["p_holm"] for pair in result["pairs"]) < 0.05
-    assert result["recommended"] == "zero-shot"
-    assert result["verdict"].startswith(
-        "No difference found with n = 200 examples between lora (82.0%) and the best untrained approach (zero-shot, "
-        "80.0%): lora is 2.0 points ("
-    )
-    assert result["verdict"].endswith("Do not train: use zero-shot, with accuracy 80.0% (73.9–85.0) on 200 examples.")
+    assert min(pair["p"] for pair in result["pairs"]) < 0.05
+    assert (result["recommended"], result["decision"]["answer"]) == ("zero-shot", "cannot tell")
+    assert result["headline"] == compared(*two)["headline"]
 
 
 def test_only_the_pair_that_was_asked_about_is_turned_into_advice():
@@ -196,7 +205,7 @@ def test_only_the_pair_that_was_asked_about_is_turned_into_advice():
     )
     assert [entry["name"] for entry in result["approaches"]] == ["lora", "few-shot", "zero-shot"]
     assert result["recommended"] == "few-shot"
-    assert result["verdict"].startswith("No difference found with n = 2,000 examples between lora (81.0%) and the best")
+    assert result["decision"]["answer"] == "cannot tell"
     assert [(pair["a"], pair["b"]) for pair in result["pairs"] if pair["asked"]] == [("lora", "few-shot")]
 
 
@@ -212,14 +221,9 @@ def test_the_pair_is_chosen_on_validation_and_not_by_its_luck_on_the_test():
     )
     (asked,) = [pair for pair in result["pairs"] if pair["asked"]]
     assert (asked["a"], asked["b"]) == ("lora", "few-shot")
-    assert asked["p"] == asked["p_holm"]
     assert result["recommended"] == "lora"
-    assert (
-        "Chosen on validation, of what is of use, before the test was opened: lora (80.0%) and few-shot (70.0%)."
-        in result["reasons"]
-    )
+    assert "Chosen on validation, before the test was opened: lora (80.0%) and few-shot (70.0%)." in result["reasons"]
     assert "Better on the test, but not asked about: full (80.0%)." in result["reasons"]
-    assert "the untrained approach that did best on validation (few-shot, 60.0%)" in result["verdict"]
 
 
 def test_where_it_was_trained_again_the_verdict_is_on_the_mean_of_the_trainings():
@@ -230,8 +234,10 @@ def test_where_it_was_trained_again_the_verdict_is_on_the_mean_of_the_trainings(
     again = tuple(approach("lora", values, train_s=10) for values in (beside(10, 12), beside(6, 14)))
     result = compared(other, replace(lucky, trainings=again))
     assert result["recommended"] == "few-shot"
-    assert "lora is 2.0 points (" in result["verdict"]
-    assert "better than few-shot in the mean of 3 trainings, p = " in result["verdict"]
+    assert "lora (82.0%, mean of 3 trainings) is 2.0 points (" in result["verdict"]
+    assert "2 of its 3 trainings are no better" in result["verdict"]
+    assert result["decision"]["unstable"]
+    assert result["headline"] == "Cannot tell yet, trainings are unstable: use few-shot until then."
     (asked,) = [pair for pair in result["pairs"] if pair["asked"]]
     assert (asked["trainings"], abs(asked["difference"])) == (3, pytest.approx(4 / 200))
     steady = replace(lucky, trainings=(lucky, lucky))
@@ -247,22 +253,22 @@ def test_where_it_was_trained_again_the_verdict_is_on_the_mean_of_the_trainings(
         ),
         (
             [approach("few-shot", right(160)), approach("lora", right(60), train_s=10)],
-            "Do not train: few-shot is better, 80.0% against 30.0%.",
+            "Do not train, use few-shot: 80.0% against 30.0% for lora.",
         ),
         (
             [approach("few-shot", right(160)), approach("lora", beside(24, 20), train_s=10)],
-            "Cannot tell yet whether training helps: use few-shot until then.",
+            "Cannot tell yet, about 4,200 more test examples would: use few-shot until then.",
         ),
         (
             [approach("few-shot", right(1600, 2000)), approach("lora", beside(4, 4, 1600, 2000), train_s=10)],
-            "Do not train: it cannot be worth more than 2.0 points.",
+            "Do not train, use few-shot: lora cannot be worth more than 2.0 points.",
         ),
         (
             [
                 approach("few-shot", right(1580, 2000), per_request_s=0.1),
                 approach("lora", right(1600, 2000), train_s=5000, per_request_s=0.5),
             ],
-            "Do not train: few-shot is nearly as good, and cheaper.",
+            "Do not train, use few-shot: lora is better by less than 2.0 points.",
         ),
         (
             [
@@ -274,11 +280,11 @@ def test_where_it_was_trained_again_the_verdict_is_on_the_mean_of_the_trainings(
         ([approach("few-shot", right(160))], "Use few-shot: 80.0%."),
         (
             [approach("few-shot", right(160)), approach("nearest", right(60))],
-            "Use few-shot: 80.0%, of 2 approaches compared.",
+            "Use few-shot: 80.0% against 30.0% for nearest.",
         ),
         (
             [approach("few-shot", right(160)), approach("nearest", beside(24, 20), per_request_s=0.1)],
-            "Use nearest: none is shown to be better, or is clearly cheaper.",
+            "Cannot tell yet, about 4,200 more test examples would: use nearest until then.",
         ),
     ],
 )
@@ -295,8 +301,8 @@ def test_a_way_of_training_that_helps_in_the_mean_hands_over_no_model_that_does_
     (asked,) = [pair for pair in result["pairs"] if pair["asked"]]
     assert asked["trainings"] == 5
     assert result["recommended"] == "few-shot"
-    assert "lora is 3.2 points (" in result["verdict"]
-    assert "but the model that would be handed over is not better (79.5% against 80.0%)" in result["verdict"]
+    assert "lora (83.2%, mean of 5 trainings) is 3.2 points (" in result["verdict"]
+    assert "but the model that would be handed over is not better" in result["verdict"]
     assert "worse" not in result["verdict"]
 
 
@@ -305,8 +311,7 @@ def test_what_never_varies_is_not_certain_from_two_examples():
         approach(name, [value] * 2, train_s=s, metric="loss") for name, value, s in (("a", 2.0, 0), ("b", 1.0, 9))
     )
     result = compared(one, other)
-    assert "No difference found" in result["verdict"]
-    assert result["recommended"] == "a"
+    assert (result["decision"]["answer"], result["recommended"]) == ("cannot tell", "a")
 
 
 def test_ends_stay_within_what_is_possible():
@@ -337,25 +342,7 @@ def test_over_several_tasks_interval_and_words_agree_and_a_small_task_claims_not
     )  # fmt: skip
     (pair,) = result["pairs"]  # type: ignore[misc]
     assert pair["low"] <= 0
-    assert "No difference found" in str(result["verdict"])
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "p", "ends", "found"),
-    [
-        (0.1, 0.3, 0.2, (0.0, 0.3), False),
-        (-0.3, -0.1, 0.2, (-0.3, 0.0), False),
-        (-0.1, 0.3, 0.01, (-0.1, 0.3), False),
-        (0.1, 0.3, 0.01, (0.1, 0.3), True),
-    ],
-)
-def test_interval_and_test_made_apart_are_made_to_agree(
-    low: float, high: float, p: float, ends: tuple[float, float], found: bool
-):
-    difference = Difference((low + high) / 2, low, high, 50, p, "permutation", "bootstrap BCa", 1.0, None)
-    agreed = agreeing(difference)
-    assert (agreed.low, agreed.high) == ends
-    assert (agreed.p < 0.05) is found
+    assert result["decision"]["answer"] == "cannot tell"  # type: ignore[index]
 
 
 def test_the_interval_never_contradicts_the_words():
@@ -365,7 +352,7 @@ def test_the_interval_never_contradicts_the_words():
         result = compared(approach("few-shot", right(160)), approach("lora", beside(gained, 6), train_s=10), *others)
         (asked,) = [pair for pair in result["pairs"] if pair["asked"]]
         better = asked["low"] > 0 if asked["a"] == "lora" else asked["high"] < 0
-        assert better == ("No difference found" not in result["verdict"])
+        assert better == (result["decision"]["answer"] == "better")
         assert better == (asked["p"] < 0.05 and gained > 6)
         assert (result["recommended"] == "lora") == better
 
@@ -375,10 +362,11 @@ def test_one_kind_of_approach_without_a_difference_recommends_the_cheapest():
         approach("zero-shot", right(160), per_request_s=0.3), approach("few-shot", beside(24, 20), per_request_s=0.9)
     )
     assert result["recommended"] == "zero-shot"
-    assert result["verdict"].startswith("No difference found with n = 200 examples between few-shot and zero-shot: few")
-    assert result["verdict"].endswith(
-        "Use zero-shot: accuracy 80.0% (73.9–85.0) on 200 examples. It is the cheapest approach: 5.0 min for 1,000 "
-        "requests."
+    assert result["decision"]["about"] == "the dearer"
+    assert result["verdict"].startswith("few-shot (82.0%) is 2.0 points (−4.7 to 8.6) better than zero-shot (80.0%) on")
+    assert (
+        result["reasons"][0]
+        == "Cost of 1,000 requests: zero-shot 5.0 min (300 ms each); few-shot 15.0 min (900 ms each)."
     )
 
 
@@ -393,12 +381,11 @@ def test_a_difference_of_one_timing_from_the_next_decides_nothing(noise: float):
     assert result["recommended"] == "few-shot"
 
 
-def test_two_that_cost_alike_are_said_to():
+def test_of_two_that_cost_alike_the_better_on_validation_is_used():
     result = compared(
         approach("zero-shot", right(160), per_request_s=0.31), approach("few-shot", beside(24, 20), per_request_s=0.3)
     )
     assert result["recommended"] == "few-shot"
-    assert "It is the cheapest approach: 5.0 min for 1,000 requests." in result["verdict"]
 
 
 def test_of_several_trainings_the_best_is_asked_about():
@@ -408,7 +395,7 @@ def test_of_several_trainings_the_best_is_asked_about():
         approach("full", right(1600, 2000), train_s=900, per_request_s=0.4),
     )
     assert result["recommended"] == "full"  # which of those that train is decided on validation, not by their costs
-    assert result["verdict"].startswith("Use full: accuracy 80.0% (78.2–81.7) on 2,000 examples, 10.0 points (")
+    assert result["headline"] == "Use full: 80.0% against 70.0% for few-shot."
 
 
 def test_equal_scores_recommend_the_cheaper_trained_one_only_where_it_is_shown_to_be_as_good():
@@ -431,9 +418,9 @@ def test_an_untrained_approach_within_the_margin_is_recommended_where_it_is_chea
         approach("lora", right(1600, 2000), train_s=5000, per_request_s=0.5),
     )
     assert result["recommended"] == "few-shot"
-    assert result["verdict"].startswith("Do not train: few-shot has accuracy 79.0%")
-    assert "within the margin of 2.0 points of the best (lora, 80.0%; difference 0.5 to 1.5)" in result["verdict"]
-    assert result["verdict"].endswith("and cheaper: 8.3 min against 91.7 min for 1,000 requests.")
+    assert result["decision"]["answer"] == "worth less than the margin"
+    assert result["headline"] == "Do not train, use few-shot: lora is better by less than 2.0 points."
+    assert "lora 91.7 min (83.3 min before the first, then 500 ms each)" in result["reasons"][0]
 
 
 def test_many_requests_make_the_trained_approach_the_cheaper_one():
@@ -444,11 +431,8 @@ def test_many_requests_make_the_trained_approach_the_cheaper_one():
     assert compared(*approaches)["recommended"] == "few-shot"
     result = compared(*approaches, requests=100_000)
     assert result["recommended"] == "lora"
-    assert result["verdict"] == (
-        "Use lora: accuracy 79.5% (77.7–81.2) on 2,000 examples, within the margin of 2.0 points of the best untrained "
-        "approach (few-shot, 80.0%; difference 0.2 to 0.8) and cheaper, its training included: 6.9 h against 25.0 h "
-        "for 100,000 requests."
-    )
+    assert result["headline"] == "Use lora: as good as few-shot, and cheaper."
+    assert "lora 6.9 h (83.3 min before the first, then 200 ms each); few-shot 25.0 h" in result["reasons"][0]
 
 
 def test_shorter_prompts_pay_for_the_training_after_a_number_of_requests():
@@ -457,10 +441,7 @@ def test_shorter_prompts_pay_for_the_training_after_a_number_of_requests():
         approach("lora", right(164), train_s=5000, per_request_s=0.2, prompt_tokens=50),
     )
     assert result["break_even"] == [{"trained": "lora", "untrained": "few-shot", "requests": 7143}]
-    assert (
-        "Against few-shot, the shorter prompts of lora have paid for its training in time after 7,143 requests."
-        in result["reasons"]
-    )
+    assert result["reasons"][0].endswith("The shorter prompts of lora have paid for its training after 7,143 requests.")
 
 
 @pytest.mark.parametrize("tokens", [99.5, 100.0, 150.0])
@@ -470,9 +451,9 @@ def test_equal_or_longer_prompts_never_pay_for_the_training_whatever_the_timing(
         approach("lora", right(164), train_s=50, per_request_s=0.40, prompt_tokens=tokens),
     )
     assert result["break_even"] == [{"trained": "lora", "untrained": "zero-shot", "requests": None}]
-    assert (
-        "lora computes no less for a request than zero-shot, so its training does not pay for itself in time."
-    ) in result["reasons"]
+    assert result["reasons"][0].endswith(
+        "lora computes no less for a request, so its training does not pay for itself in time."
+    )
 
 
 def test_shorter_prompts_that_saved_no_time_do_not_pay_for_the_training():
@@ -481,7 +462,7 @@ def test_shorter_prompts_that_saved_no_time_do_not_pay_for_the_training():
         approach("lora", right(164), train_s=50, per_request_s=0.4, prompt_tokens=50),
     )
     assert result["break_even"][0]["requests"] is None
-    assert any("shorter than those of few-shot, but saved no time" in line for line in result["reasons"])
+    assert result["reasons"][0].endswith("The prompts of lora are shorter, but saved no time.")
 
 
 def test_the_reasons_of_a_large_study_stay_few():
@@ -494,11 +475,10 @@ def test_the_reasons_of_a_large_study_stay_few():
         approach("full", right(150), train_s=900, per_request_s=0.4),
     )
     assert result["reasons"] == [
-        "lora is 22.0 points (15.9 to 27.7) better than few-shot, p < 0.001: training the language model is shown "
-        "to help; few-shot is not shown to be within the margin of 2.0 points.",
-        "Cost of 1,000 requests: lora 11.8 min (5.2 min before the first, then 400 ms each); zero-shot 5.0 min (300 ms "
-        "each).",
-        "Against few-shot, the shorter prompts of lora have paid for its training in time after 620 requests.",
+        "Cost of 1,000 requests: lora 11.8 min (5.2 min before the first, then 400 ms each); few-shot 15.0 min (900 ms "
+        "each). The shorter prompts of lora have paid for its training after 620 requests.",
+        "What would change this: further trainings (seeds: 3), since one speaks of its model and not of this way of "
+        "training, or a margin above 27.7 points (now 2.0 points).",
         "lora, dora and full changed weights and were not probed, so what they forgot is not known.",
     ]
 
@@ -508,9 +488,8 @@ def test_training_that_makes_things_worse_is_not_recommended():
         approach("few-shot", right(160)), approach("full", right(60), train_s=100, per_request_s=0.1), margin=0.0
     )
     assert result["recommended"] == "few-shot"
-    assert result["verdict"].startswith("Do not train: few-shot scores best, with accuracy 80.0%")
-    assert "the best training of the language model, full (30.0%), is 50.0 points (" in result["verdict"]
-    assert result["verdict"].endswith("worse than few-shot, p < 0.001.")
+    assert result["headline"] == "Do not train, use few-shot: 80.0% against 30.0% for full."
+    assert result["verdict"].startswith("full (30.0%, this one model) is 50.0 points (")
 
 
 def test_an_approach_that_forgets_too_much_is_left_out_and_named():
@@ -520,7 +499,7 @@ def test_an_approach_that_forgets_too_much_is_left_out_and_named():
         approach("full", right(190), train_s=10, forgotten=[loss_rise(3.6)]),
     )
     assert result["recommended"] == "lora"
-    assert result["verdict"].endswith("full scores better but forgets more than the limit of 5%.")
+    assert result["reasons"][1].startswith("Forgetting: with lora, loss on general_text rose by 3.3% (3 → 3.1; its")
     assert "full is left out: loss on general_text rose by 20.0% (3 → 3.6); the limit is 5%." in result["reasons"]
     unsure = {**loss_rise(3.6), "low": -0.1, "high": 1.3}
     result = compared(approach("few-shot", right(120)), approach("full", right(190), train_s=10, forgotten=[unsure]))
@@ -530,7 +509,8 @@ def test_an_approach_that_forgets_too_much_is_left_out_and_named():
 def test_nothing_is_recommended_where_every_approach_forgets_too_much():
     result = compared(approach("full", right(190), train_s=10, forgotten=[loss_rise(3.6)]))
     assert result["recommended"] is None
-    assert result["verdict"].startswith("No approach is recommended: every one forgets more than the limit of 5%")
+    assert result["headline"] == "None: every approach forgets too much."
+    assert result["verdict"].startswith("Every approach forgets more than the limit of 5%")
 
 
 def test_a_trained_approach_that_was_not_probed_is_named():
@@ -636,7 +616,7 @@ def test_one_example_of_an_unbounded_metric_has_no_interval_and_shows_nothing():
 def test_only_one_approach_is_reported_without_a_comparison():
     result = compared(approach("prompt", right(120)))
     assert (result["recommended"], result["pairs"]) == ("prompt", [])
-    assert result["verdict"].endswith("there is no other approach to compare it with.")
+    assert (result["headline"], result["decision"]["kind"]) == ("Use prompt: 60.0%.", "only one left")
 
 
 def test_minimum_detectable_difference_comes_from_the_two_best():
@@ -665,7 +645,57 @@ def test_an_unknown_target_is_named():
         compare([], targets=["task"], requests=1, margin=0, forgetting_limit=None, seed=0)
 
 
-def test_one_training_speaks_of_its_model_alone():
-    (said,) = seeds_reasons([], once=True)
-    assert "not about the way of training" in said
-    assert seeds_reasons([], once=False) == []
+def test_one_training_speaks_of_its_model_alone_and_several_of_the_way_of_training():
+    other, lora = approach("few-shot", right(120)), approach("lora", right(164), train_s=10)
+    alone = compared(other, lora)
+    assert "this one model" in alone["verdict"]
+    assert any("one speaks of its model and not of this way of training" in line for line in alone["reasons"])
+    three = compared(other, replace(lora, trainings=(lora, approach("lora", right(160), train_s=10))))
+    assert "mean of 3 trainings" in three["verdict"]
+    assert "one model" not in json.dumps(three)
+
+
+def test_all_that_was_asked_pays_for_itself_alone_where_the_rest_is_plain():
+    """The floor is far below, so that the question is asked as if alone, beside ten other approaches."""
+    two = [approach("few-shot", right(160)), approach("lora", beside(20, 6), train_s=10)]
+    others = [approach(f"other-{k}", right(100 + k)) for k in range(10)]
+    floor = FloorResult("most frequent answer", "saying x", approach("most-frequent", right(20)))
+    one, many = compared(*two), compared(*two, *others, floors=[floor])
+    for found in (one, many):
+        (asked,) = found["decision"]["questions"]
+        assert (asked["of"], asked["over"]) == ("lora", "few-shot")
+    keys = ("difference", "low", "high", "p")
+    first, second = (found["decision"]["questions"][0] for found in (one, many))
+    assert [first[key] for key in keys] == pytest.approx([second[key] for key in keys])
+
+
+def test_lower_is_better_turns_questions_and_floors_too():
+    low, high = [1.0 + 0.01 * (k % 5) for k in range(40)], [2.0 + 0.01 * (k % 7) for k in range(40)]
+    floor = FloorResult(
+        "most frequent answer", "saying x", approach("floor", [3.0 - 0.01 * (k % 3) for k in range(40)], metric="loss")
+    )
+    result = compared(
+        approach("a", high, metric="loss"), approach("lora", low, metric="loss", train_s=9), floors=[floor]
+    )
+    (asked,) = result["decision"]["questions"]
+    assert asked["difference"] == pytest.approx(1.01, abs=0.01)
+    assert result["recommended"] == "lora"
+    lora = result["approaches"][0]
+    assert lora["floor"]["above"]
+    assert lora["floor"]["difference"] == pytest.approx(1.97, abs=0.02)
+    (pair,) = result["pairs"]
+    assert (pair["a"], pair["b"], pair["asked"]) == ("lora", "a", True)
+    assert pair["difference"] == pytest.approx(-asked["difference"])
+    assert (pair["low"], pair["high"]) == pytest.approx((-asked["high"], -asked["low"]))
+
+
+def test_what_would_tell_is_further_trainings_where_these_scatter_more_than_examples():
+    def training(first: int) -> ApproachResult:
+        return approach("lora", right(first, 4000), train_s=10)
+
+    lora = replace(training(3400), trainings=(training(3100), training(3300)))
+    result = compared(approach("few-shot", right(3160, 4000)), lora)
+    needed = result["decision"]["needed"]
+    assert result["decision"]["answer"] == "cannot tell"
+    assert (needed["examples"], needed["trainings"] > 0) == (0, True)
+    assert "more trainings" in result["reasons"][1] or "more trainings" in result["reasons"][2]

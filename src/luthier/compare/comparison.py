@@ -6,27 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
+from typing import Any
 
+import numpy as np
+
+from luthier.compare.contrasts import Contrast, Trained, contrasts
+from luthier.compare.decision import AgainstFloor, Asked, Question, Standing, Table, computes_less, decide, elect
+from luthier.compare.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
+from luthier.compare.quantities import change_text, listed
+from luthier.compare.verdict import evidence, headline, reasons
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer
-from luthier.evaluate.columns import Column, asked_difference, column_of, difference_of, interval_of, settled
+from luthier.evaluate.columns import Column, column_of, interval_of, settled, values_of
 from luthier.evaluate.cost import break_even_requests, total_s
 from luthier.evaluate.forgetting import worsening
-from luthier.evaluate.headline import headline
 from luthier.evaluate.metrics import Metric, metric_traits
 from luthier.evaluate.over_tasks import mean_over, task_differences
-from luthier.evaluate.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
-from luthier.evaluate.recommendation import (
-    AgainstFloor,
-    Pair,
-    Standing,
-    Table,
-    asked_beforehand,
-    computes_less,
-    recommend,
-)
-from luthier.evaluate.statistics import Interval, holm
-from luthier.evaluate.verdict import forgot_text, listed, reasons, verdict
+from luthier.evaluate.statistics import Floats, Interval
 from luthier.types import Cost, Score, Training
 
 
@@ -95,7 +91,7 @@ def compare(
         requests: How many requests the cost is counted for.
         margin: How much worse than the best still counts as good enough, in the metric's unit.
         forgetting_limit: How much worse a general probe may get, as a fraction (`forgetting.worsening`); None: any.
-        alpha: A difference is found where p after Holm is below it.
+        alpha: Of tasks one by one, a difference is found where p after Holm is below it.
         floors: Rules that an approach must be shown to beat to be of use.
 
     Returns:
@@ -110,15 +106,17 @@ def compare(
     columns = {approach.name: column for approach, column in zip(approaches, judged, strict=True)}
     standings = _ranked(approaches, columns, metric, requests, forgetting_limit, seed)
     measured = _measured_floors(floors, approaches, targets, seed)
-    against = _against_floors(approaches, columns, measured, metric, seed, alpha)
+    scored = _Scored.of(approaches, measured, targets)
+    _, asked = elect(standings)
+    against, leads = _asked_of(asked, approaches, measured, scored)
     standings = [replace(standing, floor=against.get(standing.name)) for standing in standings]
-    asked = asked_beforehand(standings)
-    trained = {
-        own.name: judged_columns([own, *own.trainings], targets)[1] for own in approaches if own.name in (asked or ())
-    }
-    pairs = _pairs([standing.name for standing in standings], asked, columns, trained, metric, seed)
-    table = Table(metric, standings, pairs, requests, margin, forgetting_limit, alpha)
-    recommendation = recommend(table)
+    named = {standing.name: standing for standing in standings}
+    questions = [
+        Question(own.about, named[own.of], named[own.over], lead) for own, lead in zip(asked, leads, strict=True)
+    ]
+    pairs = _pairs([standing.name for standing in standings], questions, scored)
+    table = Table(metric, standings, questions, requests, margin, forgetting_limit)
+    decision = decide(table)
     by_name = {approach.name: approach for approach in approaches}
     break_even = _break_even(standings)
     return {
@@ -129,19 +127,20 @@ def compare(
         "requests": requests,
         "margin": margin,
         "forgetting_limit": forgetting_limit,
-        "minimum_detectable": _minimum_detectable(table),
+        "minimum_detectable": _minimum_detectable(metric, standings, columns, pairs),
         "approaches": [
             _entry(by_name[standing.name], standing, columns[standing.name], metric, targets, approaches, seed)
             for standing in standings
         ],
         "floors": [floor.entry for floor in measured],
-        "pairs": [_pair_entry(pair) for pair in pairs],
+        "pairs": pairs,
         "by_task": _by_task(approaches, standings, by_task, metrics, seed, alpha) if len(targets) > 1 else [],
         "break_even": break_even,
-        "recommended": recommendation.chosen.name if recommendation.chosen else None,
-        "headline": headline(table, recommendation),
-        "verdict": verdict(table, recommendation),
-        "reasons": reasons(table, recommendation, break_even) + _notes(by_name, standings, metrics),
+        "decision": decision.content(table),
+        "recommended": decision.chosen.name if decision.chosen else None,
+        "headline": headline(table, decision),
+        "verdict": evidence(table, decision),
+        "reasons": reasons(table, decision, break_even) + _notes(by_name, standings, metrics),
     }
 
 
@@ -223,6 +222,7 @@ def _ranked(
                 approach.cost,
                 total_s(approach.cost, requests),
                 _forgot(approach, forgetting_limit),
+                _changed(approach),
                 validation=approach.validation,
                 place=place,
             )
@@ -234,31 +234,104 @@ def _ranked(
 def _forgot(approach: ApproachResult, limit: float | None) -> str | None:
     changes = [*approach.forgotten, *approach.other_tasks]
     beyond = [change for change in changes if limit is not None and worsening(change) > limit]
-    return "; ".join(map(forgot_text, beyond)) or None
+    return "; ".join(map(change_text, beyond)) or None
 
 
-def _pairs(
-    names: Sequence[str],
-    asked: tuple[str, str] | None,
-    columns: Mapping[str, Column],
-    trained: Mapping[str, Sequence[Column]],
-    metric: Metric,
-    seed: int,
-) -> list[Pair]:
-    """Every two approaches. The pair that was asked about beforehand pays for itself alone, and its p is that of its
-    interval; all others are adjusted for their number."""
+def _changed(approach: ApproachResult) -> str | None:
+    """The general probe that got worst."""
+    return change_text(max(approach.forgotten, key=worsening)) if approach.forgotten else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """What approaches and floors score on each test example, for differences between them.
+
+    Attributes:
+        by_name: Approaches, with all their trainings.
+        floors: Floors.
+        tasks: How many examples each target has, where there are several.
+    """
+
+    by_name: Mapping[str, Trained]
+    floors: Mapping[str, Trained]
+    metric: Metric
+    tasks: Sequence[int]
+
+    @classmethod
+    def of(
+        cls, approaches: Sequence[ApproachResult], floors: Sequence[_MeasuredFloor], targets: Sequence[str]
+    ) -> _Scored:
+        rows = [(own.name, one) for own in approaches for one in (own, *own.trainings)]
+        rows += [(floor.floor.result.name, floor.floor.result) for floor in floors]
+        metrics, by_task = _by_target([one for _, one in rows], targets)
+        metric, _ = _of_all(metrics, by_task)
+        parts = [[values_of(column, metrics[task]) for column in columns] for task, columns in by_task.items()]
+        tasks = [len(own[0]) for own in parts]
+        values = [np.concatenate(own) for own in zip(*parts, strict=True)]
+        count = len(rows) - len(floors)
+
+        def gathered(start: int, end: int) -> dict[str, Trained]:
+            found: dict[str, list[Floats]] = {}
+            for (name, _), own in zip(rows[start:end], values[start:end], strict=True):
+                found.setdefault(name, []).append(own)
+            return {name: Trained(name, np.stack(own)) for name, own in found.items()}
+
+        return cls(gathered(0, count), gathered(count, len(rows)), metric, tasks if len(tasks) > 1 else ())
+
+    def differences(self, pairs: Sequence[tuple[Trained, Trained]], *, stepwise: bool) -> list[Contrast]:
+        return contrasts(pairs, bounded=self.metric.bounded, tasks=self.tasks, stepwise=stepwise)
+
+    def first(self, name: str) -> Trained:
+        """The model that is handed over, in one training."""
+        return Trained(name, self.by_name[name].values[:1])
+
+    def turned(self, found: Contrast) -> Contrast:
+        """With positive as better."""
+        return found if self.metric.higher_is_better else found.turned
+
+
+def _asked_of(
+    asked: Sequence[Asked], approaches: Sequence[ApproachResult], floors: Sequence[_MeasuredFloor], scored: _Scored
+) -> tuple[dict[str, AgainstFloor], list[Contrast]]:
+    """What was asked beforehand, and how each approach stands beside the best floor that does something else than it.
+
+    The intervals of the questions, and of the floors of the approaches in them, hold together; those of the floors of
+    all others hold together by themselves.
+    """
+    met = {
+        own.name: floor
+        for own in approaches
+        if (floor := next((one for one in floors if one.floor.kind != own.kind), None)) is not None
+    }
+    inside = [name for name in met if not asked or any(name in (own.of, own.over) for own in asked)]
+    outside = [name for name in met if name not in inside]
+
+    def beside(names: Sequence[str]) -> list[tuple[Trained, Trained]]:
+        return [(scored.by_name[name], scored.floors[met[name].floor.result.name]) for name in names]
+
+    pairs = [(scored.by_name[own.of], scored.by_name[own.over]) for own in asked]
+    together = scored.differences(pairs + beside(inside), stepwise=True)
+    found = [*together[len(pairs) :], *scored.differences(beside(outside), stepwise=True)]
+    against = {
+        name: AgainstFloor(
+            met[name].floor.result.name, met[name].floor.words, met[name].interval.mean, scored.turned(lead)
+        )
+        for name, lead in zip([*inside, *outside], found, strict=True)
+    }
+    return against, [scored.turned(lead) for lead in together[: len(pairs)]]
+
+
+def _pairs(names: Sequence[str], questions: Sequence[Question], scored: _Scored) -> list[dict[str, object]]:
+    """Every two approaches, the better ranked first, with intervals that hold together; those that were asked about
+    beforehand as they were asked."""
     couples = list(combinations(names, 2))
-    found = [difference_of(columns[a], columns[b], metric, seed, f"'{a}' and '{b}'") for a, b in couples]
-    others = [number for number, couple in enumerate(couples) if asked is None or set(couple) != set(asked)]
-    adjusted = dict(zip(others, holm([found[number].p for number in others]), strict=True))
-    pairs = []
-    for number, ((a, b), difference) in enumerate(zip(couples, found, strict=True)):
-        if asked is None or number in adjusted:
-            pairs.append(Pair(a, b, difference, adjusted[number]))
-            continue
-        one, times = asked_difference(trained[a], trained[b], metric, difference), len(trained[asked[0]])
-        pairs.append(Pair(a, b, one, one.p, asked=True, trainings=times, of_model=difference))
-    return pairs
+    found = scored.differences([(scored.first(a), scored.first(b)) for a, b in couples], stepwise=False)
+    leads = {(own.of.name, own.over.name): scored.turned(own.lead) for own in questions}
+    entries = []
+    for (a, b), every in zip(couples, found, strict=True):
+        asked = leads.get((a, b)) or (leads[b, a].turned if (b, a) in leads else None)
+        entries.append(_pair_entry(a, b, asked or every, asked=asked is not None))
+    return entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,50 +374,21 @@ def _measured_floors(
     return sorted(found, key=lambda one: direction * one.interval.mean)
 
 
-def _against_floors(
-    approaches: Sequence[ApproachResult],
-    columns: Mapping[str, Column],
-    floors: Sequence[_MeasuredFloor],
-    metric: Metric,
-    seed: int,
-    alpha: float,
-) -> dict[str, AgainstFloor]:
-    """Each approach beside the best floor that does something else than it does, adjusted for their number (Holm)."""
-    met = {
-        own.name: floor
-        for own in approaches
-        if (floor := next((one for one in floors if one.floor.kind != own.kind), None)) is not None
-    }
-    found = {
-        name: difference_of(
-            columns[name], one.column, one.metric, seed, f"'{name}' and the floor '{one.floor.result.name}'"
-        )
-        for name, one in met.items()
-    }
-    adjusted = holm([difference.p for difference in found.values()])
-    return {
-        name: AgainstFloor(
-            met[name].floor.result.name,
-            met[name].floor.words,
-            met[name].interval.mean,
-            difference,
-            p,
-            above=p < alpha and (difference.difference > 0) == metric.higher_is_better and difference.difference != 0,
-        )
-        for (name, difference), p in zip(found.items(), adjusted, strict=True)
-    }
-
-
-def _minimum_detectable(table: Table) -> float | None:
+def _minimum_detectable(
+    metric: Metric, standings: Sequence[Standing], columns: Mapping[str, Column], pairs: Sequence[Mapping[str, Any]]
+) -> float | None:
     """By the spread seen between the two best; by the usual discordance where there is but one. None: unknown."""
-    if not table.pairs:
-        n = table.standings[0].interval.n
-        return minimum_detectable_difference(n, discordance=DISCORDANCE) if table.metric.proportion else None
-    best = table.pairs[0].difference
-    if best.discordance is not None:
-        share = smoothed_discordance(best.discordance, best.n)
-        return minimum_detectable_difference(best.n, discordance=share)
-    return minimum_detectable_difference(best.n, sd=best.sd) if best.sd > 0 else None
+    if not pairs:
+        n = standings[0].interval.n
+        return minimum_detectable_difference(n, discordance=DISCORDANCE) if metric.proportion else None
+    best, n = pairs[0], int(pairs[0]["n"])
+    if metric.proportion:
+        one, other = (columns[best[side]] for side in ("a", "b"))
+        both = one.scored & other.scored
+        share = smoothed_discordance(float((one.values[both] != other.values[both]).mean()), n)
+        return minimum_detectable_difference(n, discordance=share)
+    spread = best["spread"]
+    return minimum_detectable_difference(n, sd=spread) if spread else None
 
 
 def _entry(
@@ -370,7 +414,7 @@ def _entry(
         "cost": asdict(approach.cost),
         "total_s": standing.total_s,
         "training": approach.training,
-        "floor": None if standing.floor is None else standing.floor.entry(),
+        "floor": None if standing.floor is None else _floor_entry(standing.floor),
     }
     if approach.training != "none":
         entry["forgotten"] = [dict(change) for change in approach.forgotten]
@@ -402,19 +446,30 @@ def _interval_entry(name: str, found: Interval) -> dict[str, object]:
     return {"metric": name, "n": found.n, "mean": found.mean, "low": low, "high": high}
 
 
-def _pair_entry(pair: Pair) -> dict[str, object]:
-    found = pair.difference
+def _floor_entry(own: AgainstFloor) -> dict[str, object]:
+    lead = own.lead
     return {
-        "a": pair.a,
-        "b": pair.b,
+        "name": own.name,
+        "difference": lead.difference,
+        "low": _finite(lead.low),
+        "high": _finite(lead.high),
+        "p": lead.p,
+        "above": own.above,
+    }
+
+
+def _pair_entry(a: str, b: str, found: Contrast, *, asked: bool) -> dict[str, object]:
+    return {
+        "a": a,
+        "b": b,
         "difference": found.difference,
         "low": _finite(found.low),
         "high": _finite(found.high),
         "p": found.p,
-        "p_holm": pair.p_holm,
-        "test": found.test,
-        "asked": pair.asked,
-        "trainings": pair.trainings,
+        "asked": asked,
+        "trainings": found.trainings,
+        "n": found.n,
+        "spread": _finite(found.spread),
     }
 
 

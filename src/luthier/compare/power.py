@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import NormalDist
 
+from luthier.compare.contrasts import Contrast
 from luthier.errors import EvaluationError
 from luthier.evaluate.metrics import metric_traits
 
@@ -16,6 +18,8 @@ Two approaches that are each right on 85% of the examples, independently of each
 a quarter; approaches that resemble each other differ on fewer, and then smaller differences can be found.
 """
 
+# Times what there is: beyond it further examples alone are no advice.
+_MANY = 20
 _FEWEST = 6  # with fewer pairs McNemar's exact test cannot reach p < 0.05: 2 / 2⁵ = 0.0625
 
 
@@ -68,6 +72,56 @@ def n_needed(
     if abs(difference) > 1:
         raise EvaluationError(f"Two proportions cannot differ by {difference}; it must be between -1 and 1.")
     return max(_FEWEST, math.ceil(_connor(abs(difference), share, z_alpha, z_beta)))
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What would tell two approaches apart, beside what there was.
+
+    Attributes:
+        examples: Further test examples; 0: none are needed.
+        trainings: Further trainings of what is trained; 0: none are needed.
+    """
+
+    examples: int
+    trainings: int
+
+    def content(self) -> dict[str, int]:
+        """As `comparison.json` has it."""
+        return {"examples": self.examples, "trainings": self.trainings}
+
+
+def needed(lead: Contrast, wanted: float, *, power: float = 0.8, alpha: float = 0.05) -> Needed | None:
+    """How many further examples, or trainings where examples alone cannot do it, find such a difference.
+
+    By the two parts of the variance: an interval that is to leave out zero with this power needs a standard error of
+    wanted / (z_α/2 + z_β).
+
+    Args:
+        wanted: The true difference, greater than 0.
+
+    Returns:
+        None where the scores do not vary enough to say, or what there was would probably have sufficed.
+    """
+    z_alpha, z_beta = _quantiles(power, alpha)
+    allowed = (wanted / (z_alpha + z_beta)) ** 2
+    if allowed <= 0 or not 0 < lead.of_examples < math.inf or lead.of_examples + lead.of_trainings <= allowed:
+        return None
+    an_example, a_training = lead.of_examples * lead.n, lead.of_trainings * lead.trainings
+
+    def examples(share: float) -> int:
+        return max(0, math.ceil(an_example / share - lead.n))
+
+    def trainings(share: float) -> int:
+        return max(0, math.ceil(a_training / share - lead.trainings))
+
+    if lead.of_trainings < allowed and examples(allowed - lead.of_trainings) <= _MANY * lead.n:
+        return Needed(examples(allowed - lead.of_trainings), 0)
+    if lead.of_examples < allowed and trainings(allowed - lead.of_examples) <= _MANY:
+        return Needed(0, trainings(allowed - lead.of_examples))
+    if a_training == 0:
+        return Needed(examples(allowed), 0)
+    return Needed(examples(allowed / 2), trainings(allowed / 2))
 
 
 def smoothed_discordance(discordance: float, n: int) -> float:
