@@ -352,6 +352,12 @@ def test_orders_in_documents_are_counted_with_and_without_the_defence(
 def test_the_simulation_of_verdicts_goes_through_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     simulation = script("verdict_simulation")
     monkeypatch.setattr(simulation, "QUICK_RUNS", 4)
-    scores = simulation.measure(quick=True)["scores"]
-    assert set(scores) == {f"gap {gap}, n {n}, trainings {k}" for gap in (0.0, 0.02) for n in (60, 180) for k in (1, 3)}
-    assert all(own["contradictions"] == 0 for own in scores.values())
+    found = simulation.measure(quick=True)
+    assert set(found["scores"]) == {
+        f"gap {gap}, n {n}, trainings {m}, scatter 0.03, shared 0.8"
+        for gap in (0.0, 0.05, 0.12)
+        for n in (60, 180)
+        for m in (1, 3, 5)
+    }
+    assert found["worst"]["interval against words"] == 0
+    assert all(0 <= own["covers"] <= 1 and own["false"] <= own["better"] for own in found["scores"].values())

@@ -566,7 +566,8 @@ class Cost:
         latency_p50_s: Median seconds for one request alone.
         latency_p95_s: 95th percentile of the same.
         throughput_per_s: Requests a second when answered in batches.
-        seconds_per_request: 1 / throughput, what the recommendation counts with.
+        seconds_per_request: What the recommendation counts with: of a language model what it computes for a request
+            when many are answered together, counted and turned into seconds by its median speed; else 1 / throughput.
         completion_tokens: Mean tokens of an answer; of a choice those of the label.
     """
 

@@ -478,7 +478,7 @@ def test_the_reasons_of_a_large_study_stay_few():
         "Cost of 1,000 requests: lora 11.8 min (5.2 min before the first, then 400 ms each); few-shot 15.0 min (900 ms "
         "each). The shorter prompts of lora have paid for its training after 620 requests.",
         "What would change this: further trainings (seeds: 3), since one speaks of its model and not of this way of "
-        "training, or a margin above 27.7 points (now 2.0 points).",
+        "training, or to take up to 27.7 points for no difference (margin, now 2.0 points).",
         "lora, dora and full changed weights and were not probed, so what they forgot is not known.",
     ]
 

@@ -12,6 +12,7 @@ from forest import FAMILIES, FOREST, OWN_TOKENS, TRUNK_TOKENS, calls_of, plain
 from luthier.infer import budget
 from luthier.infer.choose import label_logprobs
 from luthier.tree.support import refusal
+from luthier.tree.work import Work, counted
 
 RAGGED = [(5, 6, 7), (8, 9, 10, 11, 12, 13, 14), (15,), (16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26)]
 # (40, 41) begins (40, 41, 42) until the end of the turn, 2; the third is a single token.
@@ -79,6 +80,24 @@ def test_what_labels_share_is_computed_once_a_prompt_and_what_prompts_share_once
         chosen(model, FOREST)
     assert calls[0] == (1, TRUNK_TOKENS)
     assert sum(width for _, width in calls[1:]) == OWN_TOKENS + LABEL_TOKENS * len(FOREST)
+
+
+def test_what_is_computed_is_counted_however_many_go_together(
+    varied: Callable[..., Any], tiny_mamba: Any, monkeypatch: pytest.MonkeyPatch
+):
+    model = varied()
+    refusal(model), refusal(tiny_mamba)  # which try a model once
+    predicted = len(FOREST) * (1 + LABEL_TOKENS)  # behind every prompt and every token of the labels
+    for rows in (64, 3):
+        monkeypatch.setitem(budget.MAX_ROWS, "cpu", rows)
+        with counted() as work:
+            chosen(model, FOREST)
+        assert work == Work(TRUNK_TOKENS + OWN_TOKENS + LABEL_TOKENS * len(FOREST), predicted)
+    with counted() as work:
+        chosen(tiny_mamba, [(5, 6, 7)])
+    assert (work.tokens, work.predicted) == (4 * (3 + 10), 16)  # four padded rows; 40, 41 is two labels' beginning
+    chosen(model, FOREST)
+    assert work.tokens == 4 * (3 + 10)  # outside of it nothing is counted
 
 
 def test_prompts_are_counted_as_their_batches_are_done(

@@ -12,8 +12,10 @@ from forest import FAMILIES, FOREST, OWN_TOKENS, SHARED, TRUNK_TOKENS, Spelled, 
 from luthier.infer import budget
 from luthier.infer.decode import DecodingAttention
 from luthier.infer.generate import Generated, generate
+from luthier.infer.timing import AnswerSpeed, median_speed
 from luthier.tree.padded import by_length
 from luthier.tree.support import refusal
+from luthier.tree.work import Work, counted
 from luthier.types import Decoding
 
 RAGGED = [(5, 6, 7), (8, 9, 10, 11, 12, 13, 14), (15,), (16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26)]
@@ -216,3 +218,28 @@ def test_padded_batches_hold_every_sequence_once_longest_first():
     assert list(by_length([1003, 1009, 1009, 5000, 1001], 4096)) == [[3], [1, 2, 0, 4]]
     assert [len(batch) for batch in by_length([10] * 40, 4096, 32)] == [32, 8]
     assert list(by_length([100_000], 4096)) == [[0]]  # what exceeds the budget still gets its turn
+
+
+def test_decoding_steps_are_counted_with_their_rows(varied: Callable[..., Any], tiny_recurrent: Any):
+    model = varied()
+    refusal(model)
+    with counted() as work:
+        answers(model, FOREST, length=5)
+    assert work == Work(TRUNK_TOKENS + OWN_TOKENS, len(FOREST), steps=4, rows=4 * len(FOREST))
+    with counted() as work:
+        answers(model, FOREST[:1], length=1)
+    assert (work.predicted, work.steps, work.rows) == (1, 0, 0)
+    refusal(tiny_recurrent)
+    with counted() as work:
+        answers(tiny_recurrent, RAGGED[:1], length=3)
+    assert work.tokens + work.rows > 3
+
+
+def test_work_takes_the_time_of_its_parts():
+    speed = AnswerSpeed(token_s=0.001, head_s=0.01, alone_s=0.1, batch_s=0.163, rows=64)
+    assert speed.seconds(Work(tokens=100, predicted=10)) == pytest.approx(0.2)
+    assert speed.seconds(Work(steps=1, rows=1)) == pytest.approx(0.1)
+    assert speed.seconds(Work(steps=2, rows=128)) == pytest.approx(2 * 0.163)
+    assert speed.seconds(Work(steps=1, rows=11, beside_s=1.0)) == pytest.approx(0.11 + 1)
+    slow = AnswerSpeed(0.004, 0.02, 0.5, 0.9, 64)
+    assert median_speed([speed, slow, speed]) == speed

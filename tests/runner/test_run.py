@@ -12,7 +12,7 @@ from tiny import tiny_study, write_rows
 from luthier.errors import DataError, RunError, StudyError
 from luthier.report.html import write_report
 from luthier.runner import run
-from luthier.runner.folder import RunFolder, read_json, read_jsonl
+from luthier.runner.folder import RunFolder, read_json, read_jsonl, write_json
 
 COSTS = {
     "completion_tokens",
@@ -406,3 +406,31 @@ def test_a_run_beside_other_work_says_whose_times_it_touches(
     (said,) = [own for own in read_json(root / "run" / "run.json")["warnings"] if "other programs" in own]
     assert "about 0.9 of" in said
     assert "answering for zero-shot" in said
+
+
+def test_the_cost_of_a_request_is_counted_and_no_timing_of_one_approach_moves_it(
+    root: Path, tiny_model_folder: Path
+) -> None:
+    """As if the machine had been busy while one of them answered, and while its speed was taken."""
+    study = tiny_study(tiny_model_folder)
+    first = run(study, root / "run", root=root).comparison
+    cost = {row["name"]: row["cost"] for row in first["approaches"]}
+    assert cost["zero-shot"]["seconds_per_request"] > 0
+    work = {
+        name: read_json(RunFolder(root / "run").approach(name) / "measured.json")["work"]
+        for name in ("zero-shot", "few-shot", "lora", "full")
+    }
+    counts = [{key: own[key] for key in own if key != "beside_s"} for own in work.values()]
+    assert counts[0] == counts[2] == counts[3]
+    assert counts[1]["tokens"] > counts[0]["tokens"] > 0 < counts[0]["predicted"]
+    file = RunFolder(root / "run").approach("lora") / "measured.json"
+    busy = read_json(file)
+    busy["seconds"] *= 50
+    busy["speed"] = {name: own * 1000 if name.endswith("_s") else own for name, own in busy["speed"].items()}
+    write_json(file, busy)
+    again = {row["name"]: row["cost"] for row in run(study, root / "run", root=root).comparison["approaches"]}
+    assert again["lora"]["throughput_per_s"] < cost["lora"]["throughput_per_s"]
+    # The median of four speeds may move to a neighbour, and it moves all of them alike.
+    assert again["lora"]["seconds_per_request"] < 10 * cost["lora"]["seconds_per_request"]
+    ratios = [own["few-shot"]["seconds_per_request"] / own["lora"]["seconds_per_request"] for own in (cost, again)]
+    assert 0.5 < ratios[1] / ratios[0] < 2

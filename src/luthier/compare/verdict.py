@@ -76,7 +76,9 @@ def evidence(table: Table, decision: Decision) -> str:
     if decision.question is not None:
         sentences += [_answered(table, own) for own in (decision.question, *decision.behind_it)]
     sentences += [_useless(table, own) for own in decision.useless]
-    sentences.append(f"{chosen.name} has {_score_with_interval(table, chosen)}{_above_floor(table, chosen)}.")
+    handed = ", as it is handed over," if decision.question and decision.question.lead.trainings > 1 else ""
+    which = f"{chosen.name}{handed}" if chosen.trains else chosen.name
+    sentences.append(f"{which} has {_score_with_interval(table, chosen)}{_above_floor(table, chosen)}.")
     return " ".join(sentences)
 
 
@@ -201,7 +203,8 @@ def _would_change(table: Table, decision: Decision) -> str:
     if asked.of.trains and lead.trainings == 1:
         parts.append("further trainings (seeds: 3), since one speaks of its model and not of this way of training")
     if decision.answer == "better":
-        parts.append(f"a margin above {size_text(metric, lead.high)} (now {size_text(metric, table.margin)})")
+        margin = size_text(metric, table.margin)
+        parts.append(f"to take up to {size_text(metric, lead.high)} for no difference (margin, now {margin})")
     if decision.answer in ("worth less than the margin", "as good and cheaper") and table.margin > 0:
         parts.append(f"a smaller margin than {size_text(metric, table.margin)}")
     if decision.answer == "worse":

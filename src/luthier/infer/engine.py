@@ -27,6 +27,7 @@ from luthier.prompt.render import RenderedPrompt, Renderer, TrainingSequence, cl
 from luthier.prompt.shots import ShotSelector
 from luthier.prompt.wording import worded
 from luthier.tree.logprobs import base_of
+from luthier.tree.work import timed_beside
 from luthier.types import (
     Completion,
     Decoding,
@@ -254,12 +255,13 @@ class Engine:
         assert not predictor.routes, "which model answers is settled by PromptedModel.asked"
         choosing = predictor.decoding.answer != "generate"
         renderer = self._renderer(predictor.model, model)
-        if choosing:
-            own = worded(prompts[0], predictor.wording)
-            label_ids = self.label_ids(predictor, own, labels, model=model)
-            rendered = self.render(predictor, prompts, reserve=max(map(len, label_ids)), model=model)
-        else:
-            rendered = self.render(predictor, prompts, reserve=predictor.decoding.max_new_tokens, model=model)
+        with timed_beside():
+            if choosing:
+                own = worded(prompts[0], predictor.wording)
+                label_ids = self.label_ids(predictor, own, labels, model=model)
+                rendered = self.render(predictor, prompts, reserve=max(map(len, label_ids)), model=model)
+            else:
+                rendered = self.render(predictor, prompts, reserve=predictor.decoding.max_new_tokens, model=model)
         ids = [r.ids for r in rendered]
         with self._running(predictor.model, model) as running:
             if not choosing:

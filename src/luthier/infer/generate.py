@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.infer.sample import drawn, pick
 from luthier.progress import Advance
+from luthier.tree.work import count_predicted, count_step, count_tokens
 from luthier.types import Decoding
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def _decode_on_trunk(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) 
     for members in shared.batches(grown=steps):
         prefilled = shared.prefill(members)
         rows = _Rows(members, ends)
+        count_predicted(len(members))
         tokens = rows.take(logits(model, prefilled.hidden[torch.from_numpy(prefilled.starts[1:] - 1)]))
         attention = DecodingAttention(shared.memory, prefilled, steps) if tokens is not None and steps > 1 else None
         del prefilled
@@ -134,6 +136,7 @@ def _decode_on_trunk(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) 
             if (places := rows.to_keep()) is not None:
                 attention.keep(places)
                 tokens = [tokens[place] for place in places]
+            count_step(len(tokens))
             with attending(base, attention):
                 hidden = base.get_decoder()(
                     input_ids=torch.tensor(tokens, device=shared.device)[:, None],
@@ -143,6 +146,15 @@ def _decode_on_trunk(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) 
             attention.advance()
             tokens = rows.take(logits(model, hidden))
         yield members, rows.said
+
+
+def _count(ids: torch.Tensor) -> None:
+    """One pass over padded rows: a decoding step where each has a single token."""
+    if ids.shape[1] == 1:
+        count_step(len(ids))
+    else:
+        count_tokens(ids.numel())
+        count_predicted(len(ids))
 
 
 def _decode_padded(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) -> Any:
@@ -173,6 +185,7 @@ def _decode_padded(model: Any, prompts: Sequence[Sequence[int]], ends: _Ends) ->
         for step in range(ends.decoding.max_new_tokens):
             # Families differ in what they keep and how it is handed on; transformers' own generation knows.
             inputs = base.prepare_inputs_for_generation(ids, **kept, is_first_iteration=step == 0)
+            _count(ids)
             out = model(**inputs, logits_to_keep=1)
             tokens = rows.take(out.logits[:, -1])
             if tokens is None:

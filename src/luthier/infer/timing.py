@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from luthier.tree.work import Work
+
 _TOKENS = 1024
 _HEAD_ROWS = 256
 _STEPS = 6
@@ -24,12 +26,30 @@ class AnswerSpeed:
         head_s: For each token at which something is predicted.
         alone_s: For one decoding step of one prompt.
         batch_s: For one decoding step of a full batch.
+        rows: Prompts of a full batch.
     """
 
     token_s: float
     head_s: float
     alone_s: float
     batch_s: float
+    rows: int
+
+    def seconds(self, work: Work) -> float:
+        """What such work takes. A step of a batch that is not full takes as much more than that of one prompt as it has
+        more rows."""
+        further = (self.batch_s - self.alone_s) / max(1, self.rows - 1)
+        decoding = work.steps * self.alone_s + (work.rows - work.steps) * further
+        return work.tokens * self.token_s + work.predicted * self.head_s + decoding + work.beside_s
+
+
+def median_speed(speeds: Sequence[AnswerSpeed]) -> AnswerSpeed:
+    """The median of each part over several timings of a model."""
+    parts = {
+        name: statistics.median(getattr(own, name) for own in speeds)
+        for name in ("token_s", "head_s", "alone_s", "batch_s")
+    }
+    return AnswerSpeed(**parts, rows=speeds[0].rows)
 
 
 def measure_answering(model: Any, rows: int) -> AnswerSpeed:
@@ -54,7 +74,7 @@ def measure_answering(model: Any, rows: int) -> AnswerSpeed:
         nodes = np.arange(_HEAD_ROWS)
         head_s = _median(lambda: target_logprobs(model, hidden, nodes, nodes)) / _HEAD_ROWS
         alone_s, batch_s = (_step(model, text, n) for n in (1, rows))
-    return AnswerSpeed(token_s, head_s, alone_s, batch_s)
+    return AnswerSpeed(token_s, head_s, alone_s, batch_s, rows)
 
 
 def _step(model: Any, text: Sequence[int], rows: int) -> float:

@@ -136,5 +136,5 @@ def _measured(floor: Floor, prepared: Prepared, bench: Bench) -> FloorResult:
     measure_answers(f"floor: {floor.name}", folder, fitted, bench)
     scores, answers = scores_and_answers(folder, bench)
     deciding = {name: bench.metrics[name][0].name for name in bench.examples}
-    result = ApproachResult(floor.name, "none", scores, deciding, cost_in(folder, fitted, bench), answers)
+    result = ApproachResult(floor.name, "none", scores, deciding, cost_in(folder, fitted, bench, {}), answers)
     return FloorResult(floor.predictor.kind, floor.words, result)

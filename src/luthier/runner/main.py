@@ -33,7 +33,7 @@ from luthier.runner.grounding import diagnose, grounding_of
 from luthier.runner.harness import HarnessTasks, load_harness
 from luthier.runner.keys import examples_key, key_of, versions
 from luthier.runner.left_out import left_out
-from luthier.runner.measure import Bench, is_answered, measure, result_of
+from luthier.runner.measure import Bench, is_answered, measure, result_of, speeds_in
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.repeats import Repeats, fold_repeats, seeds_of, unanswered_repeats, with_repeats
 from luthier.runner.revision import measure_revision
@@ -201,16 +201,19 @@ def _compare(
             return []
         return general_changes(title, own, prepared.base(name), bench, harness, study.seed)
 
-    results = []
     for name, own in fitted.items():
         measure(name, own, bench)
+    speeds, results = speeds_in([folder.approach(name) for name in fitted]), []
+    for name, own in fitted.items():
         start = prepared.base(name)
         general = forgotten(name, name, own)
         elsewhere = task_changes(name, own, start, bench, study.seed) if study.forgetting.probe else []
         changed = own.language_model is not None and own.predictor.models[:1] != start.predictor.models
         # On validation itself the pair is chosen by what is compared.
         chosen_by = None if validation_only else validation.get(name)
-        results.append(result_of(name, own, bench, general, elsewhere, changes_model=changed, validation=chosen_by))
+        results.append(
+            result_of(name, own, bench, general, elsewhere, changes_model=changed, validation=chosen_by, speeds=speeds)
+        )
     results = with_repeats(repeats, results, bench, forgotten)
     comparison: dict[str, Any] = compare(
         results,

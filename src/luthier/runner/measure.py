@@ -15,17 +15,25 @@ from luthier.evaluate.answer import Answer, LogProb, answer_to
 from luthier.evaluate.cost import latency, throughput
 from luthier.evaluate.forgetting import ProbeResult, measure_probes
 from luthier.evaluate.metrics import Metric, score
+from luthier.infer.budget import MAX_ROWS
+from luthier.infer.timing import AnswerSpeed, measure_answering, median_speed
 from luthier.model.device import peak_bytes, reset_peak
+from luthier.model.load import load_config
+from luthier.model.virtual import count_virtual_tokens
 from luthier.progress import Progress
 from luthier.runner.describe import machine
 from luthier.runner.fitted import Fitted
 from luthier.runner.folder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from luthier.runner.harness import HarnessTasks, harness_probes
 from luthier.runner.keys import examples_key, key_of, source_key, versions
-from luthier.types import Completion, Cost, Example, Passage, PromptedModel, Score, Task, prompted
+from luthier.tree.work import Work, counted, total_work
+from luthier.types import Completion, Cost, Example, ModelRef, Passage, PromptedModel, Score, Task, prompted
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
+
+
+Speeds = Mapping[str, AnswerSpeed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +109,23 @@ def _answer(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
     else:
         engine.release()  # a language model that is not asked is no part of its memory
     _ask(fitted, bench, first)  # the first call pays for warming up
+    speed = _speed(engine, asked.model) if isinstance(asked, PromptedModel) else None
     reset_peak(engine.device)
     others = OtherWork()
     rows: list[dict[str, Any]] = []
-    seconds = 0.0
+    seconds, works = 0.0, []
     for task_name, examples in bench.examples.items():
         task = bench.tasks[task_name]
         if reason := fitted.predictor.declines(task_name):
             rows += [_unserved(example, reason) for example in examples]
             continue
         with bench.progress.track(f"{name}: answering {task_name}", len(examples)) as advance:
-            started = time.perf_counter()
-            answers = engine.answer(
-                fitted.predictor.asked(task, bench.target), [e.prompt for e in examples], task.labels, advance=advance
-            )
+            started, own = time.perf_counter(), fitted.predictor.asked(task, bench.target)
+            with counted() as work:
+                answers = engine.answer(own, [e.prompt for e in examples], task.labels, advance=advance)
             if task_name in bench.targets:
                 seconds += time.perf_counter() - started
+                works.append(work)
         rows += [_row(answer, example) for answer, example in zip(answers, examples, strict=True)]
     (folder / "measured.json").unlink(missing_ok=True)  # it would vouch for other answers
     write_jsonl(folder / "predictions.jsonl", rows)
@@ -127,6 +136,9 @@ def _answer(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
             "scored": None,
             "requests": sum(len(bench.examples[name]) for name in bench.targets),
             "seconds": seconds,
+            "work": asdict(total_work(works)) if isinstance(asked, PromptedModel) else None,
+            "model": _size(asked.model) if isinstance(asked, PromptedModel) else None,
+            "speed": None if speed is None else asdict(speed),
             "latencies": [],
             "others": others.cores,
             "peak_bytes": peak_bytes(engine.device),
@@ -134,6 +146,19 @@ def _answer(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
             "not_on_tree": engine.refusal(asked.model) if isinstance(asked, PromptedModel) else "",
         },
     )
+
+
+def _speed(engine: Engine, ref: ModelRef) -> AnswerSpeed | None:
+    """How fast the model answers now; None where it takes other tokens than a plain one, or gives other outputs."""
+    if ref.head is not None or any(map(count_virtual_tokens, ref.adapters)) or engine.refusal(ref):
+        return None
+    return measure_answering(engine.load(ref), MAX_ROWS[engine.device])
+
+
+def _size(ref: ModelRef) -> str:
+    """What a model's speed depends on, whatever its weights."""
+    config = load_config(ref.base).get_text_config()
+    return f"{config.model_type}, {config.num_hidden_layers} x {config.hidden_size}, {config.vocab_size}"
 
 
 def _latencies(name: str, fitted: Fitted, bench: Bench, examples: Sequence[Example]) -> list[float]:
@@ -200,6 +225,7 @@ def result_of(
     *,
     changes_model: bool,
     validation: float | None,
+    speeds: Speeds,
 ) -> ApproachResult:
     """The approach as the comparison takes it, from the files that `measure` wrote."""
     folder = bench.folder.approach(name)
@@ -211,7 +237,7 @@ def result_of(
         changes_model=changes_model,
         scores=scores,
         deciding={task_name: metrics[0].name for task_name, metrics in bench.metrics.items()},
-        cost=cost_in(folder, fitted, bench),
+        cost=cost_in(folder, fitted, bench, speeds),
         answers=answers,
         forgotten=forgotten,
         other_tasks=other_tasks,
@@ -242,12 +268,33 @@ def scores_and_answers(folder: Path, bench: Bench) -> tuple[dict[str, dict[str, 
     return scores, answers
 
 
-def cost_in(folder: Path, fitted: Fitted, bench: Bench) -> Cost:
-    """What fitting and answering took, from the files in the folder of its answers; without latencies, they are 0."""
+def speeds_in(folders: Sequence[Path]) -> Speeds:
+    """Size of a model → how fast it answers here.
+
+    It is the median of the timings beside each approach's answers, so that none is charged for what else the machine
+    did while it was timed.
+    """
+    timed: dict[str, list[AnswerSpeed]] = {}
+    for folder in folders:
+        measured = read_json(folder / "measured.json")
+        if measured["speed"] is not None:
+            timed.setdefault(measured["model"], []).append(AnswerSpeed(**measured["speed"]))
+    return {model: median_speed(own) for model, own in timed.items()}
+
+
+def cost_in(folder: Path, fitted: Fitted, bench: Bench, speeds: Speeds) -> Cost:
+    """What fitting and answering took, from the files in the folder of its answers; without latencies, they are 0.
+
+    What a language model computes for a request is counted, and turned into seconds by its speed; what answers without
+    one is timed.
+    """
     measured = read_json(folder / "measured.json")
     own = [row for row in read_jsonl(folder / "predictions.jsonl") if row["task"] in bench.targets]
     prompt_tokens = sum(row["prompt_tokens"] for row in own) / len(own)
     speed = throughput(measured["requests"], measured["seconds"])
+    request_s = speed.seconds_per_request
+    if measured["work"] is not None and measured["model"] in speeds:
+        request_s = speeds[measured["model"]].seconds(Work(**measured["work"])) / measured["requests"]
     alone = latency(measured["latencies"][: bench.latency_requests] or [0.0])
     return Cost(
         train_s=fitted.train_s,
@@ -263,7 +310,7 @@ def cost_in(folder: Path, fitted: Fitted, bench: Bench) -> Cost:
         latency_p50_s=alone.latency_p50_s,
         latency_p95_s=alone.latency_p95_s,
         throughput_per_s=speed.throughput_per_s,
-        seconds_per_request=speed.seconds_per_request,
+        seconds_per_request=request_s,
         passage_tokens=sum(row["passage_tokens"] for row in own) / len(own),
         completion_tokens=sum(row["completion_tokens"] for row in own) / len(own),
     )

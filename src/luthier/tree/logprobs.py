@@ -14,6 +14,7 @@ from luthier.tree.attention import TreeAttention, attending
 from luthier.tree.build import Ints, Tree
 from luthier.tree.head import head_logprobs
 from luthier.tree.visible import tree_visibility
+from luthier.tree.work import count_predicted, count_tokens
 
 # Nodes whose logits, in the vocabulary's width, are held at a time.
 CHUNK_ROWS = 256
@@ -38,6 +39,7 @@ def tree_hidden(model: Any, ids: Ints, positions: Ints, attention: TreeAttention
     Args:
         attention: May have more rows than there are nodes; they are computed and left out of the result.
     """
+    count_tokens(len(ids))
     more = len(attention.visibility.rows) - len(ids)
     ids, positions = np.pad(ids, (0, more)), np.pad(positions, (0, more))
     device = model.get_input_embeddings().weight.device
@@ -62,6 +64,7 @@ def target_logprobs(model: Any, hidden: torch.Tensor, nodes: Ints, ids: Ints) ->
     if not len(nodes):
         return widened(hidden[:0, 0])
     distinct, owner = np.unique(nodes, return_inverse=True)
+    count_predicted(len(distinct))
     distinct = np.pad(distinct, (0, -len(distinct) % _ROUND_HEAD), mode="edge")
     starts = np.searchsorted(owner, range(0, len(distinct) + CHUNK_ROWS, CHUNK_ROWS)).tolist()
     at = hidden[torch.from_numpy(distinct).to(hidden.device)]  # (U, E)

@@ -10,6 +10,7 @@ import torch
 
 from luthier.tree.build import Ints, Tree
 from luthier.tree.logprobs import widened
+from luthier.tree.work import count_predicted, count_tokens
 
 
 def padded_logprobs(
@@ -45,6 +46,8 @@ def padded_logits(model: Any, sequences: Sequence[Sequence[int]], rows: Ints, co
     device = model.get_input_embeddings().weight.device
     ids, mask = (tensor.flip(1) for tensor in left_padded([ids[::-1] for ids in sequences], 0, device))
     width = ids.shape[1]
+    count_tokens(ids.numel())
+    count_predicted(len(rows))
     first = int(columns.min())
     logits = model(
         input_ids=ids,
