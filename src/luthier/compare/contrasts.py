@@ -60,6 +60,8 @@ class Contrast:
         freedom: Degrees of freedom.
         n: Test examples that both have scored.
         trainings: Of the approach that was trained most often; 1: the interval is about one model.
+        counts: Trainings of the first and of the second.
+        means: Of the first and of the second, over examples and trainings.
         each: The difference with each training of the one, against the mean of the other.
     """
 
@@ -74,6 +76,8 @@ class Contrast:
     freedom: float
     n: int
     trainings: int
+    counts: tuple[int, int]
+    means: tuple[float, float]
     each: tuple[float, ...]
 
     @property
@@ -145,12 +149,16 @@ class _Parts:
 
     deviations: Floats
     n: int
-    difference: float
+    means: tuple[float, float]
     centre: float
     of_examples: float
     between: dict[str, float]
     freedom: float
     each: tuple[float, ...]
+
+    @property
+    def difference(self) -> float:
+        return self.means[0] - self.means[1]
 
     @property
     def error(self) -> float:
@@ -192,7 +200,7 @@ def _parts(a: Trained, b: Trained, bounded: bool, tasks: Sequence[int]) -> _Part
     return _Parts(
         np.concatenate([own.deviations / count for own in found]),
         sum(own.n for own in found),
-        float(means[a.name].mean() - means[b.name].mean()),
+        (float(means[a.name].mean()), float(means[b.name].mean())),
         float(np.mean([own.centre for own in found])),
         sum(variance for variance, _ in variances),
         {name: part for name, (part, _) in repeated.items()},
@@ -315,5 +323,7 @@ def _contrast(a: Trained, b: Trained, parts: _Parts, share: float, p: float, bou
         parts.freedom,
         parts.n,
         max(a.trainings, b.trainings),
+        (a.trainings, b.trainings),
+        parts.means,
         parts.each,
     )

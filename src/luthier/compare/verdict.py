@@ -76,8 +76,8 @@ def evidence(table: Table, decision: Decision) -> str:
     if decision.question is not None:
         sentences += [_answered(table, own) for own in (decision.question, *decision.behind_it)]
     sentences += [_useless(table, own) for own in decision.useless]
-    handed = ", as it is handed over," if decision.question and decision.question.lead.trainings > 1 else ""
-    which = f"{chosen.name}{handed}" if chosen.trains else chosen.name
+    again = any(_of_several(own, chosen) for own in (decision.question, *decision.behind_it) if own is not None)
+    which = f"{chosen.name}, as it is handed over," if again else chosen.name
     sentences.append(f"{which} has {_score_with_interval(table, chosen)}{_above_floor(table, chosen)}.")
     return " ".join(sentences)
 
@@ -101,11 +101,16 @@ def _answered(table: Table, asked: Question) -> str:
     return f"{text}."
 
 
+def _of_several(asked: Question, own: Standing) -> bool:
+    """Whether the question was about the mean of several trainings of an approach."""
+    return own in (asked.of, asked.over) and asked.lead.counts[own is asked.over] > 1
+
+
 def _trainings(asked: Question, own: Standing) -> str:
-    if not own.trains:
-        return ""
-    count = asked.lead.trainings
-    return f", mean of {count} trainings" if count > 1 else ", this one model"
+    count = asked.lead.counts[own is asked.over]
+    if count > 1:
+        return f", mean of {count} trainings"
+    return ", this one model" if own.trains else ""
 
 
 def _none_is_of_use(table: Table) -> str:
@@ -250,10 +255,10 @@ def _elected(table: Table, asked: Question | None) -> list[str]:
 
 
 def _mean(table: Table, asked: Question, own: Standing) -> str:
-    """Its score; where it was trained several times, the mean of them, so far as it is known from the question."""
-    if own is asked.of and asked.lead.trainings > 1:
-        sign = 1 if table.metric.higher_is_better else -1
-        return value_text(table.metric, asked.over.interval.mean + sign * asked.lead.difference)
+    """Its score; where it was trained several times, the mean of them."""
+    second = own is asked.over
+    if asked.lead.counts[second] > 1:
+        return value_text(table.metric, asked.lead.means[second])
     return _score(table, own)
 
 
