@@ -4,6 +4,9 @@
 
 `banking_data` is that folder of the original repository, with `train.csv` and `test.csv`. The intents are those of the
 slice's own `train.csv`. Messages whose words stand in the original test file are no part of `all-train.csv`.
+
+`apart-train.csv` is `train.csv` without what has nearly the words of a message in `all-test.csv`, which made way for the
+first other messages of the same intent.
 """
 
 from __future__ import annotations
@@ -11,10 +14,14 @@ from __future__ import annotations
 import csv
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 Row = dict[str, str]  # text, category
+
+# Shared words over all words of two messages (Jaccard), from which on they are near each other.
+NEAR = 0.7
 
 
 def main(original: Path, folder: Path) -> None:
@@ -22,9 +29,24 @@ def main(original: Path, folder: Path) -> None:
     test = read(original / "test.csv")
     seen = {bare(row) for row in test}
     write(folder / "all-test.csv", distinct((row for row in test if row["category"] in intents), set()))
-    write(
-        folder / "all-train.csv", distinct((r for r in read(original / "train.csv") if r["category"] in intents), seen)
-    )
+    train = distinct((r for r in read(original / "train.csv") if r["category"] in intents), seen)
+    write(folder / "all-train.csv", train)
+    write(folder / "apart-train.csv", apart(read(folder / "train.csv"), train, read(folder / "all-test.csv")))
+
+
+def apart(rows: list[Row], others: list[Row], asked: list[Row]) -> list[Row]:
+    """As many messages of each intent as in the rows, the first of them and of the others that are near none asked."""
+    told, most = [words(row) for row in asked], Counter(row["category"] for row in rows)
+    kept: dict[str, list[Row]] = {intent: [] for intent in most}
+    for row in distinct([*rows, *others], set()):
+        own, found = words(row), kept[row["category"]]
+        if len(found) < most[row["category"]] and all(len(own & t) < NEAR * len(own | t) for t in told):
+            found.append(row)
+    return [row for found in kept.values() for row in found]
+
+
+def words(row: Row) -> frozenset[str]:
+    return frozenset(bare(row).split())
 
 
 def distinct(rows: Iterable[Row], seen: set[str]) -> list[Row]:
