@@ -278,6 +278,9 @@ def test_a_forecast_counts_a_common_beginning_once_and_further_seeds(tiny_model_
     assert seeded.seconds > found.seconds
     finalist = forecast(prepare(study.model_copy(update={"seeds": 3, "finalists": 1}), root))
     assert finalist.stored_bytes == found.stored_bytes + 2 * found.stored_bytes / 3
+    (said,) = [note for note in finalist.notes if "trained 3 times" in note]
+    assert "each further one takes about" in said
+    assert not any("trained" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

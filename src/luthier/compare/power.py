@@ -20,6 +20,7 @@ a quarter; approaches that resemble each other differ on fewer, and then smaller
 
 # Times what there is: beyond it further examples alone are no advice.
 _MANY = 20
+_MORE = 100  # examples, to say what they would bring
 _FEWEST = 6  # with fewer pairs McNemar's exact test cannot reach p < 0.05: 2 / 2⁵ = 0.0625
 
 
@@ -136,10 +137,11 @@ def describe_power(n: int, metric_name: str, *, discordance: float = DISCORDANCE
     if n < _FEWEST:
         return f"With {examples} no difference can be found; take at least {_FEWEST}, better some hundred."
     if metric.proportion:
-        smallest = minimum_detectable_difference(n, discordance=discordance)
+        smallest, more = (minimum_detectable_difference(k, discordance=discordance) for k in (n, n + _MORE))
         return (
             f"With {examples}, differences below about {100 * smallest:.1f} percentage points will not be found "
-            f"(80% power, if two approaches differ on {100 * discordance:.0f}% of the examples)."
+            f"(80% power, if two approaches differ on {100 * discordance:.0f}% of the examples); {_MORE} more "
+            f"would find those from {100 * more:.1f} on."
         )
     if sd is None and not metric.bounded:
         return (

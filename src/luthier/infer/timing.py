@@ -35,6 +35,11 @@ class AnswerSpeed:
     batch_s: float
     rows: int
 
+    @property
+    def trial_s(self) -> float:
+        """About what taking these speeds took."""
+        return 3.5 * _TOKENS * self.token_s + 3 * _HEAD_ROWS * self.head_s + _STEPS * (self.alone_s + self.batch_s)
+
     def seconds(self, work: Work) -> float:
         """What such work takes. A step of a batch that is not full takes as much more than that of one prompt as it has
         more rows."""

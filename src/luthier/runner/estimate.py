@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import ceil
@@ -10,6 +10,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from luthier.busy import OtherWork, busy_note
+from luthier.compare.quantities import duration
 from luthier.infer.budget import BATCH_TOKENS, MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering
 from luthier.model.load import count_parameters, empty_model, load_config
@@ -45,12 +46,18 @@ _TEXT_TOKENS = 9000
 
 @dataclass(frozen=True, slots=True)
 class ApproachForecast:
-    """One approach's share: mean prompt tokens, None where no language model is asked, and seconds of fitting and
-    measuring."""
+    """One approach's share.
+
+    Attributes:
+        prompt_tokens: Mean of a request; None where no language model is asked.
+        seconds: Of fitting and measuring, further trainings included as often as they are to be expected.
+        again_s: Of those, one further training of the language model and what is measured of it.
+    """
 
     name: str
     prompt_tokens: float | None
     seconds: float
+    again_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ def forecast(prepared: Prepared) -> Forecast:
         _forecast_approach(name, prepared, speed, plans.get(name, ()), speeds, merges[name], in_place.get(name))
         for name in study.approaches
     )
-    notes = [busy_note(others.cores, "this forecast")]
+    notes = [busy_note(others.cores, "this forecast"), _trained_again(study, approaches)]
     if load_harness(study.forgetting.lm_eval, study.forgetting.lm_eval_limit, prepared.root) is not None:
         notes.append("what forgetting.lm_eval takes is not in this forecast")
     return Forecast(
@@ -114,6 +121,18 @@ def forecast(prepared: Prepared) -> Forecast:
         + sum(planned.stored_bytes for own in merges.values() for planned in own)
         + sum(own.stored_bytes for own in in_place.values()),
         notes=tuple(filter(None, notes)),
+    )
+
+
+def _trained_again(study: Study, approaches: Sequence[ApproachForecast]) -> str:
+    """What one more training takes, where finalists are trained more than once."""
+    again = [own.again_s for own in approaches if own.again_s > 0]
+    if study.seeds == 1 or not again:
+        return ""
+    several = "" if len(again) == 1 else f" to {duration(max(again))}, whichever does best on validation"
+    return (
+        f"what trains the language model is trained {study.seeds} times where it is a finalist (seeds), of which each "
+        f"further one takes about {duration(min(again))}{several}"
     )
 
 
@@ -277,6 +296,8 @@ def _forecast_approach(
     if name in asked_on_validation(study):
         seconds += validating(prepared.target_lesson)
     seconds += _stage_by_stage(approach, common, all_answering, prepared)
+    if in_place is None:
+        seconds += speed.trial_s  # its speed is taken again beside its answers
     if approach.trains and study.seeds > 1:
         again += sum(own.together(len(own.task.test)) for own in judged)
         if study.forgetting.probe:
@@ -288,7 +309,7 @@ def _forecast_approach(
         seconds += 2 * _TEXT_TOKENS * (speed.token_s + speed.head_s)
         seconds += 2 * sum(own.comparing(min(EXAMPLES, len(own.task.test))) for own in all_answering.values())
     tokens = None if in_place is not None else mean(own.prompt_tokens for own in judged)
-    return ApproachForecast(name, tokens, seconds)
+    return ApproachForecast(name, tokens, seconds, again if approach.trains and study.seeds > 1 else 0.0)
 
 
 def _on_documents(
