@@ -361,3 +361,31 @@ def test_the_simulation_of_verdicts_goes_through_the_comparison(monkeypatch: pyt
     }
     assert found["worst"]["interval against words"] == 0
     assert all(0 <= own["covers"] <= 1 and own["false"] <= own["better"] for own in found["scores"].values())
+
+
+def test_test_sets_drawn_from_a_run_are_judged_as_the_run_is(tmp_path: Path) -> None:
+    subsets = script("verdict_subsets")
+    cost = dict.fromkeys(("train_s", "search_s", "tokens_per_s", "trainable_share", "prompt_tokens"), 0.0)
+    cost |= dict.fromkeys(("tokens_seen", "peak_bytes", "trainable_parameters", "stored_bytes"), 0)
+    cost |= {"window_share": 0.0, "latency_p50_s": 0.1, "latency_p95_s": 0.1, "throughput_per_s": 10.0}
+    cost |= {"seconds_per_request": 0.1, "passage_tokens": 0.0, "completion_tokens": 1.0}
+    base = {"kind": "prompted model", "cost": cost, "validation": None}
+    kept = {
+        "name": "made-up",
+        "metric": "accuracy",
+        "n": 600,
+        "requests": 10,
+        "margin": 0.02,
+        "forgetting_limit": None,
+        "approaches": [
+            {**base, "name": "lora", "training": "language model", "right": ["1" * 500 + "0" * 100] * 3},
+            {**base, "name": "zero-shot", "training": "none", "right": ["01" * 300]},
+        ],
+        "floors": [{"name": "draw", "kind": "draw", "words": "drawing", "right": "0" * 550 + "1" * 50}],
+    }
+    found = subsets.measure([kept], quick=True)
+    assert found["scores"] == {
+        f"made-up, n {size}": {"same": 1.0, "opposite": 0.0, "cannot tell": 0.0} for size in (180, 480)
+    }
+    (title,) = found["tables"]
+    assert title == "made-up, 600 test examples: Use lora: 83.3% against 50.0% for zero-shot."
