@@ -5,8 +5,8 @@
 `banking_data` is that folder of the original repository, with `train.csv` and `test.csv`. The intents are those of the
 slice's own `train.csv`. Messages whose words stand in the original test file are no part of `all-train.csv`.
 
-`apart-train.csv` is `train.csv` without what has nearly the words of a message in `all-test.csv`, which made way for the
-first other messages of the same intent.
+`apart-train.csv` is `train.csv` without what has nearly the words of a message in `all-test.csv`, which made way for
+the first other messages of the same intent.
 """
 
 from __future__ import annotations
