@@ -40,9 +40,13 @@ def test_of_several_trainings_the_variance_is_that_of_examples_and_that_of_train
     (found,) = contrasts([(a, b)], bounded=False)
     differences = a.values.mean(axis=0) - b.values[0]
     assert found.of_examples == pytest.approx(differences.var(ddof=1) / 200)
-    assert found.of_trainings == pytest.approx(a.values.mean(axis=1).var(ddof=1) / 3)
+    # A two-way layout with one value a cell: of the mean square between trainings that of the interaction is no part.
+    rest = a.values - a.values.mean(axis=0) - a.values.mean(axis=1, keepdims=True) + a.values.mean()
+    interaction, between = (rest**2).sum() / (2 * 199), 200 * a.values.mean(axis=1).var(ddof=1)
+    assert between > interaction
+    assert found.of_trainings == pytest.approx((between - interaction) / (3 * 200))
     error = np.sqrt(found.of_examples + found.of_trainings)
-    freedom = error**4 / (found.of_examples**2 / 199 + found.of_trainings**2 / 2)
+    freedom = error**4 / (found.of_examples**2 / 199 + (between / 600) ** 2 / 2)
     assert found.freedom == pytest.approx(freedom)
     assert found.high - found.difference == pytest.approx(t.ppf(0.975, freedom) * error)
 
@@ -151,6 +155,20 @@ def test_step_by_step_a_question_beside_plain_ones_is_asked_as_if_alone():
     assert [own.difference for own in together] == [own.difference for own in beside]
     near = [(drawn(f"c{k}", 0.72, 200, 50 + k), b) for k in range(3)]
     for own in contrasts(near, bounded=True, stepwise=True):
+        assert (own.low > 0 or own.high < 0) == (own.p < 0.05)
+
+
+def test_a_question_with_most_of_the_chance_is_asked_almost_as_if_alone():
+    a, b = drawn("a", 0.8, 300, 1), drawn("b", 0.72, 300, 2)
+    pairs = [(a, b), *((drawn(f"c{k}", 0.72, 300, 60 + k), drawn(f"d{k}", 0.72, 300, 80 + k)) for k in range(2))]
+    (alone,) = contrasts(pairs[:1], bounded=True)
+    favoured, second, third = contrasts(pairs, bounded=True, stepwise=True, weights=[6, 1, 1])
+    equal, *_ = contrasts(pairs, bounded=True, stepwise=True)
+    half = [(own.high - own.low) / 2 for own in (alone, favoured, equal)]
+    # 5% by itself; of independent ones about six eighths of it, and a third
+    assert half[1] / half[0] == pytest.approx(t.ppf(1 - 0.0375 / 2, 300) / t.ppf(0.975, 300), rel=0.02)
+    assert half[2] / half[0] == pytest.approx(t.ppf(1 - 0.05 / 3 / 2, 300) / t.ppf(0.975, 300), rel=0.02)
+    for own in (favoured, second, third):
         assert (own.low > 0 or own.high < 0) == (own.p < 0.05)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from luthier.compare.contrasts import Contrast, Trained, contrasts
-from luthier.compare.decision import AgainstFloor, Asked, Question, Standing, Table, computes_less, decide, elect
+from luthier.compare.decision import FIRST, AgainstFloor, Asked, Question, Standing, Table, computes_less, decide, elect
 from luthier.compare.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
 from luthier.compare.quantities import change_text, listed
 from luthier.compare.verdict import evidence, headline, reasons
@@ -278,8 +278,11 @@ class _Scored:
 
         return cls(gathered(0, count), gathered(count, len(rows)), metric, tasks if len(tasks) > 1 else ())
 
-    def differences(self, pairs: Sequence[tuple[Trained, Trained]], *, stepwise: bool) -> list[Contrast]:
-        return contrasts(pairs, bounded=self.metric.bounded, tasks=self.tasks, stepwise=stepwise)
+    def differences(
+        self, pairs: Sequence[tuple[Trained, Trained]], *, stepwise: bool, weights: Sequence[float] = ()
+    ) -> list[Contrast]:
+        bounded, tasks = self.metric.bounded, self.tasks
+        return contrasts(pairs, bounded=bounded, tasks=tasks, stepwise=stepwise, weights=weights)
 
     def first(self, name: str) -> Trained:
         """The model that is handed over, in one training."""
@@ -310,7 +313,8 @@ def _asked_of(
         return [(scored.by_name[name], scored.floors[met[name].floor.result.name]) for name in names]
 
     pairs = [(scored.by_name[own.of], scored.by_name[own.over]) for own in asked]
-    together = scored.differences(pairs + beside(inside), stepwise=True)
+    weights = [*(FIRST if own is asked[0] else 1.0 for own in asked), *(1.0 for _ in inside)]
+    together = scored.differences(pairs + beside(inside), stepwise=True, weights=weights)
     found = [*together[len(pairs) :], *scored.differences(beside(outside), stepwise=True)]
     against = {
         name: AgainstFloor(

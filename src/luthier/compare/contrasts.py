@@ -2,8 +2,10 @@
 
 What is trained is trained several times, and the question is about the way of training, not about one lucky model
 (Bouthillier et al. 2021, "Accounting for variance in machine learning benchmarks"). The variance of a difference is
-that between test examples over their number, and that between trainings over theirs; its degrees of freedom are
-Satterthwaite's (1946). With one training the interval is about that model alone.
+that between test examples over their number, and that between trainings over theirs, both of them drawn at random and
+crossed: what trainings differ by on single examples is in the first part already, and is taken off the second (analysis
+of variance; Searle, Casella and McCulloch 1992). Its degrees of freedom are Satterthwaite's (1946). With one training the
+interval is about that model alone.
 
 The intervals hold together by the largest of the studentised differences (max-T; Westfall and Young 1993), which costs
 little where the differences have an approach in common. The p of a difference is the level at which its interval would
@@ -17,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from statistics import NormalDist
 
 import numpy as np
 
@@ -98,6 +99,7 @@ def contrasts(
     bounded: bool,
     tasks: Sequence[int] = (),
     stepwise: bool = False,
+    weights: Sequence[float] = (),
     level: float = LEVEL,
     seed: int = 0,
 ) -> list[Contrast]:
@@ -113,6 +115,8 @@ def contrasts(
             not settled yet (step-down max-T; Romano and Wolf 2005). The chance of any wrong claim stays the same, and a
             question beside others that are plain is asked almost as if alone. An interval that leaves out zero is then
             certain of its side only, at the level of the whole. Else all intervals cover together.
+        weights: How the chance of a wrong claim is shared out, one a pair; equally where none are given (Benjamini and
+            Hochberg 1997). What is settled leaves its share to the others.
         level: Of the whole.
         seed: Of the draws by which the common level is found.
 
@@ -122,16 +126,17 @@ def contrasts(
     parts = [_parts(a, b, bounded, tasks) for a, b in pairs]
     if not parts:
         return []
-    largest = _Largest(_correlations(pairs, parts), seed)
-    waiting = sorted(range(len(parts)), key=lambda k: -parts[k].share)
+    together = _Together(_correlations(pairs, parts), weights or [1.0] * len(parts), seed)
+    waiting = sorted(range(len(parts)), key=lambda k: (1 - parts[k].share) / together.weights[k])
     found: dict[int, Contrast] = {}
     p = 0.0
     while waiting:
-        share = largest.share(waiting, level)
-        settled = waiting[:1] if stepwise and parts[waiting[0]].share > share else waiting
+        first = waiting[0]
+        plain = stepwise and parts[first].share > together.share(waiting, first, level)
+        settled = waiting[:1] if plain else waiting
         for k in settled:
-            p = max(p, largest.above(waiting, parts[k].share))
-            found[k] = _contrast(*pairs[k], parts[k], share, p, bounded)
+            p = max(p, together.chance(waiting, k, parts[k].share))
+            found[k] = _contrast(*pairs[k], parts[k], together.share(waiting, k, level), p, bounded)
         waiting = waiting[len(settled) :]
     return [found[k] for k in range(len(parts))]
 
@@ -189,11 +194,13 @@ def _parts(a: Trained, b: Trained, bounded: bool, tasks: Sequence[int]) -> _Part
     found = [_sample(one, other, weight, f"'{a.name}' and '{b.name}'") for one, other in samples]
     variances: list[tuple[float, float]] = [(own.variance / count**2, own.size) for own in found]
     means = {a.name: np.mean([own.a for own in found], axis=0), b.name: np.mean([own.b for own in found], axis=0)}
-    repeated = {
-        own.name: (float(means[own.name].var(ddof=1)) / own.trainings, own.trainings)
-        for own in (a, b)
-        if own.trainings > 1
-    }
+    noise = {a.name: sum(own.noise_a for own in found), b.name: sum(own.noise_b for own in found)}
+    between, estimated = {}, list(variances)
+    for own in (a, b):
+        if own.trainings > 1:
+            seen, by_chance = float(means[own.name].var(ddof=1)), noise[own.name] / count**2
+            between[own.name] = max(0.0, seen - by_chance) / own.trainings
+            estimated.append((seen / own.trainings, own.trainings))
     each = means[a.name] - means[b.name].mean()
     if b.trainings > a.trainings:
         each = means[a.name].mean() - means[b.name]
@@ -203,8 +210,8 @@ def _parts(a: Trained, b: Trained, bounded: bool, tasks: Sequence[int]) -> _Part
         (float(means[a.name].mean()), float(means[b.name].mean())),
         float(np.mean([own.centre for own in found])),
         sum(variance for variance, _ in variances),
-        {name: part for name, (part, _) in repeated.items()},
-        _freedom([*variances, *repeated.values()]),
+        between,
+        _freedom(sum(variance for variance, _ in variances) + sum(between.values()), estimated),
         tuple(float(own) for own in each),
     )
 
@@ -217,6 +224,7 @@ class _Sample:
         a, b: The mean of each training, over the examples that both have scored.
         size: Examples, pseudo-examples included.
         variance: Of the mean.
+        noise_a, noise_b: Variance of a training's mean that comes of these examples; 0 with one training.
     """
 
     a: Floats
@@ -226,6 +234,8 @@ class _Sample:
     centre: float
     variance: float
     deviations: Floats
+    noise_a: float
+    noise_b: float
 
 
 def _sample(a: Floats, b: Floats, weight: float, who: str) -> _Sample:
@@ -240,12 +250,22 @@ def _sample(a: Floats, b: Floats, weight: float, who: str) -> _Sample:
     squares = float((kept**2).sum()) + pseudo - size * centre**2
     variance = max(squares, 0.0) / (size - 1) / size if size > 1 else math.inf
     deviations = np.where(both, examples - kept.mean(), 0.0) / len(kept)
-    return _Sample(a[:, both].mean(axis=1), b[:, both].mean(axis=1), len(kept), size, centre, variance, deviations)
+    a, b = a[:, both], b[:, both]
+    return _Sample(a.mean(axis=1), b.mean(axis=1), len(kept), size, centre, variance, deviations, _noise(a), _noise(b))
 
 
-def _freedom(parts: Sequence[tuple[float, float]]) -> float:
-    """Satterthwaite's degrees of freedom of a sum of estimated variances, each with the size of its sample."""
-    total = sum(part for part, _ in parts)
+def _noise(values: Floats) -> float:
+    """What a training's mean varies by because trainings differ on single examples: the mean square of the interaction,
+    over the examples. (M, N)"""
+    trainings, n = values.shape
+    if trainings < 2 or n < 2:
+        return 0.0
+    rest = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+    return float((rest**2).sum() / ((trainings - 1) * (n - 1)) / n)
+
+
+def _freedom(total: float, parts: Sequence[tuple[float, float]]) -> float:
+    """Satterthwaite's degrees of freedom of a variance made of estimated parts, each with the size of its sample."""
     if total == 0 or not math.isfinite(total):
         return float(max(1.0, parts[0][1] - 1))
     return total**2 / sum(part**2 / (count - 1) for part, count in parts if part > 0)
@@ -270,36 +290,42 @@ def _correlations(pairs: Sequence[tuple[Trained, Trained]], parts: Sequence[_Par
     return found
 
 
-class _Largest:
-    """The distribution of the largest of some correlated normal values, without sign."""
+class _Together:
+    """Some correlated normal values, each held to a share of the chance that any of them lies far out.
 
-    def __init__(self, correlations: Floats, seed: int) -> None:
+    Attributes:
+        weights: Of each, in proportion to its share.
+    """
+
+    def __init__(self, correlations: Floats, weights: Sequence[float], seed: int) -> None:
+        from scipy.special import erfc
+
         values, vectors = np.linalg.eigh(correlations)
         root = vectors * np.sqrt(np.clip(values, 0.0, None))  # of many contrasts they may be singular
         drawn = np.random.default_rng(seed).standard_normal((_DRAWS, len(correlations))) @ root.T
-        self._drawn = np.abs(drawn)
+        self.weights = np.asarray(weights, float)
+        # How unlikely each draw is by itself, two-sided, over its weight.
+        self._unlikely = erfc(np.abs(drawn) / math.sqrt(2)) / self.weights
         self._sorted: dict[tuple[int, ...], Floats] = {}
 
-    def _largest(self, of: Sequence[int]) -> Floats:
+    def _least(self, of: Sequence[int]) -> Floats:
         """Ascending. (_DRAWS,)"""
         if tuple(of) not in self._sorted:
-            self._sorted[tuple(of)] = np.sort(self._drawn[:, list(of)].max(axis=1))
+            self._sorted[tuple(of)] = np.sort(self._unlikely[:, list(of)].min(axis=1))
         return self._sorted[tuple(of)]
 
-    def share(self, of: Sequence[int], level: float) -> float:
-        """The level of each interval by itself at which all of them hold together at `level`."""
+    def share(self, of: Sequence[int], k: int, level: float) -> float:
+        """The level of the interval of k, by itself, at which all of them hold together at `level`."""
         if len(of) == 1:  # whose distribution is known
             return level
-        return 2 * NormalDist().cdf(float(self._largest(of)[math.ceil(level * _DRAWS)])) - 1
+        at = round((1 - level) * _DRAWS) - 1  # fewer than that lie below it
+        return 1 - float(self._least(of)[at] * self.weights[k])
 
-    def above(self, of: Sequence[int], share: float) -> float:
-        """How often one at least lies beyond the interval that one by itself stays within in such a share of cases."""
+    def chance(self, of: Sequence[int], k: int, share: float) -> float:
+        """How often one at least lies further out than k would at the end of an interval of such a level."""
         if len(of) == 1:
             return 1 - share
-        if share >= 1:
-            return 0.0
-        beyond = NormalDist().inv_cdf((1 + share) / 2)
-        return float(_DRAWS - np.searchsorted(self._largest(of), beyond, side="left")) / _DRAWS
+        return float(np.searchsorted(self._least(of), (1 - share) / self.weights[k], side="right")) / _DRAWS
 
 
 def _contrast(a: Trained, b: Trained, parts: _Parts, share: float, p: float, bounded: bool) -> Contrast:

@@ -31,6 +31,8 @@ from luthier.evaluate.metrics import Metric
 from luthier.evaluate.statistics import Interval
 from luthier.types import TRAININGS, Cost, Training
 
+# How many times the chance of a wrong claim the first question gets, beside each of the others.
+FIRST = 6.0
 # Of a time: differences below it are those of one timing from the next.
 TIE = 0.1
 
