@@ -4,8 +4,8 @@ What is trained is trained several times, and the question is about the way of t
 (Bouthillier et al. 2021, "Accounting for variance in machine learning benchmarks"). The variance of a difference is
 that between test examples over their number, and that between trainings over theirs, both of them drawn at random and
 crossed: what trainings differ by on single examples is in the first part already, and is taken off the second (analysis
-of variance; Searle, Casella and McCulloch 1992). Its degrees of freedom are Satterthwaite's (1946). With one training the
-interval is about that model alone.
+of variance; Searle, Casella and McCulloch 1992). Its degrees of freedom are Satterthwaite's (1946). With one training
+the interval is about that model alone.
 
 The intervals hold together by the largest of the studentised differences (max-T; Westfall and Young 1993), which costs
 little where the differences have an approach in common. The p of a difference is the level at which its interval would
