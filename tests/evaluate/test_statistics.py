@@ -202,7 +202,7 @@ def test_paired_difference_refuses_unlike_examples_and_values():
 def test_two_hundred_examples_show_about_ten_points():
     assert minimum_detectable_difference(200) == pytest.approx(0.098, abs=5e-4)
     assert "below about 9.8 percentage points" in describe_power(200, "accuracy")
-    assert describe_power(200, "accuracy").endswith("100 more would find those from 8.0 on.")
+    assert describe_power(200, "accuracy").endswith("100 more would find those from 8.1 on.")
 
 
 def test_minimum_detectable_difference_has_the_power_it_promises():

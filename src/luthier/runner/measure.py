@@ -19,7 +19,6 @@ from luthier.infer.budget import MAX_ROWS
 from luthier.infer.timing import AnswerSpeed, measure_answering, median_speed
 from luthier.model.device import peak_bytes, reset_peak
 from luthier.model.load import load_config
-from luthier.model.virtual import count_virtual_tokens
 from luthier.progress import Progress
 from luthier.runner.describe import machine
 from luthier.runner.fitted import Fitted
@@ -150,6 +149,8 @@ def _answer(name: str, folder: Path, fitted: Fitted, bench: Bench) -> None:
 
 def _speed(engine: Engine, ref: ModelRef) -> AnswerSpeed | None:
     """How fast the model answers now; None where it takes other tokens than a plain one, or gives other outputs."""
+    from luthier.model.virtual import count_virtual_tokens
+
     if ref.head is not None or any(map(count_virtual_tokens, ref.adapters)) or engine.refusal(ref):
         return None
     return measure_answering(engine.load(ref), MAX_ROWS[engine.device])
