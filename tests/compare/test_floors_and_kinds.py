@@ -175,3 +175,15 @@ def test_the_best_training_is_asked_about_beside_what_trains_nothing_too():
         ("anything trained", "lora", "nearest"),
     ]
     assert result["headline"] == "Use lora: 92.0% against 85.0% for classifier."
+
+
+def test_what_was_not_asked_about_is_not_picked_by_its_luck_on_the_test():
+    """The rival that validation chose is of no use, and about the two that are left nothing was asked."""
+    result = compared(
+        replace(approach("lora", right(180), train_s=300), validation=0.6),
+        replace(small("classifier", right(101), train_s=9), validation=0.9),
+        replace(approach("few-shot", right(150)), validation=0.8),
+        floors=[floor("most-frequent", right(100))],
+    )
+    assert [own["over"] for own in result["decision"]["questions"]] == ["classifier", "few-shot"]
+    assert (result["decision"]["kind"], result["recommended"]) == ("only one left", "few-shot")

@@ -258,8 +258,9 @@ def decide(table: Table) -> Decision:
         return Decision("all forget", None)
     best, _ = elect(table.standings)
     useless = tuple(own for own in best.values() if not own.of_use)
+    # Without a question about what is left, nothing speaks for more than what trains least.
     kept = [own for own in table.standings if own in best.values() and own.of_use]
-    chosen = _best_on_validation(kept)
+    chosen = min(kept, key=lambda own: TRAININGS.index(own.training), default=None)
     if chosen is None:
         return Decision("none of use", None, useless=useless)
     questions = [own for own in table.questions if own.of.of_use and own.over.of_use]
