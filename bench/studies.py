@@ -180,7 +180,6 @@ def _seeds(study: Values) -> str:
     seeds = study["seeds"]
     share = _is_share(seeds["metric"])
     probes = {row["name"]: {one["probe"]: one for one in row.get("forgotten", ())} for row in study["approaches"]}
-    # A small model has no general ability to lose.
     names = list(dict.fromkeys(probe for row in seeds["approaches"] for probe in row["seeds"][-1].get("forgotten", ())))
     heading = [
         *("", "mean over seeds", "standard deviation", *(f"seed {own['seed']}" for own in _first_seeds(seeds))),
@@ -192,6 +191,7 @@ def _seeds(study: Values) -> str:
             _value(row["mean"], share),
             f"{100 * row['sd']:.1f} points" if share else f"{row['sd']:.3g}",
             *(_value(own["mean"], share) for own in row["seeds"]),
+            # A small model has no general ability to lose.
             *(_changes(own, row["seeds"]) if (own := probes[row["name"]].get(probe)) else "–" for probe in names),
         ]
         for row in seeds["approaches"]

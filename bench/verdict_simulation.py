@@ -16,7 +16,7 @@ import outcome
 
 NAME = "verdict_simulation"
 GAPS, EXAMPLES, TRAININGS = (0.0, 0.02, 0.05, 0.08, 0.12), (60, 180, 480, 2000), (1, 3, 5)
-RUNS, QUICK_RUNS = 240, 20
+RUNS, QUICK_RUNS = 300, 20
 VALIDATION = 72
 # Accuracy beside that of the best untrained one; those that train the language model have the gap on top.
 UNTRAINED = {"few-shot": 0.0, "nearest": -0.02, "zero-shot": -0.3}

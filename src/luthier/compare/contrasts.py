@@ -60,7 +60,6 @@ class Contrast:
         of_examples, of_trainings: The two parts of its variance; the second is 0 with one training.
         freedom: Degrees of freedom.
         n: Test examples that both have scored.
-        trainings: Of the approach that was trained most often; 1: the interval is about one model.
         counts: Trainings of the first and of the second.
         means: Of the first and of the second, over examples and trainings.
         each: The difference with each training of the one, against the mean of the other.
@@ -76,10 +75,14 @@ class Contrast:
     of_trainings: float
     freedom: float
     n: int
-    trainings: int
     counts: tuple[int, int]
     means: tuple[float, float]
     each: tuple[float, ...]
+
+    @property
+    def trainings(self) -> int:
+        """Of the approach that was trained most often; 1: the interval is about one model."""
+        return max(self.counts)
 
     @property
     def turned(self) -> Contrast:
@@ -348,7 +351,6 @@ def _contrast(a: Trained, b: Trained, parts: _Parts, share: float, p: float, bou
         sum(parts.between.values()),
         parts.freedom,
         parts.n,
-        max(a.trainings, b.trainings),
         (a.trainings, b.trainings),
         parts.means,
         parts.each,
