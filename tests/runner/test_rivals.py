@@ -102,6 +102,10 @@ def test_a_classifier_may_read_the_models_hidden_states(root: Path, tiny_model_f
     assert row["mean"] > 0.5
     (one, *_), (other, *_) = (predict_rows(open_run(root / "run", "states"), [{"text": "cat 1"}]) for _ in range(2))
     assert one.label_logprobs == other.label_logprobs
+    card = partial(model_card, root / "run", "states")
+    done = export(open_run(root / "run", "states"), root / "out", merge=False, card=card, check=24, progress=Silent())
+    assert (done.kind, done.checked, done.score) == ("files", 24, pytest.approx(row["mean"]))
+    assert 'AutoModelForCausalLM.from_pretrained("model")' in (root / "out" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_quick_run_trains_no_language_model_tries_no_prompts_and_says_so(root: Path, tiny_model_folder: Path):

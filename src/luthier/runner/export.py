@@ -10,20 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import RunError
+from luthier.errors import ModelError, RunError
 from luthier.evaluate.metrics import METRICS, score
 from luthier.infer.engine import Engine
 from luthier.model.classify import as_sequence_classifier, saved_labels
 from luthier.model.load import load_model, load_tokenizer
 from luthier.model.part import is_part
-from luthier.model.virtual import count_virtual_tokens
+from luthier.model.whole import write_whole
 from luthier.progress import Progress
 from luthier.prompt.passages import without_citations
 from luthier.record import predictor_to_json
 from luthier.retrieve.index import copy_index
 from luthier.runner.folder import read_jsonl, write_json, write_text
 from luthier.runner.open import OpenRun
-from luthier.tree.logprobs import base_of
 from luthier.types import Example, Message, ModelRef, Place, Predictor, Prompt, PromptedModel
 
 # Largest difference of a label's log-probability that rounding in float32 explains.
@@ -162,17 +161,13 @@ def _write(run: OpenRun, ref: ModelRef, folder: Path, merge: bool) -> tuple[Mode
         write_json(config, {**row, "base_model_name_or_path": _name_of_base(run, ref)})
         tokenizer.save_pretrained(folder)
         return ModelRef(ref.base, (str(folder),)), "adapter"
-    if any(map(count_virtual_tokens, ref.adapters)):
+    try:
+        return write_whole(ref, folder), "model"
+    except ModelError as error:
         raise RunError(
-            f"{run.name} has virtual tokens, which are no part of a model's weights and cannot be merged into them. "
-            "An approach of this one step is exported without --merge; of others, answer with `luthier predict`."
-        )
-    model = load_model(ref, device="cpu", precision="float32")
-    if model is not base_of(model):
-        raise RunError(f"PEFT cannot merge this kind of adapter into the weights; export {run.name} without --merge.")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return ModelRef(str(folder)), "model"
+            f"{run.name} cannot be exported as a whole model: {error}. An approach of this one step is exported "
+            "without --merge; of others, answer with `luthier predict`."
+        ) from error
 
 
 def _name_of_base(run: OpenRun, ref: ModelRef) -> str:

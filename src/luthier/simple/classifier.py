@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from luthier.data.labels import join_labels, separator_of
-from luthier.errors import RunError
+from luthier.errors import ModelError, RunError
 from luthier.model.encoder import load_encoder
+from luthier.model.whole import write_whole
 from luthier.simple.features import Embedding, Encoded, Features, Hidden, Tfidf
 from luthier.simple.head import Head, chosen_labels
+from luthier.simple.usage import ENCODER, MODEL, usage
 from luthier.types import FOLDER, NAMED, Completion, Decoding, ModelRef, Predictor, Prompt, PromptedModel, Tools
 
-_ABOUT, _TENSORS, _ENCODER = "classifier.json", "classifier.safetensors", "encoder"
+_ABOUT, _TENSORS = "classifier.json", "classifier.safetensors"
 # Of more labels only the likeliest are written with their probabilities.
 _MOST_SHOWN = 100
 
@@ -93,26 +95,28 @@ class Classifier(Predictor):
         elif about["kind"] == "embedding":
             features = Embedding.read(about, self.embedder)
         elif about["kind"] == "encoder":
-            features = Encoded.read(about, str(Path(self.heads[task]) / _ENCODER))
+            features = Encoded.read(about, str(Path(self.heads[task]) / ENCODER))
         else:
             assert self.model is not None, "hidden states are those of a language model"
             features = Hidden.read(about, tensors, self.model)
         return features, Head.read(row, tensors)
 
     def export(self, folder: Path, tools: Tools) -> Classifier:
-        """The head and what its features need; an embedder or an encoder is copied whole."""
+        """The head and what its features need: an embedder or an encoder is copied whole, a language model is written
+        with its adapters merged.
+
+        Raises:
+            RunError: The language model's prompts hold more than the text that is asked about.
+        """
         ((task, head),) = self.heads.items()
-        if self.model is not None:
-            raise RunError(
-                "a classifier on hidden states needs the language model that it was made with, and is not exported "
-                "alone. Answer with `luthier predict`, or use features: tfidf or embedding."
-            )
         for name in (_ABOUT, _TENSORS):
             shutil.copy2(Path(head) / name, folder / name)
         moved = replace(self, heads={task: str(folder)})
         kind = _read(head)[0]["features"]["kind"]
         if kind == "encoder":
-            shutil.copytree(Path(head) / _ENCODER, folder / _ENCODER)
+            shutil.copytree(Path(head) / ENCODER, folder / ENCODER)
+        if self.model is not None:
+            return replace(moved, model=_whole_model(self.model, folder / MODEL))
         if kind != "embedding":
             return moved
         shutil.copytree(tools.embedder(self.embedder).folder, folder / "embedder")
@@ -120,7 +124,7 @@ class Classifier(Predictor):
 
     def usage(self) -> str:
         ((_, head),) = self.heads.items()
-        return _usage(_read(head)[0])
+        return usage(_read(head)[0])
 
 
 def write_classifier(folder: Path, features: Features, head: Head) -> None:
@@ -130,7 +134,7 @@ def write_classifier(folder: Path, features: Features, head: Head) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(features, Encoded):
-        shutil.move(features.folder, folder / _ENCODER)
+        shutil.move(features.folder, folder / ENCODER)
         load_encoder.cache_clear()
     about = {**head.described(), "features": features.described()}
     tensors = {**head.tensors(), **features.tensors()}
@@ -161,84 +165,25 @@ def _tfidf(folder: str) -> Tfidf:
     return Tfidf.read(row["features"], tensors)
 
 
-def _usage(row: Mapping[str, Any]) -> str:
-    """A program that gives the same answers."""
-    kind = row["features"]["kind"]
-    lines = _encoder_lines() if kind == "encoder" else _linear_lines(row, kind)
-    reading, note = row["features"].get("reading", {}), ""
-    if reading.get("before") or reading.get("behind"):
-        note = (
-            "\n\nWhat stands before and behind every text of the task is left out: "
-            f"`{json.dumps({k: reading[k] for k in ('before', 'behind')}, ensure_ascii=False)}`."
+def _whole_model(predictor: PromptedModel, folder: Path) -> PromptedModel:
+    """The language model written into a folder with its tokenizer, as plain transformers loads it.
+
+    Raises:
+        RunError: Its prompts hold more than the text that is asked about, or it cannot be written whole.
+    """
+    added = {
+        "worked examples": predictor.shots,
+        "passages of documents": predictor.retrieval,
+        "a template of its own": predictor.wording.template,
+    }
+    if there := [name for name, own in added.items() if own is not None]:
+        raise RunError(
+            f"the hidden states are those of prompts with {' and '.join(there)}, which an exported folder cannot put "
+            "there. Answer with `luthier predict`, or let the classifier's language model be asked without them."
         )
-    return "```python\n" + "\n".join(lines) + f"\n```{note}"
-
-
-def _encoder_lines() -> list[str]:
-    """Of transformers alone."""
-    return [
-        "import torch",
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-        "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{_ENCODER}")',
-        f'model = AutoModelForSequenceClassification.from_pretrained("{_ENCODER}").eval()',
-        'texts = ["your text"]',
-        'inputs = tokenizer(texts, truncation=True, padding=True, return_tensors="pt")',
-        "with torch.no_grad():",
-        "    probabilities = model(**inputs).logits.softmax(-1)",
-        "print(model.config.id2label[int(probabilities[0].argmax())], float(probabilities[0].max()))",
-    ]
-
-
-def _linear_lines(row: Mapping[str, Any], kind: str) -> list[str]:
-    """Of scikit-learn, numpy and sentence-transformers."""
-    lines = ["import json", "", "import numpy as np", "from safetensors.numpy import load_file"]
-    if kind == "tfidf":
-        lines += ["from scipy.sparse import hstack", "from sklearn.feature_extraction.text import TfidfVectorizer"]
-    else:
-        lines += ["from sentence_transformers import SentenceTransformer"]
-    lines += [
-        "",
-        'about = json.load(open("classifier.json", encoding="utf-8"))',
-        'tensors = load_file("classifier.safetensors")',
-        'texts = ["your text"]',
-    ]
-    if kind == "tfidf":
-        lines += [
-            'settings = {"word": ("word", (1, 2)), "character": ("char_wb", (2, 5))}',
-            "parts = []",
-            'for name, vocabulary in about["features"]["vocabulary"].items():',
-            "    analyzer, ngrams = settings[name]",
-            "    vectorizer = TfidfVectorizer(",
-            "        analyzer=analyzer, ngram_range=ngrams, sublinear_tf=True,",
-            "        vocabulary={ngram: number for number, ngram in enumerate(vocabulary)},",
-            "    )",
-            '    vectorizer.idf_ = tensors[f"idf.{name}"].astype("float64")',
-            "    parts.append(vectorizer.transform(texts))",
-            "features = hstack(parts).tocsr()",
-        ]
-    else:
-        lines += ['features = SentenceTransformer("embedder").encode(texts, normalize_embeddings=True)']
-    if row["head"] == "means":
-        lines += ["from sklearn.preprocessing import normalize", "features = normalize(features)"]
-    if row["sparse"]:
-        lines += [
-            "from scipy.sparse import csr_matrix",
-            'weights = csr_matrix(tuple(tensors[f"weights.{part}"] for part in ("data", "indices", "indptr")))',
-            "scores = (features @ weights.T).toarray()",
-        ]
-    else:
-        lines += ['scores = features @ tensors["weights"].T + tensors["bias"]']
-    if row["head"] == "several":
-        lines += [
-            "probabilities = 1 / (1 + np.exp(-scores))",
-            "least = min(0.5, probabilities[0].max())",
-            'print([label for label, p in zip(about["labels"], probabilities[0]) if p >= least], probabilities[0])',
-        ]
-        return lines
-    lines += [
-        "probabilities = np.exp(scores - scores.max(1, keepdims=True))",
-        "probabilities /= probabilities.sum(1, keepdims=True)",
-        'print(about["labels"][probabilities[0].argmax()], probabilities[0].max())',
-    ]
-    return lines
+    try:
+        return replace(predictor, model=write_whole(predictor.model, folder))
+    except ModelError as error:
+        raise RunError(
+            f"the language model cannot be exported whole: {error}. Answer with `luthier predict`."
+        ) from error

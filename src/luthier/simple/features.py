@@ -5,12 +5,13 @@ itself as JSON and tensors, and reads itself back."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.model.encoder import load_encoder
-from luthier.prompt.similar import Reading
-from luthier.types import Prompt, PromptedModel, Tools
+from luthier.prompt.similar import Reading, whole_prompts
+from luthier.prompt.wording import worded
+from luthier.types import Message, Prompt, PromptedModel, Tools
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,26 +147,41 @@ class Encoded:
 @dataclass(frozen=True)
 class Hidden:
     """What a layer of a language model holds of its own prompts, each feature scaled to mean 0 and deviation 1 over the
-    training prompts."""
+    training prompts.
+
+    Attributes:
+        reading: What all training prompts share at the ends of their last turn, and whether turns before it differ. The
+            model reads all of it; it is kept so that a card can say how a text is put.
+        earlier: The turns before the last one, where they are the same in all training prompts.
+    """
 
     model: PromptedModel
     layer: int
     pooling: int
     mean: np.ndarray
     scale: np.ndarray
+    reading: Reading
+    earlier: tuple[Message, ...]
 
     @classmethod
-    def fitted(cls, model: PromptedModel, layer: int, pooling: int, states: np.ndarray) -> Hidden:
+    def fitted(
+        cls, model: PromptedModel, layer: int, pooling: int, states: np.ndarray, prompts: Sequence[Prompt]
+    ) -> Hidden:
         """Args:
         states: Of the training prompts. (N, H)
         """
         scale = states.std(0)
         scale[scale == 0] = 1
-        return cls(model, layer, pooling, states.mean(0), scale)
+        sent = [replace(own, messages=worded(own, replace(model.wording, template=None))) for own in prompts]
+        reading = whole_prompts(sent)
+        earlier = () if reading.earlier else sent[0].messages[:-1]
+        return cls(model, layer, pooling, states.mean(0), scale, reading, earlier)
 
     @classmethod
     def read(cls, row: Mapping[str, Any], tensors: Mapping[str, np.ndarray], model: PromptedModel) -> Hidden:
-        return cls(model, row["layer"], row["pooling"], tensors["mean"], tensors["scale"])
+        earlier = tuple(Message(**own) for own in row["earlier"])
+        reading = Reading(**row["reading"])
+        return cls(model, row["layer"], row["pooling"], tensors["mean"], tensors["scale"], reading, earlier)
 
     def matrix(self, prompts: Sequence[Prompt], tools: Tools) -> Any:
         return self.scaled(tools.hidden(self.model, prompts, [self.layer])[:, 0, self.pooling])
@@ -175,7 +191,13 @@ class Hidden:
         return scaled
 
     def described(self) -> dict[str, Any]:
-        return {"kind": "hidden", "layer": self.layer, "pooling": self.pooling}
+        return {
+            "kind": "hidden",
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "reading": _plain(self.reading),
+            "earlier": [{"role": own.role, "content": own.content} for own in self.earlier],
+        }
 
     def tensors(self) -> dict[str, np.ndarray]:
         return {"mean": self.mean, "scale": self.scale}

@@ -346,7 +346,7 @@ class ClassifierStep(AnsweringStep):
                 parts, texts = {}, {}
                 for task in tasks:
                     seen, held = (own[:, number, pooling] for own in states[task.name])
-                    features = Hidden.fitted(asked[task.name], layer, pooling, seen)
+                    features = Hidden.fitted(asked[task.name], layer, pooling, seen, _prompts(taught[task.name]))
                     head = _head(features.scaled(seen), taught[task.name], task, context.seed)
                     parts[task.name] = (features, head)
                     texts[task.name] = _answers(head, features.scaled(held), task)
