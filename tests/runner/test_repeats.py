@@ -10,14 +10,22 @@ from tiny import tiny_study
 
 from luthier.errors import StudyError
 from luthier.evaluate import forgetting
+from luthier.record import load_predictor
+from luthier.report.card import model_card
 from luthier.report.console import comparison_table
 from luthier.report.html import write_report
-from luthier.runner import run
+from luthier.runner import repeats, run
+from luthier.runner.apply import Workshop
+from luthier.runner.fitted import Fitted
 from luthier.runner.folder import read_json, read_jsonl
+from luthier.runner.prepare import Prepared
 from luthier.study import Study
+from luthier.types import prompted
 
 LORA = {"step": "sft", "adapter": {"rank": 2, "dropout": 0.1}, "epochs": 2, "evaluations": 2, "learning_rate": 1e-2}
 OPEN = {**LORA, "adapter": "ia3", "learning_rate": {"choose": [1e-6, 2e-2]}}
+
+CHARGED = ("train_s", "search_s", "tokens_seen", "trainable_parameters", "stored_bytes")
 
 
 def seeded(model: Path, **changes: object) -> Study:
@@ -34,14 +42,19 @@ def test_what_trains_is_trained_with_every_seed_and_the_spread_is_shown(root: Pa
     means = {row["name"]: row["mean"] for row in result.comparison["approaches"]}
     for row in seeds["approaches"]:
         assert [own["seed"] for own in row["seeds"]] == [0, 1, 2]
-        assert row["seeds"][0]["mean"] == means[row["name"]]
+        (handed,) = (one for one in row["seeds"] if one["seed"] == row["handed_over"])
+        assert handed["mean"] == means[row["name"]]
         own = [one["mean"] for one in row["seeds"]]
         assert (row["least"], row["most"]) == (min(own), max(own))
         assert row["mean"] == pytest.approx(sum(own) / 3)
         assert row["sd"] == pytest.approx((sum((one - row["mean"]) ** 2 for one in own) / 2) ** 0.5)
     (pair,) = seeds["pairs"]
     assert pair["a_better"] + pair["b_better"] <= pair["of"] == 3
-    rows = [read_jsonl(root / "run" / "approaches" / "lora" / at / "predictions.jsonl") for at in ("", "seeds/1")]
+    (lora, _) = seeds["approaches"]
+    other = next(seed for seed in (0, 1, 2) if seed != lora["handed_over"])
+    rows = [
+        read_jsonl(root / "run" / "approaches" / "lora" / at / "predictions.jsonl") for at in ("", f"seeds/{other}")
+    ]
     assert [row["id"] for row in rows[0]] == [row["id"] for row in rows[1]]
     assert [row["label_logprobs"] for row in rows[0]] != [row["label_logprobs"] for row in rows[1]]
     assert any("Trained with 3 seeds" in reason for reason in result.comparison["reasons"])
@@ -63,7 +76,7 @@ def test_what_every_training_forgot_stands_beside_its_score(
     (row,) = result.comparison["seeds"]["approaches"]
     changes = [one["forgotten"]["general_text"] for one in row["seeds"]]
     (own,) = (one for one in result.comparison["approaches"] if one["name"] == "lora")
-    assert changes[0] == own["forgotten"][0]["difference"]
+    assert own["forgotten"][0]["difference"] == changes[row["handed_over"]]  # seeds 0, 1 and 2
     assert len(set(changes)) == 3
     page = write_report(root / "run").read_text(encoding="utf-8")
     assert "Forgotten: mean (least to most)" in page
@@ -79,12 +92,17 @@ def test_only_the_settings_that_were_taken_are_repeated_and_nothing_is_charged(
     records = [read_json(file) for file in (root / "run" / "steps").glob("*/step.json")]
     rates = [(row["settings"]["learning_rate"], row["seed"]) for row in records]
     assert sorted(rates) == [(1e-6, 0), (1e-2, 0), (1e-2, 1), (1e-2, 2), (2e-2, 0), (2e-2, 1), (2e-2, 2)]
-    costs = [{row["name"]: row["cost"] for row in one.comparison["approaches"]} for one in (once, again)]
+    costs = [
+        {row["name"]: {k: row["cost"][k] for k in CHARGED} for row in one.comparison["approaches"]}
+        for one in (once, again)
+    ]
     assert costs[0] == costs[1]
     # The test was answered by new models, which is another opening.
+    handed = {row["name"]: row["handed_over"] for row in again.comparison["seeds"]["approaches"]}
     assert [row["approaches"] for row in read_jsonl(root / "run" / "ledger.jsonl")] == [
         ["zero-shot", "lora", "ia3"],
-        ["lora, seed 1", "lora, seed 2", "ia3, seed 1", "ia3, seed 2"],
+        [name for name, seed in handed.items() if seed != 0]
+        + [f"{name}, seed {other}" for name, seed in handed.items() for other in (0, 1, 2) if other != seed],
     ]
 
 
@@ -94,7 +112,7 @@ def test_finalists_are_those_that_do_best_on_validation(root: Path, tiny_model_f
     result = run(study, root / "run", root=root)
     assert [row["name"] for row in result.comparison["seeds"]["approaches"]] == ["lora"]
     assert result.comparison["seeds"]["pairs"] == []
-    assert len(list((root / "run" / "steps").glob("*/validation.json"))) == 2
+    assert len(list((root / "run" / "steps").glob("*/validation.json"))) == 3  # both, and lora's second training
 
 
 def test_by_default_the_best_training_of_each_kind_is_done_three_times(root: Path, tiny_model_folder: Path) -> None:
@@ -109,6 +127,32 @@ def test_by_default_the_best_training_of_each_kind_is_done_three_times(root: Pat
     assert [row["name"] for row in result.comparison["seeds"]["approaches"]] == ["lora", "classifier"]
     asked = result.comparison["decision"]["questions"][0]
     assert (asked["of"], asked["trainings"], len(asked["each"])) == ("lora", 3, 3)
+
+
+def test_the_training_that_does_best_on_validation_is_handed_over(
+    root: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def second_is_best(prepared: Prepared, own: Fitted, shop: Workshop, name: str) -> tuple[float, ...]:
+        return (float(name.endswith("seed 1")),)
+
+    monkeypatch.setattr(repeats, "target_score", second_is_best)
+    study = seeded(tiny_model_folder, approaches={"zero-shot": [], "lora": [LORA]})
+    result = run(study, root / "run", root=root)
+    (row,) = result.comparison["seeds"]["approaches"]
+    assert row["handed_over"] == 1
+    assert [one["seed"] for one in row["seeds"]] == [0, 1, 2]
+    records = {read_json(file)["seed"]: file.parent for file in (root / "run" / "steps").glob("*/step.json")}
+    answering = load_predictor(root / "run" / "approaches" / "lora" / "predictor.json", root / "run")
+    assert Path(prompted(answering).model.adapters[0]).is_relative_to(records[1].resolve())
+    assert sorted(p.name for p in (root / "run" / "approaches" / "lora" / "seeds").iterdir()) == ["0", "2"]
+    means = {one["seed"]: one["mean"] for one in row["seeds"]}
+    (own,) = (one for one in result.comparison["approaches"] if one["name"] == "lora")
+    assert own["mean"] == means[1]
+    (asked,) = result.comparison["decision"]["questions"]
+    assert len(asked["each"]) == 3
+    card = model_card(root / "run", "lora", "adapter")
+    assert "It was trained 3 times, each with another seed; this is the training with seed 1, which" in card
+    assert "handed over" in write_report(root / "run").read_text(encoding="utf-8").split('id="seeds"')[1]
 
 
 def test_what_an_approach_is_made_of_is_trained_with_the_same_seed(root: Path, tiny_model_folder: Path) -> None:

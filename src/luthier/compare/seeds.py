@@ -20,10 +20,15 @@ from luthier.evaluate.statistics import Interval
 @dataclass(frozen=True, slots=True)
 class Repeated:
     """An approach that was trained with several seeds, the interval of its score with each, and how much each probe of
-    general ability changed."""
+    general ability changed.
+
+    Attributes:
+        handed: The seed of the training that is handed over.
+    """
 
     name: str
     metric: Metric
+    handed: int
     by_seed: Mapping[int, Interval]
     forgotten: Mapping[int, Mapping[str, object]]
 
@@ -38,7 +43,7 @@ def over_seeds(
     """The scores of each approach with each of its seeds; approaches without a second seed are left out.
 
     Args:
-        repeats: Approach → seed → what it scored on the targets.
+        repeats: Approach → seed → what it scored on the targets; the training that is handed over first.
         targets: The tasks that the verdict concerns; of several their mean.
         seed: Of the bootstrap where intervals need one.
     """
@@ -46,9 +51,10 @@ def over_seeds(
     for name, results in repeats.items():
         if len(results) > 1:
             metric, columns = judged_columns(list(results.values()), targets)
-            own = {of: interval_of(column, metric, seed) for of, column in zip(results, columns, strict=True)}
+            column_of = dict(zip(results, columns, strict=True))
+            own = {of: interval_of(column_of[of], metric, seed) for of in sorted(results)}
             changed = {of: {str(c["probe"]): c["difference"] for c in one.forgotten} for of, one in results.items()}
-            found.append(Repeated(name, metric, own, changed))
+            found.append(Repeated(name, metric, next(iter(results)), own, changed))
     return found
 
 
@@ -61,6 +67,7 @@ def seeds_content(repeated: Sequence[Repeated]) -> dict[str, Any] | None:
         "approaches": [
             {
                 "name": own.name,
+                "handed_over": own.handed,
                 "mean": fmean(own.means),
                 "sd": stdev(own.means),
                 "least": min(own.means),

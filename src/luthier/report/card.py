@@ -213,6 +213,7 @@ def _making(folder: RunFolder, one: ApproachFolder) -> Iterator[str]:
         yield f"{number}. **{_line(step['step'])}**, {units.seconds(step['seconds'])}"
         for key, value in units.settings_taken(step.get("settings") or {}).items():
             yield f"   - {_line(key)}: `{_line(value).replace('`', '')}`"
+    yield from _which_training(folder, one.name)
     cost = folder.row(one.name)["cost"]
     if cost["trainable_parameters"] and folder.row(one.name)["training"] == "small model":
         yield ""
@@ -228,6 +229,20 @@ def _making(folder: RunFolder, one: ApproachFolder) -> Iterator[str]:
             f"in {units.seconds(cost['train_s'])}, {units.seconds(cost['search_s'])} of it for settings not taken; "
             f"peak memory {units.size(cost['peak_bytes'])}."
         )
+
+
+def _which_training(folder: RunFolder, name: str) -> Iterator[str]:
+    """Of several trainings the one that this is."""
+    unit = target_unit(folder.comparison)
+    for row in (folder.comparison.get("seeds") or {}).get("approaches", ()):
+        if row["name"] == name and "handed_over" in row:
+            yield ""
+            yield (
+                f"It was trained {units.plural(len(row['seeds']), 'time')}, each with another seed; this is the "
+                f"training with seed {row['handed_over']}, which does best on validation. On the {_split(folder)} "
+                f"examples they reach {unit.value(row['mean'])} in the mean ({unit.value(row['least'])} to "
+                f"{unit.value(row['most'])})."
+            )
 
 
 def _usage(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
@@ -306,7 +321,9 @@ def _prompt_notes(predictor: Record) -> Iterator[str]:
 def _limits(folder: RunFolder, approach: str) -> Iterator[str]:
     row, run = folder.row(approach), folder.run
     least, unit = folder.comparison.get("minimum_detectable"), target_unit(folder.comparison)
-    n, seed = units.plural(row["n"], "example"), f"with one seed ({run['seed']})"
+    repeated = [own["name"] for own in (folder.comparison.get("seeds") or {}).get("approaches", ())]
+    seed = "with several seeds" if approach in repeated else f"with one seed ({run['seed']})"
+    n = units.plural(row["n"], "example")
     if _split(folder) == "test":
         yield f"- Measured on one test set of {n}, {seed}."
     else:

@@ -44,11 +44,13 @@ def seed_rows(comparison: Mapping[str, Any], looks: Mapping[str, Look]) -> Value
                 "sd": _sd(row["sd"], unit),
                 "forgotten": forgotten[row["name"]],
                 "range": f"{unit.value(row['least'])} to {unit.value(row['most'])}",
-                "plot": dots(
-                    scale, ticks, [own["mean"] for own in row["seeds"]], looks[row["name"]], _title(row, unit), floor
-                ),
+                "plot": dots(scale, ticks, _handed_first(row), looks[row["name"]], _title(row, unit), floor),
                 "seeds": [
-                    {"mean": unit.value(own["mean"]), "interval": unit.interval(own["low"], own["high"])}
+                    {
+                        "mean": unit.value(own["mean"]),
+                        "interval": unit.interval(own["low"], own["high"]),
+                        "handed": own["seed"] == _handed(row),
+                    }
                     for own in row["seeds"]
                 ],
             }
@@ -72,6 +74,15 @@ def _forgotten(seeds: Sequence[Mapping[str, Any]], probes: Sequence[Mapping[str,
             )
             said.append(f"{probe['probe'].replace('_', ' ')} {mean} ({ends[0]} to {ends[1]})")
     return said
+
+
+def _handed(row: Mapping[str, Any]) -> int:
+    """The seed whose model is handed over."""
+    return int(row.get("handed_over", row["seeds"][0]["seed"]))  # runs of before handed over the first
+
+
+def _handed_first(row: Mapping[str, Any]) -> list[float]:
+    return [own["mean"] for own in sorted(row["seeds"], key=lambda own: own["seed"] != _handed(row))]
 
 
 def _sd(value: float, unit: units.ScoreUnit) -> str:

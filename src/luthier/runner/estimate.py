@@ -299,7 +299,7 @@ def _forecast_approach(
     if in_place is None:
         seconds += speed.trial_s  # its speed is taken again beside its answers
     if approach.trains and study.seeds > 1:
-        again += sum(own.together(len(own.task.test)) for own in judged)
+        again += validating(prepared.target_lesson) + sum(own.together(len(own.task.test)) for own in judged)
         if study.forgetting.probe:
             again += _PROBE_TOKENS * (speed.token_s + speed.head_s)
         seconds += again * _further_trainings(approach, study)

@@ -35,7 +35,7 @@ from luthier.runner.keys import examples_key, key_of, versions
 from luthier.runner.left_out import left_out
 from luthier.runner.measure import Bench, is_answered, measure, result_of, speeds_in
 from luthier.runner.prepare import Prepared, prepare
-from luthier.runner.repeats import Repeats, fold_repeats, seeds_of, unanswered_repeats, with_repeats
+from luthier.runner.repeats import Handed, fold_repeats, hand_over, seeds_of, unanswered_repeats, with_repeats
 from luthier.runner.revision import measure_revision
 from luthier.runner.stages import has_stages, stage_matrices
 from luthier.study import QuickStudy, Study, quick_study, study_as_json
@@ -116,10 +116,10 @@ def run(
         write_json(folder.data, reports)
         shop = _workshop(prepared, folder, progress)
         fitted = _fit_all(prepared, shop)
-        repeats = fold_repeats(prepared, fitted, shop)
         validation = on_validation(prepared, fitted, shop)
+        handed = hand_over(prepared, fitted, fold_repeats(prepared, fitted, shop), shop)
         bench = _bench(prepared, folder, validation_only, progress)
-        comparison = _compare(prepared, fitted, repeats, validation, bench, harness, folder, validation_only)
+        comparison = _compare(prepared, handed, validation, bench, harness, folder, validation_only)
         write_json(folder.run, _about(prepared, bench, folder, started, reports, validation_only, given_up))
         write_json(folder.comparison, comparison)
     return RunResult(folder.path, comparison)
@@ -181,17 +181,16 @@ def _bench(prepared: Prepared, folder: RunFolder, validation_only: bool, progres
 
 def _compare(
     prepared: Prepared,
-    fitted: Mapping[str, Fitted],
-    repeats: Repeats,
+    handed: Handed,
     validation: Validation,
     bench: Bench,
     harness: HarnessTasks | None,
     folder: RunFolder,
     validation_only: bool,
 ) -> dict[str, Any]:
-    study = prepared.study
+    study, fitted = prepared.study, handed.fitted
     missing = [name for name in fitted if not is_answered(folder.approach(name), fitted[name], bench)]
-    missing += unanswered_repeats(repeats, bench)
+    missing += unanswered_repeats(handed.others, bench)
     missing = missing or unanswered_floors(prepared, bench)  # beside an approach they open nothing more
     if missing and not validation_only:
         _enter_in_ledger(folder, bench, missing)
@@ -214,7 +213,7 @@ def _compare(
         results.append(
             result_of(name, own, bench, general, elsewhere, changes_model=changed, validation=chosen_by, speeds=speeds)
         )
-    results = with_repeats(repeats, results, bench, forgotten)
+    results = with_repeats(handed.others, results, bench, forgotten)
     comparison: dict[str, Any] = compare(
         results,
         targets=study.targets,
@@ -224,7 +223,7 @@ def _compare(
         seed=study.seed,
         floors=measure_floors(prepared, bench),
     )
-    comparison["seeds"], more_reasons = seeds_of(repeats, results, bench, study.seed)
+    comparison["seeds"], more_reasons = seeds_of(handed, results, bench, study.seed)
     comparison["reasons"] += more_reasons
     comparison["split"] = "validation" if validation_only else "test"
     comparison["matrix"] = {

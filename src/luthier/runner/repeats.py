@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.compare.comparison import ApproachResult
 from luthier.compare.seeds import over_seeds, seeds_content, seeds_reasons
+from luthier.record import predictor_to_json
 from luthier.runner.apply import Workshop
 from luthier.runner.chosen import target_score
 from luthier.runner.fitted import Fitted
 from luthier.runner.fold import fold
+from luthier.runner.folder import write_json
 from luthier.runner.measure import Bench, is_answered, measure_answers, scores_and_answers
 from luthier.runner.prepare import Prepared
 from luthier.study import Approach
@@ -61,6 +63,38 @@ def finalists(prepared: Prepared, fitted: Mapping[str, Fitted], shop: Workshop) 
     return [name for name in study.approaches if name in best]
 
 
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """The approaches as they are handed over, and their other trainings.
+
+    Attributes:
+        fitted: The approaches; of those trained several times the training that does best on validation.
+        others: Approach → seed → a training that is not handed over.
+        seeds: Approach → the seed of the training that is handed over, for those trained several times.
+    """
+
+    fitted: Mapping[str, Fitted]
+    others: Repeats
+    seeds: Mapping[str, int]
+
+
+def hand_over(prepared: Prepared, fitted: Mapping[str, Fitted], repeats: Repeats, shop: Workshop) -> Handed:
+    """Of each approach's trainings take the one that does best on validation; of equals the one with the study's seed.
+
+    What it cost stays what the first training did, settings that were tried included.
+    """
+    study, handed, others, seeds = prepared.study, dict(fitted), dict(repeats), {}
+    for name, more in repeats.items():
+        trainings = {study.seed: fitted[name], **more}
+        scores = {seed: target_score(prepared, own, shop, f"{name}, seed {seed}") for seed, own in trainings.items()}
+        seeds[name] = max(scores, key=lambda seed: scores[seed])  # the first of equals
+        best = trainings.pop(seeds[name])
+        handed[name] = replace(fitted[name], predictor=best.predictor, key=best.key, stages=best.stages)
+        others[name] = trainings
+        write_json(shop.folder.approach(name) / "predictor.json", predictor_to_json(best.predictor, shop.folder.path))
+    return Handed(handed, others, seeds)
+
+
 def with_repeats(
     repeats: Repeats, results: Sequence[ApproachResult], bench: Bench, forgotten: Forgotten
 ) -> list[ApproachResult]:
@@ -80,7 +114,7 @@ def with_repeats(
 
 
 def seeds_of(
-    repeats: Repeats, results: Sequence[ApproachResult], bench: Bench, seed: int
+    handed: Handed, results: Sequence[ApproachResult], bench: Bench, seed: int
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """What stands under `seeds` in `comparison.json`, and what it says in words.
 
@@ -89,8 +123,9 @@ def seeds_of(
         seed: The study's.
     """
     scored = {
-        result.name: {seed: result, **dict(zip(repeats.get(result.name, {}), result.trainings, strict=True))}
-        for result in results
+        own.name: {handed.seeds[own.name]: own, **dict(zip(handed.others[own.name], own.trainings, strict=True))}
+        for own in results
+        if own.name in handed.seeds
     }
     found = over_seeds(scored, bench.targets, seed)
     return seeds_content(found), seeds_reasons(found)

@@ -204,9 +204,10 @@ class Study(Settings):
     """Decides splits, shots, order and initialisation."""
     seeds: int = Field(default=3, ge=1, le=100)
     """How often the finalists are trained, at the settings that were taken: with `seed` and with the numbers behind it.
-    Whether training helps is then asked of the mean over the trainings; the ranking shows the model of `seed`, which is
-    handed over, and the test scores of all, and their spread, stand beside it. The further trainings are not charged to
-    the approach. With 1 the verdict speaks of one model, and not of the way of training."""
+    Whether training helps is then asked of the mean over the trainings; handed over, and shown in the ranking, is the
+    one that does best on validation, and the test scores of all, and their spread, stand beside it. The further
+    trainings are not charged to the approach. With 1 the verdict speaks of one model, and not of the way of
+    training."""
     finalists: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """How many of the approaches that train the language model are trained again: those that do best on validation, and
     beside them the best that fits a small model. Or `all`, of either kind."""
