@@ -357,6 +357,18 @@ def test_the_interval_never_contradicts_the_words():
         assert (result["recommended"] == "lora") == better
 
 
+def test_with_the_price_of_an_hour_costs_stand_there_in_money():
+    both = (approach("zero-shot", right(160), per_request_s=0.3), approach("few-shot", right(80), per_request_s=0.9))
+    result = compared(*both, hour_price=1.5)
+    assert (
+        result["reasons"][0]
+        == "Cost of 1,000 requests: zero-shot 5.0 min, a price of 0.12 (300 ms each); few-shot 15.0 min, "
+        "a price of 0.38 (900 ms each)."
+    )
+    assert result["hour_price"] == 1.5
+    assert compared(*both)["hour_price"] is None
+
+
 def test_one_kind_of_approach_without_a_difference_recommends_the_cheapest():
     result = compared(
         approach("zero-shot", right(160), per_request_s=0.3), approach("few-shot", beside(24, 20), per_request_s=0.9)

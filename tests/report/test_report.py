@@ -9,6 +9,7 @@ import pytest
 from synthetic_run import LABELS, write_run
 
 from luthier.errors import RunError
+from luthier.report import units
 from luthier.report.examples import script_json
 from luthier.report.folder import read_run
 from luthier.report.html import render, write_report
@@ -419,3 +420,14 @@ def test_a_sample_of_a_split_is_told(tmp_path: Path) -> None:
     _changed(run, "data.json", **data)
     text = Page(write_report(run).read_text(encoding="utf-8")).text
     assert "A sample was taken of train (600 of 9,000)." in text
+
+
+def test_with_the_price_of_an_hour_every_cost_has_its_price(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    assert "price of that" not in render(read_run(folder))
+    comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    comparison["hour_price"] = 7200.0  # two a second
+    (folder / "comparison.json").write_text(json.dumps(comparison), encoding="utf-8")
+    page = Page(render(read_run(folder)))
+    assert "price of that, at 7,200 an hour" in page.text
+    assert units.plain(2 * comparison["approaches"][0]["total_s"]) in page.text

@@ -83,6 +83,7 @@ def compare(
     seed: int,
     alpha: float = 0.05,
     floors: Sequence[FloorResult] = (),
+    hour_price: float | None = None,
 ) -> dict[str, object]:
     """Rank the approaches, compare every two in pairs, and recommend one.
 
@@ -93,6 +94,7 @@ def compare(
         forgetting_limit: How much worse a general probe may get, as a fraction (`forgetting.worsening`); None: any.
         alpha: Of tasks one by one, a difference is found where p after Holm is below it.
         floors: Rules that an approach must be shown to beat to be of use.
+        hour_price: What an hour of the machine costs; None where nobody said.
 
     Returns:
         The content of `comparison.json`. An interval's end is null where a single example gives none.
@@ -115,7 +117,7 @@ def compare(
         Question(own.about, named[own.of], named[own.over], lead) for own, lead in zip(asked, leads, strict=True)
     ]
     pairs = _pairs([standing.name for standing in standings], questions, scored)
-    table = Table(metric, standings, questions, requests, margin, forgetting_limit)
+    table = Table(metric, standings, questions, requests, margin, forgetting_limit, hour_price)
     decision = decide(table)
     by_name = {approach.name: approach for approach in approaches}
     break_even = _break_even(standings)
@@ -125,6 +127,7 @@ def compare(
         "metric": metric.name,
         "n": len(next(iter(columns.values())).scored),
         "requests": requests,
+        "hour_price": hour_price,
         "margin": margin,
         "forgetting_limit": forgetting_limit,
         "minimum_detectable": _minimum_detectable(metric, standings, columns, pairs),

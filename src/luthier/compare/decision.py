@@ -135,7 +135,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All that a decision is made from; `standings` best first."""
+    """All that a decision is made from; `standings` best first.
+
+    Attributes:
+        hour_price: Of the machine; for the words alone.
+    """
 
     metric: Metric
     standings: Sequence[Standing]
@@ -143,6 +147,7 @@ class Table:
     requests: int
     margin: float
     forgetting_limit: float | None
+    hour_price: float | None = None
 
     @property
     def remembering(self) -> list[Standing]:

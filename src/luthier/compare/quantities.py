@@ -44,6 +44,12 @@ def count_text(number: int, what: str) -> str:
     return f"1 {what}" if number == 1 else f"{number:,} {what}s"
 
 
+def price_text(seconds: float, hour_price: float) -> str:
+    """What they cost, in the currency of the price of an hour: "12.40", "0.0031"."""
+    price = seconds / 3600 * hour_price
+    return f"{price:,.2f}" if price >= 0.1 else f"{price:.2g}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit that reads best: "12 ms", "1.5 s", "4.2 min", "3.1 h"."""
     if seconds <= 0:

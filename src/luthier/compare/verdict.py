@@ -15,6 +15,7 @@ from luthier.compare.quantities import (
     listed,
     p_text,
     percent_text,
+    price_text,
     rounded,
     size_text,
     value_text,
@@ -164,10 +165,15 @@ def reasons(table: Table, decision: Decision, break_even: Sequence[Mapping[str, 
 def _costs(table: Table, chosen: Standing, asked: Question | None, break_even: Sequence[Mapping[str, object]]) -> str:
     named = [chosen] if asked is None else [chosen, *(own for own in (asked.of, asked.over) if own is not chosen)]
     shown = [
-        f"{own.name} {duration(own.total_s)} ({_before(own)}{duration(own.cost.seconds_per_request)} each)"
+        f"{own.name} {duration(own.total_s)}{_price(table, own)} ({_before(own)}"
+        f"{duration(own.cost.seconds_per_request)} each)"
         for own in named
     ]
     return f"Cost of {count_text(table.requests, 'request')}: {'; '.join(shown)}.{_paid(asked, break_even)}"
+
+
+def _price(table: Table, own: Standing) -> str:
+    return "" if table.hour_price is None else f", a price of {price_text(own.total_s, table.hour_price)}"
 
 
 def _paid(asked: Question | None, break_even: Sequence[Mapping[str, object]]) -> str:

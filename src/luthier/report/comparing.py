@@ -258,7 +258,7 @@ def every_score(folder: RunFolder, looks: Looks) -> Values | None:
 
 
 def every_cost(folder: RunFolder, looks: Looks) -> Values:
-    rows = []
+    rows, hour_price = [], folder.comparison.get("hour_price")
     for row in folder.comparison["approaches"]:
         cost = row["cost"]
         rate = cost.get("tokens_per_s")
@@ -280,6 +280,8 @@ def every_cost(folder: RunFolder, looks: Looks) -> Values:
             units.plain(cost["throughput_per_s"]),
             units.seconds(row["total_s"]),
         ]
+        if hour_price is not None:
+            cells.append(units.plain(row["total_s"] / 3600 * hour_price))
         rows.append({"look": looks[row["name"]], "cells": cells})
     requests = units.count(folder.comparison["requests"])
     columns = [
@@ -293,6 +295,7 @@ def every_cost(folder: RunFolder, looks: Looks) -> Values:
             "requests/s",
         ),
         f"total for {requests} requests",
+        *([] if hour_price is None else [f"price of that, at {units.plain(hour_price)} an hour"]),
     ]
     return {"columns": columns, "rows": rows}
 

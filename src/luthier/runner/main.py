@@ -222,6 +222,7 @@ def _compare(
         forgetting_limit=study.forgetting.limit,
         seed=study.seed,
         floors=measure_floors(prepared, bench),
+        hour_price=study.hour_price,
     )
     comparison["seeds"], more_reasons = seeds_of(handed, results, bench, study.seed)
     comparison["reasons"] += more_reasons

@@ -196,6 +196,8 @@ class Study(Settings):
     """What is compared, by name."""
     requests: int = Field(default=100_000, ge=0)
     """Requests that the cost of an approach is reckoned for."""
+    hour_price: float | None = Field(default=None, gt=0)
+    """What an hour of this machine costs, in a currency of yours: costs are then shown in it, beside seconds."""
     margin: float = Field(default=0.02, ge=0)
     """How much worse than the best an approach may be, in the metric's own unit (0.02 is two points of accuracy)."""
     forgetting: ForgettingSettings = ForgettingSettings()
