@@ -345,6 +345,7 @@ def _comparison(ranked: Sequence[str], right: dict[str, list[bool]], n: int) -> 
         "metric": "exact_match",
         "n": n,
         "requests": 1000,
+        "hour_price": None,
         "margin": 0.02,
         "forgetting_limit": 0.05,
         "minimum_detectable": 0.081,
