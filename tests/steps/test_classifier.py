@@ -21,6 +21,7 @@ from colours import make_example, make_task
 from luthier.evaluate.metrics import METRICS
 from luthier.infer.engine import Engine
 from luthier.progress import Silent
+from luthier.simple import head as head_module
 from luthier.simple.classifier import Classifier
 from luthier.simple.contrastive import label_pairs, nearest_mean_accuracy
 from luthier.simple.head import STRENGTHS, _compact, chosen_labels, fit_head, fit_head_of_several, fits_logistic
@@ -234,6 +235,27 @@ def test_cross_validation_on_inner_products_predicts_what_it_does_on_many_sparse
             for rows in (features, compact)
         ]
         assert np.abs(scores[0] - scores[1]).max() < 1e-3
+
+
+def test_many_examples_with_many_labels_are_fitted_in_few_passes_and_told_apart_as_well(monkeypatch):  # type: ignore[no-untyped-def]
+    draw = np.random.default_rng(2)
+    targets = np.repeat(np.arange(20), 60)
+    marks = 0.004 + 0.05 * (np.arange(1000) % 20 == targets[:, None])
+    features = csr_matrix((draw.random(marks.shape) < marks) * 1.0)
+    train, held = np.arange(len(targets)) % 3 > 0, np.arange(len(targets)) % 3 == 0
+    labels = np.array([f"{own:02}" for own in targets])
+
+    def right() -> tuple[int, dict[str, object]]:
+        head = fit_head(features[train], list(labels[train]), 0)
+        guessed = np.array(head.labels)[head.log_probabilities(features[held]).argmax(1)]
+        return int((guessed == labels[held]).sum()), head_module._solving(features[train], 20, 0)
+
+    whole, plain = right()
+    monkeypatch.setattr(head_module, "_MANY", 800 * 20)
+    few, solving = right()
+    assert (plain, solving["solver"]) == ({"max_iter": 1000}, "saga")
+    assert whole >= 0.5 * held.sum()
+    assert few >= whole - 8  # of 400
 
 
 def test_several_labels_are_each_decided_by_itself():
