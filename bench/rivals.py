@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 STUDIES = HERE.parent / "studies" / "data"
 SEEDS = (0, 1, 2)
 # With more training messages than this an approach is left out: it would take an hour.
-MOST = {"hidden": 300, "few-shot": 300, "contrastive": 1000}
+MOST = {"hidden": 300, "few-shot": 300, "encoder": 300, "contrastive": 1000}
 WITH_MODEL = ("hidden", "few-shot")
 
 Rows = list[tuple[str, str]]
@@ -45,15 +45,22 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--only", nargs="*", help="names of sets; default: all that are there")
     found.add_argument("--no-model", action="store_true", help="leave the language model out everywhere")
-    found.add_argument("--no-tuning", action="store_true", help="leave the contrastive tuning out everywhere")
+    found.add_argument(
+        "--no-tuning", action="store_true", help="leave what trains an embedder or encoder out everywhere"
+    )
     return found
 
 
 def sets(data: Path | None) -> dict[str, Callable[[], Set]]:
     """Those of the shipped studies, and the whole ones where the folder of data sets is there."""
     found: dict[str, Callable[[], Set]] = {
-        "quickstart (Banking77, 12 intents)": lambda: _csv(STUDIES / "banking77", "train", "test", "category", 72),
-        "adapters, transfer (Banking77, 12 intents, all messages)": lambda: _csv(
+        "quickstart (Banking77, 12 intents)": lambda: _csv(
+            STUDIES / "banking77", "apart-train", "all-test", "category", 72
+        ),
+        "adapters (Banking77, 12 intents, a slice)": lambda: _csv(
+            STUDIES / "banking77", "train", "test", "category", 72
+        ),
+        "transfer (Banking77, 12 intents, all messages)": lambda: _csv(
             STUDIES / "banking77", "all-train", "all-test", "category", 240
         ),
         "clinc150 money": lambda: _csv(STUDIES / "clinc150", "money-train", "money-test", "intent", 75),
@@ -77,7 +84,7 @@ def measure(
         own = read()
         print(f"{name}: {len(own.train):,} training, {len(own.test):,} test messages", file=sys.stderr, flush=True)
         left_out = {approach for approach, most in MOST.items() if quick or len(own.train) > most}
-        left_out |= {*(WITH_MODEL if no_model else ()), *(("contrastive",) if no_tuning else ())}
+        left_out |= {*(WITH_MODEL if no_model else ()), *(("contrastive", "encoder") if no_tuning else ())}
         runs = [_run(own, seed, left_out) for seed in (SEEDS[:1] if quick else SEEDS)]
         kept[name] = {
             approach: [next(r for r in run["approaches"] if r["name"] == approach) for run in runs]
@@ -102,11 +109,12 @@ def measure(
             "seeds, on this machine.",
             "nearest: the label of the most similar training message, by words, embedding or both, and how many vote, "
             "as validation takes them. tfidf and embedding: logistic regression on word and character TF-IDF, and on "
-            "MiniLM-L6. contrastive: the same when MiniLM-L6 was trained on the labels first. hidden: on the hidden "
+            "MiniLM-L6. contrastive: the same when MiniLM-L6 was trained on the labels first. encoder: "
+            "all of MiniLM-L6 trained with a classification head. hidden: on the hidden "
             "states of SmolLM2-135M. few-shot: SmolLM2-135M with the eight most similar messages in its prompt.",
             f"Left out with more training messages than these: {', '.join(f'{k} {v:,}' for k, v in MOST.items())}"
             f"{'; what asks the language model everywhere in this run' if no_model else ''}"
-            f"{'; contrastive tuning everywhere in this run' if no_tuning else ''}.",
+            f"{'; what trains an embedder or encoder everywhere in this run' if no_tuning else ''}.",
         ],
         **outcome.frame(quick),
     }
