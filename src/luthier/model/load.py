@@ -14,6 +14,7 @@ from luthier.errors import ModelError
 from luthier.model.classify import load_head
 from luthier.model.device import torch_dtype
 from luthier.model.part import is_part, load_part
+from luthier.model.tied import untie_adapted
 from luthier.types import ModelRef
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ def _with_saved(model: Any, folder: str, base: str) -> Any:
         adapted = PeftModel.from_pretrained(model, folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"the adapter in {folder} does not fit {base}: {error}") from error
+    untie_adapted(adapted)
     try:
         return adapted.merge_and_unload()
     except (NotImplementedError, AttributeError):  # some of PEFT's adapters cannot become a part of the weights

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import ModelError
+from luthier.model.tied import untie
 
 _WEIGHTS, _ABOUT = "part.safetensors", "part.json"
 
@@ -52,7 +53,7 @@ def layers_of(model: Any) -> Any:
 
 def names_of_head(model: Any) -> list[str]:
     """The weights of the output layer, which gets weights of its own where it shares the input embedding's."""
-    _untie(model)
+    untie(model)
     own = {id(p) for p in model.get_output_embeddings().parameters()}
     return [name for name, p in model.named_parameters() if id(p) in own]
 
@@ -100,7 +101,7 @@ def load_part(model: Any, folder: str | Path) -> None:
     from safetensors.torch import load_file
 
     if json.loads((Path(folder) / _ABOUT).read_text(encoding="utf-8"))["own_head"]:
-        _untie(model)
+        untie(model)
     there = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in load_file(Path(folder) / _WEIGHTS).items():
@@ -111,12 +112,3 @@ def load_part(model: Any, folder: str | Path) -> None:
                     f"{found}."
                 )
             there[name].copy_(tensor)
-
-
-def _untie(model: Any) -> None:
-    import torch
-
-    head, config = model.get_output_embeddings(), model.config.get_text_config()
-    if head.weight is model.get_input_embeddings().weight:
-        head.weight = torch.nn.Parameter(head.weight.detach().clone())
-    config.tie_word_embeddings = False

@@ -10,11 +10,15 @@ from luthier.data.text import Halves, Text, halves
 from luthier.evaluate.over_tasks import MEAN
 from luthier.progress import Advance
 from luthier.steps.validate import score_of, validation_metrics
-from luthier.types import Predictor, Task, prompted
+from luthier.types import Predictor, PromptedModel, Task, prompted
 
 if TYPE_CHECKING:
     from luthier.evaluate.metrics import Metric
     from luthier.infer.engine import Engine
+    from luthier.infer.logprobs import LogProb
+
+# Examples that tell two models apart.
+_FEW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,16 @@ class Lesson:
             for task, metric in zip(self.tasks, self.metrics, strict=True)
         }
         return self.of_tasks(found)
+
+    def few_logprobs(self, engine: Engine, predictor: PromptedModel, *, model: Any = None) -> list[LogProb]:
+        """Of a few answers that are kept apart the log-probability: enough to tell two models apart.
+
+        Args:
+            model: A model in training to use in place of the predictor's own.
+        """
+        task = self.tasks[0]
+        asked = prompted(predictor.asked(task, self.target))
+        return engine.reference_logprobs(asked, task.validation[:_FEW], model=model)
 
     def of_tasks(self, found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The same from what each task gave by itself.
@@ -129,6 +143,10 @@ class TextLesson(Lesson):
         found = engine.block_logprobs(prompted(predictor).model, texts, self.block_tokens, model=model)
         advance(len(texts))
         return {"loss": -sum(own.nats for own in found) / sum(own.tokens for own in found)}
+
+    def few_logprobs(self, engine: Engine, predictor: PromptedModel, *, model: Any = None) -> list[LogProb]:
+        texts = [document.text for document in self.documents.held[:_FEW]]
+        return engine.block_logprobs(predictor.model, texts, self.block_tokens, model=model)
 
     def metric_of(self, score: Sequence[float]) -> float:
         return -score[0]

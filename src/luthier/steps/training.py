@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, TrainingError
 from luthier.settings import Open, closed, given
 from luthier.steps.adapters import Adapter, AnyAdapter
 from luthier.steps.base import Step, StepContext, StepOutcome
@@ -20,6 +20,7 @@ from luthier.types import ModelRef, Predictor, PromptedModel, Task, Training, pr
 
 if TYPE_CHECKING:
     from luthier.infer.engine import Engine
+    from luthier.infer.logprobs import LogProb
     from luthier.prompt.render import Renderer, TrainingSequence
     from luthier.steps.replay import Replay, Written
     from luthier.train.loop import LoopSettings
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from luthier.train.outcome import TrainingOutcome
     from luthier.train.pull import Pull
 
+# How far, in nats a token, a model may predict otherwise when it is loaded (adapters are merged then, and rounded to 16
+# bits); of a model that predicts badly a share of its loss.
+_NATS_APART, _SHARE_APART = 0.5, 0.25
 # Settings that belong to an adapter, for people who write them beside it.
 _OF_ADAPTERS = ("rank", "alpha", "dropout", "targets")
 
@@ -160,13 +164,16 @@ class TrainingStep(Step):
         written = trained.written
         writing_s = 0.0 if written is None else written.facts["seconds"]
         train_s = max(time.perf_counter() - started, outcome.seconds + outcome.validation_s + writing_s)
+        live = context.lesson.few_logprobs(engine, predictor, model=model)
         head = self._save_head(model, context)
         moved = self.trained.movement(model, lambda: load_model(began.model, device=engine.device, precision="float32"))
         ref = self._save(model, predictor.model, context, engine)
         del model, trained
         engine.release()
+        after = replace(predictor, model=replace(ref, head=head))
+        see_that_it_answers_alike(live, context.lesson.few_logprobs(engine, after))
         return StepOutcome(
-            predictor=replace(predictor, model=replace(ref, head=head)),
+            predictor=after,
             train_s=train_s,
             loop_s=outcome.seconds,
             trained_tokens=outcome.tokens,
@@ -367,6 +374,25 @@ class TrainingStep(Step):
 
     def _learning_rate(self) -> float:
         return self.trained.learning_rate if self.learning_rate is None else given(self.learning_rate)
+
+
+def see_that_it_answers_alike(trained: Sequence[LogProb], saved: Sequence[LogProb]) -> None:
+    """Compare what a model predicted in training with what it predicts when it is loaded as everybody loads it.
+
+    Raises:
+        TrainingError: They differ by more than another precision explains.
+    """
+    tokens = sum(own.tokens for own in trained)
+    if not tokens:
+        return
+    apart = sum(abs(one.nats - other.nats) for one, other in zip(trained, saved, strict=True)) / tokens
+    surprise = -sum(own.nats for own in trained) / tokens
+    if not apart <= max(_NATS_APART, _SHARE_APART * surprise):
+        raise TrainingError(
+            f"the model as it was saved predicts otherwise than it did in training ({apart:.2g} nats a token apart, on "
+            f"{len(trained)} validation examples): what was trained cannot be merged into this model's weights as "
+            "PEFT does it. Train other modules (adapter: lora without targets takes every linear layer but the head)."
+        )
 
 
 def _adapters(step: Step) -> list[Adapter]:
