@@ -1,10 +1,12 @@
-"""Cut two intermediate tasks of CLINC150: what customers ask about cards and accounts, and about kitchen and home.
+"""Cut tasks of CLINC150: what customers ask about cards and accounts, about kitchen and home, and about the home alone.
 
     python studies/data/make_clinc150.py path/to/clinc150 studies/data/clinc150
 
 `clinc150` is the folder with `data_small.json` and `domains.json`. Each task has two domains, 30 intents, and the same
 number of messages an intent, so that they differ in what the messages are about and in nothing else. Messages that
 stand in another of the files, or in Banking77's test messages beside this folder, are left out.
+
+Of the home alone there are all test messages, and training messages none of which has nearly the words of one of them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 NUM_TRAIN, NUM_TEST, SEED = 25, 4, 0  # an intent
+ALONE, NUM_ALONE = "home", 12  # an intent, to train on
+NEAR = 0.7  # shared words over all words of two messages (Jaccard), from which on they are near each other
 TASKS = {"money": ("banking", "credit_cards"), "household": ("kitchen_and_dining", "home")}
 
 Row = tuple[str, str]  # text, intent
@@ -34,6 +38,12 @@ def main(clinc150: Path, folder: Path) -> None:
             rows = sample(messages[split], intents, count, seen)
             write(folder / f"{name}-{split}.csv", rows)
             seen |= {bare(text) for text, _ in rows}
+    intents = domains[ALONE]
+    asked = [(text, intent) for text, intent in messages["test"] if intent in intents]
+    write(folder / f"{ALONE}-test.csv", asked)
+    told = [words(text) for text, _ in asked]
+    others = [row for row in messages["train"] if not any(near(words(row[0]), own) for own in told)]
+    write(folder / f"{ALONE}-train.csv", sample(others, intents, NUM_ALONE, set()))
 
 
 def sample(messages: Sequence[Sequence[str]], intents: Sequence[str], count: int, seen: set[str]) -> list[Row]:
@@ -48,6 +58,14 @@ def sample(messages: Sequence[Sequence[str]], intents: Sequence[str], count: int
 def bare(text: str) -> str:
     """The words alone: messages that differ in case and punctuation are the same."""
     return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(bare(text).split())
+
+
+def near(one: frozenset[str], other: frozenset[str]) -> bool:
+    return len(one & other) >= NEAR * len(one | other)
 
 
 def read_texts(file: Path) -> set[str]:
