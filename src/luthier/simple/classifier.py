@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from luthier.data.labels import join_labels, separator_of
 from luthier.errors import ModelError, RunError
 from luthier.model.encoder import load_encoder
-from luthier.model.whole import write_whole
 from luthier.simple.features import Embedding, Encoded, Features, Hidden, Tfidf
 from luthier.simple.head import Head, chosen_labels
 from luthier.simple.usage import ENCODER, MODEL, usage
@@ -171,6 +170,8 @@ def _whole_model(predictor: PromptedModel, folder: Path) -> PromptedModel:
     Raises:
         RunError: Its prompts hold more than the text that is asked about, or it cannot be written whole.
     """
+    from luthier.model.whole import write_whole
+
     added = {
         "worked examples": predictor.shots,
         "passages of documents": predictor.retrieval,
