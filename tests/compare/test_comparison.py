@@ -92,8 +92,8 @@ def loss_rise(after: float) -> dict[str, object]:
 def test_result_has_the_keys_of_the_run_folder_page():
     result = compared(approach("few-shot", right(120)), approach("lora", right(164), train_s=300, per_request_s=0.5))
     assert set(result) == {
-        "target", "targets", "metric", "n", "requests", "margin", "forgetting_limit", "minimum_detectable",
-        "approaches", "floors", "pairs", "by_task",
+        "target", "targets", "metric", "n", "requests", "hour_price", "margin", "forgetting_limit",
+        "minimum_detectable", "approaches", "floors", "pairs", "by_task",
         "break_even", "decision", "recommended", "headline", "verdict", "reasons",
     }  # fmt: skip
     lora, few_shot = result["approaches"]

@@ -109,7 +109,7 @@ def test_an_export_never_overwrites(finished: Path, tmp_path: Path) -> None:
 def test_an_export_that_answers_differently_is_refused(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from luthier.runner import export as module
+    from luthier.model import whole as module
 
     original = module.load_model
 
