@@ -51,8 +51,8 @@ def over_seeds(
     for name, results in repeats.items():
         if len(results) > 1:
             metric, columns = judged_columns(list(results.values()), targets)
-            column_of = dict(zip(results, columns, strict=True))
-            own = {of: interval_of(column_of[of], metric, seed) for of in sorted(results)}
+            found_by = sorted(zip(results, columns, strict=True), key=lambda pair: pair[0])
+            own = {of: interval_of(column, metric, seed) for of, column in found_by}
             changed = {of: {str(c["probe"]): c["difference"] for c in one.forgotten} for of, one in results.items()}
             found.append(Repeated(name, metric, next(iter(results)), own, changed))
     return found
