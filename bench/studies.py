@@ -133,7 +133,7 @@ def _ranking(study: Values) -> str:
         changes = {probe["probe"]: probe for probe in row.get("forgotten", ())}
         cells = [
             f"**{row['name']}**" if row["name"] == study["recommended"] else row["name"],
-            _with_interval(row, share),
+            _with_interval(row, share) + (f", mean of {row['trainings']}" if row.get("trainings", 1) > 1 else ""),
             _to_best(study, row["name"], share),
             f"{cost['train_s'] / 60:.1f} min" if cost["train_s"] else "–",
             f"{100 * cost['trainable_share']:.2f}%" if cost["trainable_share"] else "–",

@@ -98,8 +98,8 @@ def test_result_has_the_keys_of_the_run_folder_page():
     }  # fmt: skip
     lora, few_shot = result["approaches"]
     assert set(few_shot) == {
-        "name", "n", "metric", "mean", "low", "high", "interval", "scores", "unscored", "cost", "total_s",
-        "training", "floor",
+        "name", "n", "metric", "mean", "low", "high", "interval", "trainings", "handed_over", "scores", "unscored",
+        "cost", "total_s", "training", "floor",
     }  # fmt: skip
     assert set(lora) - set(few_shot) == {"forgotten", "other_tasks"}
     assert set(result["pairs"][0]) == {
@@ -224,6 +224,21 @@ def test_the_pair_is_chosen_on_validation_and_not_by_its_luck_on_the_test():
     assert result["recommended"] == "lora"
     assert "Chosen on validation, before the test was opened: lora (80.0%) and few-shot (70.0%)." in result["reasons"]
     assert "Better on the test, but not asked about: full (80.0%)." in result["reasons"]
+
+
+def test_what_was_trained_again_stands_in_the_table_by_the_mean_of_its_trainings():
+    lucky, other = approach("lora", right(176)), approach("few-shot", right(170))
+    again = (approach("lora", right(156)), approach("lora", right(160)))
+    result = compared(other, replace(lucky, trainings=again))
+    first, second = result["approaches"]
+    assert (first["name"], first["trainings"], first["mean"]) == ("few-shot", 1, 0.85)
+    assert (second["name"], second["trainings"], second["mean"]) == ("lora", 3, pytest.approx(0.82))
+    assert second["handed_over"]["mean"] == second["scores"]["task"][0]["mean"] == 0.88
+    assert first["handed_over"] == {key: first[key] for key in ("mean", "low", "high")}
+    pair = result["pairs"][0]
+    assert pair["difference"] == pytest.approx(first["mean"] - second["mean"])
+    alone = compared(other, lucky)["approaches"][0]
+    assert second["high"] - second["low"] > 2 * (alone["high"] - alone["low"])
 
 
 def test_where_it_was_trained_again_the_verdict_is_on_the_mean_of_the_trainings():

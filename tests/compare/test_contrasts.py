@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_rel
 
-from luthier.compare.contrasts import Trained, contrasts
+from luthier.compare.contrasts import Trained, contrasts, mean_over_trainings
 from luthier.errors import EvaluationError
 from luthier.evaluate import Answer, LogProb, metric_traits
 from luthier.evaluate.columns import column_of, values_of
 from luthier.evaluate.corpus import corpus_value
+from luthier.evaluate.statistics import wilson_interval
 from luthier.types import Score
 
 
@@ -99,6 +100,32 @@ def test_with_three_trainings_the_interval_covers_the_truth_about_the_method():
             covered[trainings] += found.low <= 0.045 <= found.high  # clipping takes half a point
     assert covered[3] / 400 > 0.92
     assert covered[1] / 400 < 0.85
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.05])
+def test_the_mean_over_three_trainings_covers_the_truth_about_the_method(spread: float):
+    """A right answer has its difficulty, a training its luck; one training's interval leaves the second out."""
+    random, truth, covered, alone, draws = np.random.default_rng(3), 0.8, 0, 0, 400
+    for _ in range(draws):
+        level = np.clip(truth + spread * random.standard_normal((3, 1)), 0, 1)
+        values = (random.random((3, 300)) < level).astype(float)
+        found = mean_over_trainings(Trained("lora", values), bounded=True)
+        covered += found.low <= truth <= found.high
+        one = wilson_interval(float(values[0].sum()), 300)
+        alone += one.low <= truth <= one.high
+    assert covered / draws > 0.93
+    if spread > 0.02:
+        assert alone / draws < 0.8
+
+
+def test_the_mean_over_trainings_of_a_bounded_metric_stays_in_its_bounds():
+    found = mean_over_trainings(Trained("lora", np.ones((3, 20))), bounded=True)
+    assert (found.mean, found.high, found.n) == (1.0, 1.0, 20)
+    assert 0.75 < found.low < 0.95
+    losses = Trained("lora", 2 + np.random.default_rng(0).standard_normal((3, 50)))
+    unbounded = mean_over_trainings(losses, bounded=False)
+    assert unbounded.mean == pytest.approx(losses.values.mean())
+    assert unbounded.low < unbounded.mean < unbounded.high
 
 
 def test_scores_on_other_examples_are_refused():

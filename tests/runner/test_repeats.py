@@ -39,11 +39,12 @@ def test_what_trains_is_trained_with_every_seed_and_the_spread_is_shown(root: Pa
     result = run(seeded(tiny_model_folder), root / "run", root=root)
     seeds = result.comparison["seeds"]
     assert [row["name"] for row in seeds["approaches"]] == ["lora", "ia3"]
-    means = {row["name"]: row["mean"] for row in result.comparison["approaches"]}
+    rows = {row["name"]: row for row in result.comparison["approaches"]}
     for row in seeds["approaches"]:
         assert [own["seed"] for own in row["seeds"]] == [0, 1, 2]
         (handed,) = (one for one in row["seeds"] if one["seed"] == row["handed_over"])
-        assert handed["mean"] == means[row["name"]]
+        assert handed["mean"] == rows[row["name"]]["handed_over"]["mean"]
+        assert (rows[row["name"]]["mean"], rows[row["name"]]["trainings"]) == (pytest.approx(row["mean"]), 3)
         own = [one["mean"] for one in row["seeds"]]
         assert (row["least"], row["most"]) == (min(own), max(own))
         assert row["mean"] == pytest.approx(sum(own) / 3)
@@ -52,18 +53,19 @@ def test_what_trains_is_trained_with_every_seed_and_the_spread_is_shown(root: Pa
     assert pair["a_better"] + pair["b_better"] <= pair["of"] == 3
     (lora, _) = seeds["approaches"]
     other = next(seed for seed in (0, 1, 2) if seed != lora["handed_over"])
-    rows = [
+    of_handed, of_other = (
         read_jsonl(root / "run" / "approaches" / "lora" / at / "predictions.jsonl") for at in ("", f"seeds/{other}")
-    ]
-    assert [row["id"] for row in rows[0]] == [row["id"] for row in rows[1]]
-    assert [row["label_logprobs"] for row in rows[0]] != [row["label_logprobs"] for row in rows[1]]
+    )
+    assert [row["id"] for row in of_handed] == [row["id"] for row in of_other]
+    assert [row["label_logprobs"] for row in of_handed] != [row["label_logprobs"] for row in of_other]
     assert any("Trained with 3 seeds" in reason for reason in result.comparison["reasons"])
     page = write_report(root / "run").read_text(encoding="utf-8")
     assert "Over seeds" in page
+    assert page.count("mean of 3 trainings</small>") == 2
     assert page.count("seed 2") >= 2
     console = Console(width=120, record=True)
     console.print(comparison_table(result.comparison))
-    assert "over 3 seeds: lora" in console.export_text()
+    assert "means of 3 trainings: lora" in console.export_text()
 
 
 def test_what_every_training_forgot_stands_beside_its_score(
@@ -147,7 +149,7 @@ def test_the_training_that_does_best_on_validation_is_handed_over(
     assert sorted(p.name for p in (root / "run" / "approaches" / "lora" / "seeds").iterdir()) == ["0", "2"]
     means = {one["seed"]: one["mean"] for one in row["seeds"]}
     (own,) = (one for one in result.comparison["approaches"] if one["name"] == "lora")
-    assert own["mean"] == means[1]
+    assert own["handed_over"]["mean"] == means[1]
     (asked,) = result.comparison["decision"]["questions"]
     assert len(asked["each"]) == 3
     card = model_card(root / "run", "lora", "adapter")

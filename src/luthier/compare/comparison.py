@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.compare.contrasts import Contrast, Trained, contrasts
+from luthier.compare.contrasts import Contrast, Trained, contrasts, mean_over_trainings
 from luthier.compare.decision import FIRST, AgainstFloor, Asked, Question, Standing, Table, computes_less, decide, elect
 from luthier.compare.power import DISCORDANCE, minimum_detectable_difference, smoothed_discordance
 from luthier.compare.quantities import change_text, listed
@@ -106,9 +106,9 @@ def compare(
     metrics, by_task = _by_target(approaches, targets)
     metric, judged = _of_all(metrics, by_task)
     columns = {approach.name: column for approach, column in zip(approaches, judged, strict=True)}
-    standings = _ranked(approaches, columns, metric, requests, forgetting_limit, seed)
     measured = _measured_floors(floors, approaches, targets, seed)
     scored = _Scored.of(approaches, measured, targets)
+    standings = _ranked(approaches, columns, scored, requests, forgetting_limit, seed)
     _, asked = elect(standings)
     against, leads = _asked_of(asked, approaches, measured, scored)
     standings = [replace(standing, floor=against.get(standing.name)) for standing in standings]
@@ -204,12 +204,12 @@ def _column(approach: ApproachResult, task: str, metric: Metric) -> Column:
 def _ranked(
     approaches: Sequence[ApproachResult],
     columns: Mapping[str, Column],
-    metric: Metric,
+    scored: _Scored,
     requests: int,
     forgetting_limit: float | None,
     seed: int,
 ) -> list[Standing]:
-    standings = []
+    metric, standings = scored.metric, []
     for place, approach in enumerate(approaches):
         column = columns[approach.name]
         if not column.scored.any():
@@ -217,17 +217,19 @@ def _ranked(
                 f"'{approach.name}' has no example that {metric.name} could score: an empty set has no mean. The "
                 "reasons stand under 'unscored' in its predictions.jsonl."
             )
+        own = interval_of(column, metric, seed)
         standings.append(
             Standing(
                 approach.name,
                 approach.training,
-                interval_of(column, metric, seed),
+                scored.mean(approach.name) if approach.trainings else own,
                 approach.cost,
                 total_s(approach.cost, requests),
                 _forgot(approach, forgetting_limit),
                 _changed(approach),
                 validation=approach.validation,
                 place=place,
+                handed_over=own if approach.trainings else None,
             )
         )
     direction = -1 if metric.higher_is_better else 1
@@ -287,9 +289,9 @@ class _Scored:
         bounded, tasks = self.metric.bounded, self.tasks
         return contrasts(pairs, bounded=bounded, tasks=tasks, stepwise=stepwise, weights=weights)
 
-    def first(self, name: str) -> Trained:
-        """The model that is handed over, in one training."""
-        return Trained(name, self.by_name[name].values[:1])
+    def mean(self, name: str) -> Interval:
+        """Over all trainings."""
+        return mean_over_trainings(self.by_name[name], bounded=self.metric.bounded, tasks=self.tasks)
 
     def turned(self, found: Contrast) -> Contrast:
         """With positive as better."""
@@ -332,7 +334,7 @@ def _pairs(names: Sequence[str], questions: Sequence[Question], scored: _Scored)
     """Every two approaches, the better ranked first, with intervals that hold together; those that were asked about
     beforehand as they were asked."""
     couples = list(combinations(names, 2))
-    found = scored.differences([(scored.first(a), scored.first(b)) for a, b in couples], stepwise=False)
+    found = scored.differences([(scored.by_name[a], scored.by_name[b]) for a, b in couples], stepwise=False)
     leads = {(own.of.name, own.over.name): scored.turned(own.lead) for own in questions}
     entries = []
     for (a, b), every in zip(couples, found, strict=True):
@@ -407,7 +409,8 @@ def _entry(
     approaches: Sequence[ApproachResult],
     seed: int,
 ) -> dict[str, object]:
-    known = {targets[0]: standing.interval} if len(targets) == 1 else {}
+    handed = standing.handed_over or standing.interval
+    known = {targets[0]: handed} if len(targets) == 1 else {}
     entry: dict[str, object] = {
         "name": approach.name,
         "n": standing.interval.n,
@@ -416,6 +419,8 @@ def _entry(
         "low": _finite(standing.interval.low),
         "high": _finite(standing.interval.high),
         "interval": standing.interval.method,
+        "trainings": 1 + len(approach.trainings),
+        "handed_over": {"mean": handed.mean, "low": _finite(handed.low), "high": _finite(handed.high)},
         "scores": {task: _task_scores(approach, task, approaches, seed, known.get(task)) for task in approach.scores},
         "unscored": int((~column.scored).sum()),
         "cost": asdict(approach.cost),

@@ -23,7 +23,7 @@ from itertools import pairwise
 import numpy as np
 
 from luthier.errors import EvaluationError
-from luthier.evaluate.statistics import Floats
+from luthier.evaluate.statistics import Floats, Interval
 
 LEVEL = 0.95
 # Draws of the largest of some correlated normal values.
@@ -142,6 +142,20 @@ def contrasts(
             found[k] = _contrast(*pairs[k], parts[k], together.share(waiting, k, level), p, bounded)
         waiting = waiting[len(settled) :]
     return [found[k] for k in range(len(parts))]
+
+
+def mean_over_trainings(own: Trained, *, bounded: bool, tasks: Sequence[int] = ()) -> Interval:
+    """The mean over examples and trainings with its interval, reckoned as a difference from a known value: of a bounded
+    metric from one half, so that the pseudo-examples lie at 0 and 1.
+
+    Args:
+        bounded, tasks: As for `contrasts`.
+    """
+    middle, half = (0.5, 0.5) if bounded else (0.0, 1.0)
+    known = Trained("", np.zeros((1, own.values.shape[1])))
+    (found,) = contrasts([(Trained(own.name, (own.values - middle) / half), known)], bounded=bounded, tasks=tasks)
+    mean, low, high = (middle + half * end for end in (found.difference, found.low, found.high))
+    return Interval(mean, low, high, found.n, f"of {own.trainings} trainings, over examples and trainings")
 
 
 @dataclass(frozen=True)

@@ -66,12 +66,14 @@ class Standing:
     """An approach as it came out.
 
     Attributes:
+        interval: What it scores; of what was trained several times the mean of the trainings.
         total_s: Seconds of training and of answering the study's number of requests.
         forgot: What it forgot beyond the limit, in words; None where nothing.
         changed: What it forgot most of all that was probed, in words; None where nothing was.
         floor: How it stands beside the best floor; None where there is none.
         validation: What it scored on validation, more is better; None where it was not asked.
         place: In the study.
+        handed_over: What the model that is handed over scores, one of several trainings; None where there was one.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Standing:
     floor: AgainstFloor | None = None
     validation: float | None = None
     place: int = 0
+    handed_over: Interval | None = None
 
     @property
     def trains(self) -> bool:

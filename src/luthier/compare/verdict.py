@@ -20,7 +20,8 @@ from luthier.compare.quantities import (
     size_text,
     value_text,
 )
-from luthier.evaluate.metrics import METRICS
+from luthier.evaluate.metrics import METRICS, Metric
+from luthier.evaluate.statistics import Interval
 
 
 def headline(table: Table, decision: Decision) -> str:
@@ -32,7 +33,7 @@ def headline(table: Table, decision: Decision) -> str:
     if asked is None:
         return f"{start} {chosen.name}: {_score(table, chosen)}."
     over = asked.over if chosen is asked.of else asked.of
-    scores = f"{_mean(table, asked, chosen)} against {_mean(table, asked, over)}"
+    scores = f"{_score(table, chosen)} against {_score(table, over)}"
     margin = size_text(table.metric, table.margin)
     if decision.answer == "cannot tell":
         what = "Cannot tell yet, trainings are unstable" if asked.unstable else f"Cannot tell yet{_would(decision)}"
@@ -77,9 +78,10 @@ def evidence(table: Table, decision: Decision) -> str:
     if decision.question is not None:
         sentences += [_answered(table, own) for own in (decision.question, *decision.behind_it)]
     sentences += [_useless(table, own) for own in decision.useless]
-    again = any(_of_several(own, chosen) for own in (decision.question, *decision.behind_it) if own is not None)
-    which = f"{chosen.name}, as it is handed over," if again else chosen.name
-    sentences.append(f"{which} has {_score_with_interval(table, chosen)}{_above_floor(table, chosen)}.")
+    handed = chosen.handed_over
+    which = f"{chosen.name}, as it is handed over," if handed else chosen.name
+    score = _with_interval(table.metric, handed or chosen.interval)
+    sentences.append(f"{which} has {score}{_above_floor(table, chosen)}.")
     return " ".join(sentences)
 
 
@@ -87,7 +89,7 @@ def _answered(table: Table, asked: Question) -> str:
     """ "lora (84.0%, mean of 3 trainings) is 8.0 points (1.3 to 14.5) better than few-shot (76.0%) on 180 examples,
     p = 0.01."."""
     lead, metric = asked.lead, table.metric
-    one, other = (f"{own.name} ({_mean(table, asked, own)}{_trainings(asked, own)})" for own in (asked.of, asked.over))
+    one, other = (f"{own.name} ({_score(table, own)}{_trainings(asked, own)})" for own in (asked.of, asked.over))
     if lead.difference == 0:
         text = f"{one} and {other} score the same (difference {ends_text(metric, lead.low, lead.high)})"
     else:
@@ -100,11 +102,6 @@ def _answered(table: Table, asked: Question) -> str:
     if lead.low > 0 and asked.of_model <= 0:
         text += "; but the model that would be handed over is not better"
     return f"{text}."
-
-
-def _of_several(asked: Question, own: Standing) -> bool:
-    """Whether the question was about the mean of several trainings of an approach."""
-    return own in (asked.of, asked.over) and asked.lead.counts[own is asked.over] > 1
 
 
 def _trainings(asked: Question, own: Standing) -> str:
@@ -260,14 +257,6 @@ def _elected(table: Table, asked: Question | None) -> list[str]:
     return lines
 
 
-def _mean(table: Table, asked: Question, own: Standing) -> str:
-    """Its score; where it was trained several times, the mean of them."""
-    second = own is asked.over
-    if asked.lead.counts[second] > 1:
-        return value_text(table.metric, asked.lead.means[second])
-    return _score(table, own)
-
-
 def _score(table: Table, own: Standing) -> str:
     return value_text(table.metric, own.interval.mean)
 
@@ -276,8 +265,7 @@ def _named(table: Table, own: Standing) -> str:
     return f"{own.name} ({_score(table, own)})"
 
 
-def _score_with_interval(table: Table, own: Standing) -> str:
-    metric, interval = table.metric, own.interval
+def _with_interval(metric: Metric, interval: Interval) -> str:
     name = metric.name.replace("_", " ") if metric.name in METRICS else metric.name
     if not math.isfinite(interval.low):
         return f"{name} {value_text(metric, interval.mean)}"

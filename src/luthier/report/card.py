@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from luthier.report import units
-from luthier.report.comparing import difference_to_best, probe_unit, target_unit
+from luthier.report.comparing import difference_to_best, handed_over, probe_unit, target_unit
 from luthier.report.floors import scored_floors, unbeaten, unbeaten_floors
 from luthier.report.folder import ApproachFolder, Record, RunFolder, read_run
 
@@ -84,12 +84,14 @@ def _introduction(folder: RunFolder, one: ApproachFolder) -> str:
     targets, unit, row = folder.comparison["targets"], target_unit(folder.comparison), folder.row(one.name)
     named = f"the task *{_line(targets[0])}*" if len(targets) == 1 else f"the tasks *{_line(', '.join(targets))}*"
     steps, split, model = " → ".join(one.kinds), _split(folder), folder.run["model"]
+    reached = handed_over(row)
     made = f"made from {_line(model)} by {steps}" if steps else f"{_line(model)} as it comes"
     if not _asks_model(folder, one):
         made = f"made by {steps} without a language model"
     return (
         f"A model for {named}, {made}. On {units.plural(row['n'], f'{split} example')} it reaches "
-        f"**{unit.value(row['mean'])}** {_line(row['metric'])} (95% interval {unit.interval(row['low'], row['high'])})."
+        f"**{unit.value(reached['mean'])}** {_line(row['metric'])} (95% interval "
+        f"{unit.interval(reached['low'], reached['high'])})."
         f"\n\n> **{_line(folder.comparison['headline'])}** {_line(folder.comparison['verdict'])}"
     )
 

@@ -51,6 +51,12 @@ def target_unit(comparison: Mapping[str, Any]) -> ScoreUnit:
     return score_unit(str(comparison["metric"]), *(row[field] for row in rows for field in ("mean", "low", "high")))
 
 
+def handed_over(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Mean and ends of the model that is handed over, which of several trainings is one."""
+    own: Mapping[str, Any] = row.get("handed_over") or row  # runs of before have no such key
+    return own
+
+
 def lower_is_better(comparison: Mapping[str, Any]) -> bool:
     """Whether small values of the deciding metric are good ones: seen from the ranking, which is best first."""
     means = [row["mean"] for row in comparison["approaches"] if row["mean"] is not None]
@@ -119,6 +125,7 @@ def ranking(folder: RunFolder, looks: Looks) -> Values:
                 "plot": plot,
                 "mean": unit.value(row["mean"]),
                 "interval": unit.interval(row["low"], row["high"]),
+                "trainings": row.get("trainings", 1),
                 "unscored": row.get("unscored") or 0,
                 "behind": _difference_cell(difference_to_best(comparison, row["name"]), unit),
                 "train": units.seconds(cost["train_s"]) if cost["train_s"] else "none",

@@ -121,7 +121,7 @@ def _notes(comparison: Mapping[str, Any], kept: list[_Column]) -> Iterator[str]:
         shown = ", ".join(
             f"{own['name']} {unit.value(own['least'])} to {unit.value(own['most'])}" for own in seeds["approaches"]
         )
-        yield f"  over {len(seeds['approaches'][0]['seeds'])} seeds: {shown}."
+        yield f"  means of {len(seeds['approaches'][0]['seeds'])} trainings: {shown}."
     for name, own in (comparison.get("grounding") or {}).items():
         found = next((row for row in own["ranking"] if row["measure"].startswith("found@")), None)
         if found is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from luthier.report import units
-from luthier.report.comparing import target_unit
+from luthier.report.comparing import handed_over, target_unit
 from luthier.report.folder import Record, RunFolder
 from luthier.report.pictures import Axis, frame, line_names, responsive, share_axis
 from luthier.report.svg import Look, mark, picture, tag, text_width
@@ -82,7 +82,7 @@ def _found(folder: RunFolder, looks: Mapping[str, Look]) -> list[Sureness]:
     found = []
     for approach in folder.approaches:
         rows = [row for row in approach.predictions if row["task"] == targets[0] and not row.get("unserved")]
-        if not _is_mean(rows, metric, folder.row(approach.name)["mean"]):
+        if not _is_mean(rows, metric, handed_over(folder.row(approach.name))["mean"]):
             return []
         if rows and all(row.get("confidence") is not None for row in rows):
             steps = answered(rows, metric)
