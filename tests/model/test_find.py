@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from luthier.errors import ModelError
+from luthier.infer.engine import Engine
 from luthier.model.device import resolve_device, resolve_precision
 from luthier.model.find import find_embedder, find_model
 from luthier.model.load import load_config, load_model, load_tokenizer, window_of
@@ -113,6 +115,21 @@ def test_a_damaged_tokenizer_is_a_model_error(tiny_model_folder: Path, tmp_path:
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("added", [["<tool>"], [f"<extra_{i}>" for i in range(100)]])
+def test_a_tokenizer_larger_than_the_embeddings_is_refused_with_both_sizes(
+    tiny_model_folder: Path, tmp_path: Path, added: list[str]
+):
+    shutil.copytree(tiny_model_folder, tmp_path / "model")
+    tokenizer = load_tokenizer(tiny_model_folder)
+    size = len(tokenizer)
+    tokenizer.add_tokens(added)
+    tokenizer.save_pretrained(tmp_path / "model")
+    engine = Engine("cpu", "float32")
+    with pytest.raises(ModelError, match=rf"has {size + len(added):,} tokens and the model embeddings for {size:,}"):
+        engine.renderer(ModelRef(str(tmp_path / "model")))
+    assert engine.renderer(ModelRef(str(tiny_model_folder)))
+
+
 @pytest.mark.parametrize("settings", [{"hidden_size": 33, "num_attention_heads": 4}, {"hidden_size": "wide"}])
 def test_a_contradictory_configuration_is_a_model_error(tiny_model_folder: Path, tmp_path: Path, settings: dict):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **settings}))
@@ -132,8 +149,6 @@ def test_weights_of_other_sizes_are_a_model_error(tiny_model_folder: Path, tmp_p
 
 
 def test_weights_that_are_damaged_are_a_model_error(tiny_model_folder: Path, tmp_path: Path):
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(tiny_model_folder, broken)
     whole = (broken / "model.safetensors").read_bytes()
@@ -143,8 +158,6 @@ def test_weights_that_are_damaged_are_a_model_error(tiny_model_folder: Path, tmp
 
 
 def test_a_model_with_weights_missing_is_refused_rather_than_made_up(tiny_model_folder: Path, tmp_path: Path):
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     partial = tmp_path / "partial"

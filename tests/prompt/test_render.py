@@ -12,7 +12,7 @@ import pytest
 
 from colours import make_example
 from luthier.errors import DataError, ModelError, StudyError
-from luthier.model.load import PLAIN_CHAT_TEMPLATE
+from luthier.model.chat_template import PLAIN
 from luthier.prompt.render import Renderer
 from luthier.prompt.wording import check_template, phrased, worded
 from luthier.types import Example, Message, Wording
@@ -164,7 +164,7 @@ def test_a_prompt_longer_than_the_window_is_an_error(tokenizer: Any):
 
 
 def test_a_tokenizer_without_template_puts_blank_lines_between_turns(shaped: Callable[..., Renderer]):
-    renderer = shaped(PLAIN_CHAT_TEMPLATE)
+    renderer = shaped(PLAIN)
     prompt = renderer.prompt(HELLO.prompt, Wording(), (make_example(2, "Grass?", "green"),), reserve=0)
     assert decoded(renderer, prompt.ids) == "Grass?\n\ngreen<|im_end|>\n\nWhat colour is the sky?\n\n"
     assert trained_text(renderer, HELLO) == "blue<|im_end|>"

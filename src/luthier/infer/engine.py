@@ -19,7 +19,15 @@ from luthier.infer.logprobs import LogProb, sequence_logprobs
 from luthier.model.classify import labels_of, saved_labels
 from luthier.model.device import autocast
 from luthier.model.fused import fuse
-from luthier.model.load import load_config, load_model, load_tokenizer, release_memory, reuse_freed_memory, window_of
+from luthier.model.load import (
+    check_vocabulary,
+    load_config,
+    load_model,
+    load_tokenizer,
+    release_memory,
+    reuse_freed_memory,
+    window_of,
+)
 from luthier.model.virtual import count_virtual_tokens, virtual_ids, virtual_tokens_of
 from luthier.progress import Advance
 from luthier.prompt.passages import passages_of_shot, without_citations
@@ -105,8 +113,9 @@ class Engine:
         """
         count = sum(map(count_virtual_tokens, ref.adapters)) if virtual is None else virtual
         if (ref.base, count) not in self._renderers:
-            tokenizer, window = load_tokenizer(ref.base), window_of(load_config(ref.base))
-            self._renderers[ref.base, count] = Renderer(tokenizer, window, virtual_ids(count))
+            tokenizer, config = load_tokenizer(ref.base), load_config(ref.base)
+            check_vocabulary(tokenizer, config, ref.base)
+            self._renderers[ref.base, count] = Renderer(tokenizer, window_of(config), virtual_ids(count))
         return self._renderers[ref.base, count]
 
     def _renderer(self, ref: ModelRef, model: Any) -> Renderer:

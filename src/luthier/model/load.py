@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import ModelError
+from luthier.model.chat_template import set_chat_template
 from luthier.model.classify import load_head
 from luthier.model.device import torch_dtype
 from luthier.model.part import is_part, load_part
@@ -18,12 +19,6 @@ from luthier.model.tied import untie_adapted
 from luthier.types import ModelRef
 
 log = logging.getLogger(__name__)
-
-# For base models that bring no chat template: turns apart by blank lines, the answer after the last.
-PLAIN_CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}"
-)
 
 # Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -48,10 +43,25 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise ModelError(f"the tokenizer in {folder} names no end token (eos_token); set it in tokenizer_config.json.")
     if tokenizer.chat_template is None:
         log.info("%s has no chat template; using a plain one", folder)
-        tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+    set_chat_template(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_vocabulary(tokenizer: Any, config: Any, folder: str | Path) -> None:
+    """See that the model has an embedding for every token.
+
+    Raises:
+        ModelError: It has fewer.
+    """
+    size = getattr(config, "vocab_size", None)
+    if size is not None and len(tokenizer) > size:
+        raise ModelError(
+            f"the tokenizer in {folder} has {len(tokenizer):,} tokens and the model embeddings for {size:,} "
+            "(vocab_size in config.json), so some texts could not be read. Tokens were added without enlarging the "
+            "model: take the tokenizer that the weights were saved with, or call resize_token_embeddings and save both."
+        )
 
 
 def load_config(folder: str | Path) -> Any:

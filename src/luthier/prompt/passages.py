@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from luthier.types import Example, Grounding, Message, Passage, Retrieval
-from luthier.words import stands_in
+from luthier.words import spaced, stands_in
 
 ABSENT = "not in the documents"
 INSTRUCTION = "Answer the question at the end by what these passages say."
@@ -132,6 +132,20 @@ def holds_answer(example: Example, passage: Passage) -> bool:
     return _says(example, passage) if example.relevance is None else example.relevance.holds(passage)
 
 
+def distinct(passages: Iterable[Passage]) -> list[Passage]:
+    """The passages without those whose words an earlier one has said already, in another copy of a document."""
+    first: dict[str, Passage] = {}
+    for passage in passages:
+        first.setdefault(spaced(passage.text), passage)
+    return list(first.values())
+
+
+def wrong_ones(example: Example, ranked: Sequence[Passage], rights: Sequence[Passage]) -> list[Passage]:
+    """The passages that do not hold an example's answer; a copy of a right one does, wherever it stands."""
+    said = {spaced(own.text) for own in rights}
+    return [own for own in distinct(ranked) if not holds_answer(example, own) and spaced(own.text) not in said]
+
+
 def right_ones(
     example: Example, ranked: Sequence[Passage], by_document: Mapping[str, Sequence[Passage]]
 ) -> list[Passage]:
@@ -161,7 +175,8 @@ def passages_of_shot(
     others that search ranks high, as they would stand with a question."""
     rights = right_ones(example, ranked, by_document)
     known = {passage.id for passage in rights}
-    return (*rights[:1], *(passage for passage in ranked if passage.id not in known), *rights[1:])[:count]
+    others = [passage for passage in ranked if passage.id not in known]
+    return tuple(distinct([*rights[:1], *others, *rights[1:]])[:count])
 
 
 def _says(example: Example, passage: Passage) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 
 from luthier.errors import DataError, ModelError
+from luthier.model.chat_template import thinking_block
 from luthier.prompt.passages import cited_completion, holds_answer, in_order, with_passages, within_budget
 from luthier.prompt.wording import worded
 from luthier.types import Example, Grounding, Message, Passage, Prompt, Wording
@@ -221,6 +222,12 @@ class Renderer:
         """
         if not example.completion:
             raise DataError(f"{example.place}: the completion is empty; there is nothing to train on.")
+        if self._block and example.completion.lstrip().startswith(f"<{self._block}>"):
+            raise DataError(
+                f"{example.place}: the completion begins with a block of thoughts (<{self._block}>), which the model's "
+                "chat template puts into the prompt and Luthier leaves empty, so that the model answers at once. Take "
+                "the block off the completions, or use a model whose template has none."
+            )
 
         def render(reserve: int) -> tuple[RenderedPrompt, tuple[int, ...]]:
             rendered = self.prompt(example.prompt, wording, shots, reserve, grounding)
@@ -258,6 +265,11 @@ class Renderer:
         cut = [ids[start : start + size] for start in range(0, len(ids) - 1, size - 1)]
         given = (False,) * (len(self.before) + 1)
         return [TrainingSequence(id, self.before + own, given + (True,) * (len(own) - 1)) for own in cut]
+
+    @cached_property
+    def _block(self) -> str | None:
+        """The name of the block of thoughts that the prompt closes before the answer."""
+        return thinking_block(self._text((Message("user", "question"),), opening=True))
 
     @cached_property
     def _text_marks(self) -> tuple[int, int]:

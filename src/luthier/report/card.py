@@ -261,7 +261,7 @@ def _usage(folder: RunFolder, one: ApproachFolder, kind: str) -> str:
     if adapted:
         lines.insert(0, "from peft import PeftModel")
     lines += [
-        f"tokenizer = AutoTokenizer.from_pretrained({_python(where)})",
+        f"tokenizer = AutoTokenizer.from_pretrained({_python('path/to/this/folder')})",
         f"model = {loader}.from_pretrained({_python(where)})",
     ]
     if adapted:

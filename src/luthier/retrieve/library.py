@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from luthier.progress import Progress
+from luthier.prompt.passages import distinct
 from luthier.prompt.wording import rendered
 from luthier.retrieve.documents import Document, Reading, read_some
 from luthier.retrieve.exact import written
@@ -148,8 +149,17 @@ class Library:
         self._indexes = {key: index for key, index in self._indexes.items() if key[0] != folder}
 
     def find(self, retrieval: Retrieval, prompts: Sequence[Prompt]) -> list[tuple[Passage, ...]]:
-        """For each prompt its passages, best first."""
-        return [tuple(hit.passage for hit in hits) for hits in self.rank(retrieval, prompts, retrieval.k)]
+        """For each prompt its passages, best first. Where two say the same, the next best takes the second's place."""
+        found = [[hit.passage for hit in hits] for hits in self.rank(retrieval, prompts, retrieval.k)]
+        short = [number for number, own in enumerate(found) if len(distinct(own)) < len(own)]
+        depth = retrieval.k
+        while short:
+            depth *= 2
+            more = self.rank(retrieval, [prompts[number] for number in short], depth)
+            for number, hits in zip(short, more, strict=True):
+                found[number] = [hit.passage for hit in hits]
+            short = [n for n in short if len(found[n]) == depth and len(distinct(found[n])) < retrieval.k]
+        return [tuple(distinct(own)[: retrieval.k]) for own in found]
 
     def seconds_a_text(self, embedder: str, texts: Sequence[str]) -> float:
         """Seconds that embedding one of the texts takes, from a few of them."""

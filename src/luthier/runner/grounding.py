@@ -12,7 +12,7 @@ from luthier.evaluate.metrics import Metric, score
 from luthier.evaluate.ranking import ranking_values
 from luthier.evaluate.statistics import bootstrap_interval, wilson_interval
 from luthier.evaluate.support import Shown, support_values
-from luthier.prompt.passages import holds_answer, right_ones
+from luthier.prompt.passages import distinct, right_ones, wrong_ones
 from luthier.retrieve.pairs import answers_found, judged_by
 from luthier.runner.fitted import Fitted
 from luthier.runner.folder import read_json, read_jsonl, write_json
@@ -136,12 +136,12 @@ def _conditions(task: Task, retrieval: Retrieval, library: Library) -> dict[str,
     found: dict[str, list[Example]] = {name: [] for name in CONDITIONS}
     for example, hits in zip(task.validation, ranked, strict=True):
         passages = [hit.passage for hit in hits]
-        right = (right_ones(example, passages, index.by_document) or helped.get(example.id, []))[:1]
-        if not right:
+        rights = right_ones(example, passages, index.by_document) or helped.get(example.id, [])
+        if not rights:
             continue
-        wrong = [passage for passage in passages if not holds_answer(example, passage)]
+        right, wrong = rights[:1], wrong_ones(example, passages, rights)
         found["closed book"].append(example)
-        found["retrieved"].append(_showing(example, passages[: retrieval.k]))
+        found["retrieved"].append(_showing(example, distinct(passages)[: retrieval.k]))
         found["oracle"].append(_showing(example, right))
         found["oracle among distractors"].append(_showing(example, [*right, *wrong][: max(retrieval.k, 2)]))
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from luthier.errors import DataError
-from luthier.prompt.passages import holds_answer, right_ones
+from luthier.prompt.passages import right_ones, wrong_ones
 from luthier.settings import Settings
 from luthier.types import Example, Grounding, PromptedModel
 
@@ -53,7 +53,7 @@ class Raft(Settings):
             draw = random.Random(f"{seed}/{example.id}")
             rights = right_ones(example, found, by_document)
             known += bool(rights)
-            wrong = [passage for passage in found if not holds_answer(example, passage)]
+            wrong = wrong_ones(example, found, rights)
             with_right = draw.random() < self.right
             # One more where the right one is not shown, or the number of passages would tell whether it is.
             shown = [rights[0], *wrong[: self.distractors]] if rights and with_right else wrong[: self.distractors + 1]
