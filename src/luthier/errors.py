@@ -3,7 +3,8 @@
     LuthierError
     ├── StudyError        the study file: unknown key, contradiction, bad override
     ├── DataError         a data file, a row, a split, a duplicate
-    │   └── CodeRefused   the study names Python code and the user has not allowed it
+    │   ├── CodeRefused   the study names Python code and the user has not allowed it
+    │   └── TooLong       a prompt, with its answer, is longer than the model's window
     ├── ModelError        a model that cannot be found, read, or used for what was asked
     ├── TrainingError     a non-finite loss, an example with nothing to train on
     ├── RetrievalError    an index that is missing, damaged, in use, or made for another embedder
@@ -30,6 +31,10 @@ class DataError(LuthierError):
 
 class CodeRefused(DataError):
     """The study names Python code to run, and the user has not allowed code."""
+
+
+class TooLong(DataError):
+    """A prompt, with room for its answer, does not fit in the model's window."""
 
 
 class ModelError(LuthierError):

@@ -77,7 +77,7 @@ def test_a_guarded_passage_cannot_close_its_fence_nor_write_a_control_token(toke
     open_ids = renderer.prompt(
         example().prompt, Wording(), (), 8, Grounding(retrieval(guarded=False), grounding.passages)
     ).ids
-    assert open_ids.count(control) > plain.ids.count(control)
+    assert open_ids.count(control) == plain.ids.count(control)  # nor does one that is shown as it is
 
 
 def test_a_guarded_passage_cannot_write_the_words_that_a_template_puts_around_turns(tokenizer: Any) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 
 import jinja2
 
-from luthier.errors import DataError, ModelError
+from luthier.errors import DataError, ModelError, TooLong
 from luthier.model.chat_template import thinking_block
+from luthier.prompt.encode import Encoder
 from luthier.prompt.passages import cited_completion, holds_answer, in_order, with_passages, within_budget
 from luthier.prompt.wording import worded
 from luthier.types import Example, Grounding, Message, Passage, Prompt, Wording
@@ -86,6 +87,7 @@ class Renderer:
         self.tokenizer = tokenizer
         self.window = window
         self.before = before
+        self.encoder = Encoder(tokenizer)
         self._end_of_turn = _end_of_turn(tokenizer)
 
     @property
@@ -106,11 +108,15 @@ class Renderer:
         The first shots are dropped first (the most relevant stands last), then the worst passages.
 
         Raises:
-            DataError: The prompt does not fit even without shots and passages.
+            TooLong: The prompt does not fit even without shots and passages.
         """
         own = worded(prompt, wording)
         given = () if grounding is None else grounding.passages
-        fitting = None if grounding is None else within_budget(grounding, lambda text: len(self._encode(text)))
+        fitting = (
+            None
+            if grounding is None
+            else within_budget(grounding, lambda text: len(self._encode(self.encoder.quoted(text))))
+        )
         most = 0 if fitting is None else len(fitting.passages)
         for dropped, count in [(d, most) for d in range(len(shots) + 1)] + [(len(shots), c) for c in range(most)[::-1]]:
             grounded, shown = own, fitting
@@ -127,7 +133,7 @@ class Renderer:
                 return RenderedPrompt(
                     prompt.id, messages, ids, dropped, in_order(shown), len(ids) - len(plain), len(given) - count
                 )
-        raise DataError(
+        raise TooLong(
             f"{prompt.id}: the prompt takes {len(ids)} tokens and the answer up to {reserve}; the model's window is "
             f"{self.window}. Shorten it, lower max_new_tokens, or use a model with a longer window."
         )
@@ -154,9 +160,7 @@ class Renderer:
     def _control_tokens(self) -> tuple[str, ...]:
         """Texts that the tokenizer takes for control tokens, and words in brackets that the template puts around turns
         (`[/INST]`), which may be none."""
-        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
-        marks = {str(token) for token in added if token.special or str(token)[:1] in "<["}
-        special = {*self.tokenizer.all_special_tokens, *marks, *self._marks_of_turns()}
+        special = {*self.encoder.control, *self._marks_of_turns()}
         return tuple(sorted(special, key=len, reverse=True))
 
     def _marks_of_turns(self) -> set[str]:
@@ -176,7 +180,7 @@ class Renderer:
             tail = whole[len(opened) :]
         else:
             # The template rewrites earlier turns once there is an answer; the plain answer is what will be generated.
-            tail = completion
+            tail = self.encoder.quoted(completion)
         ids = self._encode(tail)
         ends = self.end_ids
         end = next((i for i, token in enumerate(ids) if token in ends and i > 0), None)
@@ -218,7 +222,8 @@ class Renderer:
             cite: Whether the answer names the passage that holds it.
 
         Raises:
-            DataError: It does not fit in the window, or nothing in it would be trained.
+            TooLong: It does not fit in the window.
+            DataError: Nothing in it would be trained, or it holds thoughts that the prompt leaves no place for.
         """
         if not example.completion:
             raise DataError(f"{example.place}: the completion is empty; there is nothing to train on.")
@@ -279,7 +284,7 @@ class Renderer:
         return (first if first == self.tokenizer.bos_token_id else end), end
 
     def _text(self, messages: Sequence[Message], *, opening: bool) -> str:
-        turns = [{"role": m.role, "content": m.content} for m in messages]
+        turns = [{"role": m.role, "content": self.encoder.quoted(m.content)} for m in messages]
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opening)
         except (jinja2.TemplateError, ValueError) as error:
@@ -289,7 +294,7 @@ class Renderer:
 
     def _encode(self, text: str) -> tuple[int, ...]:
         # The template writes the special tokens itself.
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.encoder.ids(text)
 
 
 def classified(rendered: RenderedPrompt, label_ids: tuple[int, ...]) -> TrainingSequence:

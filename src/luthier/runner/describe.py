@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.data.audit import standing_in
 from luthier.data.normalise import fingerprint
 from luthier.data.text import Text
-from luthier.errors import DataError
+from luthier.errors import DataError, TooLong
 from luthier.evaluate.forgetting import general_text
 from luthier.evaluate.forms import taken_for_same
 from luthier.types import Example, PromptedModel, Task
@@ -155,21 +155,18 @@ def _too_short(task: Task, engine: Engine, base: PromptedModel) -> list[str]:
 
 
 def _special(task: Task, engine: Engine, base: PromptedModel) -> list[str]:
-    """A warning where texts spell out the model's control tokens, which the tokenizer takes for the real ones."""
-    tokenizer = engine.renderer(base.model).tokenizer
-    control = [token for token in tokenizer.all_special_tokens if len(token) > 1]
+    """A warning where texts spell out the model's control tokens: they may have been rendered for a model before."""
+    encoder = engine.renderer(base.model).encoder
     examples = (*task.train, *task.validation, *task.test)
-    found = [
-        example
-        for example in examples
-        if any(token in text for token in control for text in (example.completion, *_contents(example)))
-    ]
+    found = [(e, own) for e in examples if (own := encoder.spelled("\n".join([e.completion, *_contents(e)])))]
     if not found:
         return []
-    places = ", ".join(str(example.place) for example in found[:3])
+    places = ", ".join(str(example.place) for example, _ in found[:3])
+    tokens = list(dict.fromkeys(token for _, own in found for token in own))
     return [
-        f"{len(found)} examples spell out control tokens of the model ({', '.join(control[:4])}), which it will take "
-        f"for the end of a turn or the like: {places}{', …' if len(found) > 3 else ''}"
+        f"{len(found)} examples spell out control tokens of the model ({', '.join(tokens[:4])}): {places}"
+        f"{', …' if len(found) > 3 else ''}. They are read and answered as plain text; if they are there because the "
+        "texts were rendered for a chat before, take them out, since the model's own template is put around every text"
     ]
 
 
@@ -212,7 +209,7 @@ def _lengths(examples: Sequence[Example], engine: Engine, base: PromptedModel) -
         try:
             lengths.append(len(renderer.training(example, base.wording, ()).ids))
             renderer.prompt(example.prompt, base.wording, (), reserve)
-        except DataError:
+        except TooLong:
             too_long.append(example)
     if too_long:
         places = ", ".join(str(example.place) for example in too_long[:5])
