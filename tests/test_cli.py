@@ -119,6 +119,13 @@ def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # 
     assert code == 0
     assert out.startswith("{")
 
+    (tmp_path / "long.csv").write_text(f"text\napple\n{'word ' * 9000}\nsaw\n", encoding="utf-8")
+    code, out, err = luthier("predict", "out", "long.csv", "--approach", "lora")
+    assert (code, len(out.splitlines())) == (1, 3)
+    assert [json.loads(line)["prediction"] is None for line in out.splitlines()] == [False, True, False]
+    assert "1 of 3 rows have no answer; all others do:" in err
+    assert "long.csv:3: the prompt takes" in err
+
     code, out, _ = luthier("export", "out", "--to", "model", "--approach", "lora", "--merge", "--check", "10")
     assert code == 0
     assert "all of 10 test prompts" in out

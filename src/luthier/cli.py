@@ -222,7 +222,7 @@ def predict(
     from luthier.console import RichProgress, console, errors
     from luthier.runner.folder import write_jsonl
     from luthier.runner.open import open_run
-    from luthier.runner.predict import as_row, plain_row, predict_file, see_that_it_can_be_written
+    from luthier.runner.predict import Unanswered, as_row, plain_row, predict_file, see_that_it_can_be_written
 
     _begin()
     if output is not None:
@@ -230,13 +230,18 @@ def predict(
     opened = open_run(run_dir, approach, task, allow_code=allow_code)
     with RichProgress(errors) as progress:  # the answers may go into a pipe
         answered = predict_file(opened, file, progress, replace=force)
-        rows: list[dict[str, Any]] = [{**plain_row(row), **as_row(answer)} for row, answer in answered]
+        found = list(answered)
+    rows: list[dict[str, Any]] = [{**plain_row(row), **as_row(answer)} for row, answer in found]
     if output is None:
         for row in rows:
             sys.stdout.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
     else:
         write_jsonl(output, rows)
-        console.print(f"{len(rows)} answers by {opened.name} in {output}", highlight=False, markup=False)
+        console.print(f"{len(rows)} rows with answers by {opened.name} in {output}", highlight=False, markup=False)
+    if without := [answer for _, answer in found if isinstance(answer, Unanswered)]:
+        shown = "\n".join(f"  {own.place}: {own.why}" for own in without[:5])
+        more = "\n  …" if len(without) > 5 else ""
+        raise LuthierError(f"{len(without)} of {len(rows)} rows have no answer; all others do:\n{shown}{more}")
 
 
 @app.command()

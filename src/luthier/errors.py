@@ -34,7 +34,17 @@ class CodeRefused(DataError):
 
 
 class TooLong(DataError):
-    """A prompt, with room for its answer, does not fit in the model's window."""
+    """A prompt, with room for its answer, does not fit in the model's window.
+
+    Attributes:
+        prompt_id: Of the prompt.
+        why: What is too long, and what to do.
+    """
+
+    def __init__(self, prompt_id: str, why: str) -> None:
+        super().__init__(f"{prompt_id}: {why}")
+        self.prompt_id = prompt_id
+        self.why = why
 
 
 class ModelError(LuthierError):

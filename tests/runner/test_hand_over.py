@@ -17,8 +17,8 @@ from luthier.runner import run
 from luthier.runner.export import export
 from luthier.runner.folder import read_json, read_jsonl, write_json
 from luthier.runner.open import open_run
-from luthier.runner.predict import predict_file, predict_rows, reply
-from luthier.types import Message
+from luthier.runner.predict import Unanswered, as_row, predict_file, predict_rows, reply
+from luthier.types import Completion, Message
 
 
 @pytest.fixture
@@ -37,9 +37,33 @@ def test_new_rows_are_answered_with_labels(finished: Path) -> None:
 def test_the_test_rows_are_answered_as_in_the_run(finished: Path, root: Path) -> None:
     for name in ("few-shot", "full"):
         opened = open_run(finished, name)
-        answers = [answer.text for _, answer in predict_file(opened, root / "test.csv", Silent())]
+        found = [answer for _, answer in predict_file(opened, root / "test.csv", Silent())]
+        answers = [answer.text for answer in found if isinstance(answer, Completion)]
         known = read_jsonl(finished / "approaches" / name / "predictions.jsonl")
         assert answers == [row["completion"] for row in known]
+
+
+@pytest.mark.parametrize("approach", ["zero-shot", "few-shot", "lora"])
+def test_a_row_beyond_the_window_keeps_no_other_from_its_answer(finished: Path, root: Path, approach: str) -> None:
+    texts = ["apple", "saw", "word " * 600, "cat", "pear", "word " * 700]
+    (root / "new.csv").write_text("text\n" + "\n".join(texts) + "\n", encoding="utf-8")
+    opened = open_run(finished, approach)
+    answers = [answer for _, answer in predict_file(opened, root / "new.csv", Silent())]
+    assert [isinstance(answer, Unanswered) for answer in answers] == [False, False, True, False, False, True]
+    assert [as_row(a)["prediction"] for a in answers] == [
+        a.text if isinstance(a, Completion) else None for a in answers
+    ]
+    refused = answers[2]
+    assert isinstance(refused, Unanswered)
+    assert (refused.place.file, refused.place.line) == (str(root / "new.csv"), 4)
+    assert "the model's window is 512" in str(as_row(refused)["unanswered"])
+    alone = predict_rows(opened, [{"text": text} for text in texts if len(text) < 100])
+    assert [own.text for own in alone] == [a.text for a in answers if isinstance(a, Completion)]
+
+
+def test_of_rows_in_memory_the_one_that_is_too_long_is_named_by_its_number(finished: Path) -> None:
+    with pytest.raises(DataError, match=r"^rows:2: the prompt takes \d+ tokens"):
+        predict_rows(open_run(finished, "lora"), [{"text": "apple"}, {"text": "word " * 600}])
 
 
 def test_a_row_without_the_column_of_the_prompt_is_named(finished: Path) -> None:

@@ -134,8 +134,9 @@ class Renderer:
                     prompt.id, messages, ids, dropped, in_order(shown), len(ids) - len(plain), len(given) - count
                 )
         raise TooLong(
-            f"{prompt.id}: the prompt takes {len(ids)} tokens and the answer up to {reserve}; the model's window is "
-            f"{self.window}. Shorten it, lower max_new_tokens, or use a model with a longer window."
+            prompt.id,
+            f"the prompt takes {len(ids)} tokens and the answer up to {reserve}; the model's window is {self.window}. "
+            "Shorten it, lower max_new_tokens, or use a model with a longer window.",
         )
 
     def _shot_turns(

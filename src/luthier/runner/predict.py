@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,39 @@ from luthier.data.read import file_format, read_file
 from luthier.data.settings import TaskSettings
 from luthier.data.templates import parse_template
 from luthier.data.unlabelled import build_prompts
-from luthier.errors import DataError, RunError
-from luthier.progress import Progress, Silent
+from luthier.errors import DataError, RunError, TooLong
+from luthier.progress import Progress
 from luthier.runner.open import OpenRun
 from luthier.types import Completion, Message, Place, Prompt
 
 # What an answer adds to a row.
-_ADDED = ("prediction", "confidence", "abstained", "sources")
+_ADDED = ("prediction", "confidence", "abstained", "sources", "unanswered")
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A row that could not be answered, with its place and the reason."""
+
+    place: Place
+    why: str
 
 
 def predict_rows(run: OpenRun, rows: Sequence[Mapping[str, object]]) -> list[Completion]:
     """Answers to rows with the columns that the task's prompt names."""
     placed = [Row(dict(row), Place("rows", number)) for number, row in enumerate(rows, 1)]
-    return _answered(run, build_prompts(table("rows", placed), run.task_name, run.task), Silent())
+    prompts = build_prompts(table("rows", placed), run.task_name, run.task)
+    try:
+        return run.engine.answer(run.predictor, prompts, run.labels)
+    except TooLong as error:
+        places = {prompt.id: row.place for prompt, row in zip(prompts, placed, strict=True)}
+        raise DataError(f"{places[error.prompt_id]}: {error.why}") from error
 
 
 def predict_file(
     run: OpenRun, file: Path, progress: Progress, *, replace: bool = False
-) -> Iterator[tuple[Mapping[str, object], Completion]]:
-    """Each row of a file with its answer; the form of the file is told from its ending.
+) -> Iterator[tuple[Mapping[str, object], Completion | Unanswered]]:
+    """Each row of a file with its answer, or why it has none: a row that is too long for the model keeps no other from
+    its answer. The form of the file is told from its ending.
 
     Args:
         replace: Whether what an answer adds may stand in place of a column of the same name.
@@ -57,7 +72,10 @@ def predict_file(
             "the file, or replace it with --force."
         )
     prompts = build_prompts(read, run.task_name, task)
-    yield from zip((row.values for row in read.rows), _answered(run, prompts, progress), strict=True)
+    with progress.track(f"answering with {run.name}", len(prompts)) as advance:
+        answers = _answered(run, prompts, advance)
+    for row, answer in zip(read.rows, answers, strict=True):
+        yield row.values, Unanswered(row.place, answer) if isinstance(answer, str) else answer
 
 
 def see_that_it_can_be_written(output: Path, file: Path, *, force: bool) -> None:
@@ -108,8 +126,11 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool | int) else str(value)
 
 
-def as_row(answer: Completion) -> dict[str, object]:
-    """An answer as plain values: `prediction`, and where there are any `confidence`, `abstained` and `sources`."""
+def as_row(answer: Completion | Unanswered) -> dict[str, object]:
+    """An answer as plain values: `prediction`, and where there are any `confidence`, `abstained` and `sources`; where
+    there is no answer, `unanswered` says why."""
+    if isinstance(answer, Unanswered):
+        return {"prediction": None, "unanswered": answer.why}
     row: dict[str, object] = {"prediction": answer.text}
     if answer.confidence is not None:
         row["confidence"] = round(answer.confidence, 4)
@@ -146,6 +167,16 @@ def prompt_columns(task: TaskSettings) -> tuple[str, ...]:
     return tuple(sorted(meta.find_undeclared_variables(parse_template(task.prompt)) - {"row"}))
 
 
-def _answered(run: OpenRun, prompts: Sequence[Prompt], progress: Progress) -> list[Completion]:
-    with progress.track(f"answering with {run.name}", len(prompts)) as advance:
-        return run.engine.answer(run.predictor, prompts, run.labels, advance=advance)
+def _answered(run: OpenRun, prompts: Sequence[Prompt], advance: Callable[[int], None]) -> list[Completion | str]:
+    """For each prompt its answer, or why it is too long for the model.
+
+    A prompt that is too long is told before any of its batch is answered; the rest is then tried in halves.
+    """
+    try:
+        return [*run.engine.answer(run.predictor, prompts, run.labels, advance=advance)]
+    except TooLong as error:
+        if len(prompts) == 1:
+            advance(1)
+            return [error.why]
+    middle = len(prompts) // 2
+    return [*_answered(run, prompts[:middle], advance), *_answered(run, prompts[middle:], advance)]
