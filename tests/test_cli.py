@@ -120,9 +120,9 @@ def test_from_check_to_export(luthier, study: Path, tmp_path: Path) -> None:  # 
     assert out.startswith("{")
 
     (tmp_path / "long.csv").write_text(f"text\napple\n{'word ' * 9000}\nsaw\n", encoding="utf-8")
-    code, out, err = luthier("predict", "out", "long.csv", "--approach", "lora")
-    assert (code, len(out.splitlines())) == (1, 3)
-    assert [json.loads(line)["prediction"] is None for line in out.splitlines()] == [False, True, False]
+    code, _, err = luthier("predict", "out", "long.csv", "--approach", "lora", "--output", "long.jsonl")
+    answers = [json.loads(line) for line in (tmp_path / "long.jsonl").read_text().splitlines()]
+    assert (code, [row["prediction"] is None for row in answers]) == (1, [False, True, False])
     assert "1 of 3 rows have no answer; all others do:" in err
     assert "long.csv:3: the prompt takes" in err
 
