@@ -245,6 +245,8 @@ def _print_data(to: Console, name: str, report: dict[str, Any]) -> None:
         say(to, f"  dropped {row['count']}: {row['reason']} ({_first_places(row)})")
     for row in report["duplicates"]:
         say(to, f"  duplicates {_where(row['between'])}: {row['count']}, {row['done']} ({_first_places(row)})")
+    for row in report["near_duplicates"]:
+        say(to, f"  nearly the same {_where(row['between'])}: {row['count']}, {row['done']} ({_first_places(row)})")
     table = Table(box=None, pad_edge=False, title=Text(f"{name}: tokens, prompt and answer"), title_justify="left")
     for column in ("split", "min", "median", "p95", "max", "all", "histogram"):
         table.add_column(column, justify="left" if column in ("split", "histogram") else "right")

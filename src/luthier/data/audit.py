@@ -12,8 +12,8 @@ from luthier.types import Example, Split
 from luthier.words import words
 
 # a shared example leaves the first of a pair: the test split is never changed
-_PAIRS: tuple[tuple[Split, Split], ...] = (("train", "test"), ("train", "validation"), ("validation", "test"))
-_SHOWN = 10
+PAIRS: tuple[tuple[Split, Split], ...] = (("train", "test"), ("train", "validation"), ("validation", "test"))
+SHOWN = 10
 # A shorter passage may stand in two texts by chance.
 _PASSAGE_WORDS = 8
 
@@ -44,13 +44,13 @@ def separate(splits: Mapping[Split, Sequence[Example]], policy: Literal["stop", 
     clean: dict[Split, tuple[Example, ...]] = {name: tuple(examples) for name, examples in splits.items()}
     found: list[dict[str, object]] = []
     complaints: list[str] = []
-    for loser, keeper in _PAIRS:
+    for loser, keeper in PAIRS:
         for kind, key in _KEYS.items():
             there = {key(e): e for e in reversed(clean.get(keeper, ())) if key(e) is not None}
             shared = [e for e in clean.get(loser, ()) if key(e) in there]
             if not shared:
                 continue
-            places = [f"{e.place} = {there[key(e)].place}" for e in shared[:_SHOWN]]
+            places = [f"{e.place} = {there[key(e)].place}" for e in shared[:SHOWN]]
             complaints.append(
                 f"{len(shared)} of {len(splits[loser])} {loser} examples share their {kind} with {keeper}:"
             )
@@ -74,7 +74,7 @@ def repeated(split: Split, examples: Sequence[Example], done: str = "kept") -> l
     if not groups:
         return []
     count = sum(len(group) - 1 for group in groups)
-    places = [f"{group[0].place} = {group[1].place}" for group in groups[:_SHOWN]]
+    places = [f"{group[0].place} = {group[1].place}" for group in groups[:SHOWN]]
     return [{"between": [split, split], "count": count, "done": done, "places": places}]
 
 

@@ -171,6 +171,9 @@ class TaskSettings(Settings):
     """Upper bounds on the examples of each split."""
     duplicates: Literal["stop", "drop-from-train"] = "stop"
     """What to do when the same prompt (or group) stands in two given splits."""
+    near_duplicates: Literal["keep", "drop-from-train"] = "keep"
+    """What to do with prompts that have nearly the words of one in another split (an overlap of 0.7): keep them, with a
+    warning, or leave them out of train (out of validation, where they stand in test and validation)."""
     on_bad_row: Literal["stop", "drop"] = "stop"
     """What to do with a row that makes no example: stop, or drop it, count it and report it."""
     max_chars: int = Field(default=200_000, gt=0)

@@ -19,6 +19,7 @@ from luthier.data.examples import (
 )
 from luthier.data.files import Table
 from luthier.data.labels import Labels, cannot_be_split, separator_of, split_labels
+from luthier.data.near import part_near, warnings_of_near
 from luthier.data.read import read_splits
 from luthier.data.settings import SPLITS, TaskSettings
 from luthier.data.split import cut, label_counts, size_of, subsample
@@ -61,6 +62,9 @@ def load_task(name: str, settings: TaskSettings, root: Path, allow_code: bool, s
     splits = _cut_missing(dict(across.splits), settings, seed, warnings)
 
     duplicates = across.duplicates + _within(splits, settings)
+    near = part_near(splits, settings.near_duplicates)
+    splits = dict(near.splits)
+    warnings += warnings_of_near(near.duplicates, splits)
     if settings.merge_references:
         splits |= {split: merge_references(splits[split]) for split in splits if split != "train"}
     warnings += [warning for split in SPLITS for warning in conflicts(split, splits[split])]
@@ -73,6 +77,7 @@ def load_task(name: str, settings: TaskSettings, root: Path, allow_code: bool, s
     report = {
         **_report_of_reading(tables, bad),
         "duplicates": duplicates,
+        "near_duplicates": near.duplicates,
         "splits": {split: _report_of_split(splits[split], labels) for split in SPLITS},
         "limited": limited,
         "truncated": 0,

@@ -206,6 +206,9 @@ def _data(folder: RunFolder) -> Iterator[str]:
             first, second = pair["between"]
             where = f"within {first}" if first == second else f"between {first} and {second}"
             yield f"  - {units.plural(pair['count'], 'duplicate')} {where}: {_line(pair['done'])}."
+        for pair in about.get("near_duplicates") or ():
+            count, (first, second) = units.plural(pair["count"], "example"), pair["between"]
+            yield f"  - {count} nearly the same between {first} and {second}: {_line(pair['done'])}."
 
 
 def _making(folder: RunFolder, one: ApproachFolder) -> Iterator[str]:

@@ -1,0 +1,113 @@
+"""Examples of two splits that say nearly the same: one word changed, quotes around it, the words in another order.
+
+Nearly the same are two prompts whose words, without their counts, overlap by a share of 0.7 (Jaccard) in every column
+that the prompt shows; a text that many questions share makes no two of them alike. Candidates are found by MinHash
+(Broder 1997), which misses about one in eighty at that share, and are then compared exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from luthier.data.audit import PAIRS, SHOWN, Across
+from luthier.types import Example, Split
+from luthier.words import words
+
+NEAR = 0.7
+_BANDS, _ROWS = 16, 4
+# A column of fewer words is no text of the prompt's own, such as a number or a language.
+_LEAST_WORDS = 3
+
+_Columns = tuple[frozenset[str], ...]
+
+
+def part_near(splits: Mapping[Split, Sequence[Example]], policy: Literal["keep", "drop-from-train"]) -> Across:
+    """Look for prompts that say nearly the same as one of another split.
+
+    Args:
+        policy: `keep` counts them; `drop-from-train` leaves them in test, and in validation where they stand in train
+            too.
+
+    Returns:
+        The splits, and for each two that share something `between`, `count` (of examples that are dropped; kept, of
+        those of the second split that have one like them in the first), `done`, `places`, and `texts` of some pairs.
+    """
+    clean: dict[Split, tuple[Example, ...]] = {name: tuple(examples) for name, examples in splits.items()}
+    found: list[dict[str, object]] = []
+    for loser, keeper in PAIRS:
+        pairs = list(_pairs(clean.get(loser, ()), clean.get(keeper, ())))
+        if not pairs:
+            continue
+        side = 0 if policy == "drop-from-train" else 1
+        one_each = list({pair[side].id: pair for pair in pairs}.values())
+        if policy == "drop-from-train":
+            gone = {pair[0].id for pair in pairs}
+            clean[loser] = tuple(e for e in clean[loser] if e.id not in gone)
+        found.append(
+            {
+                "between": [loser, keeper],
+                "count": len(one_each),
+                "done": "kept" if policy == "keep" else f"dropped from {loser}",
+                "places": [f"{a.place} ~ {b.place}" for a, b in one_each[:SHOWN]],
+                "texts": [[_shown(a), _shown(b)] for a, b in one_each[:SHOWN]],
+            }
+        )
+    return Across(clean, found)
+
+
+def warnings_of_near(found: Sequence[Mapping[str, Any]], splits: Mapping[Split, Sequence[Example]]) -> list[str]:
+    """What scores may owe to those that were kept."""
+    warnings = []
+    for row in found:
+        loser, keeper = row["between"]
+        if row["done"] == "kept":
+            (one, other), place = row["texts"][0], row["places"][0]
+            warnings.append(
+                f"{row['count']} of {len(splits[keeper])} {keeper} examples have nearly the words of a {loser} example "
+                f"({place}: {one!r} and {other!r}); what learns from them or copies them scores better by that. "
+                "near_duplicates: drop-from-train leaves them out of training"
+            )
+    return warnings
+
+
+def _pairs(losers: Sequence[Example], keepers: Sequence[Example]) -> Iterator[tuple[Example, Example]]:
+    """Pairs of nearly equal examples, one of either side."""
+    from datasketch import MinHashLSH
+
+    if not losers or not keepers:
+        return
+    there = [_columns(example) for example in keepers]
+    index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
+    for number, signature in enumerate(_signatures(there)):
+        if any(there[number]):
+            index.insert(number, signature)
+    own = [_columns(example) for example in losers]
+    for example, columns, signature in zip(losers, own, _signatures(own), strict=True):
+        for number in sorted(index.query(signature)) if any(columns) else ():
+            if _near(columns, there[number]):
+                yield example, keepers[number]
+
+
+def _signatures(examples: Sequence[_Columns]) -> Iterator[Any]:
+    from datasketch import MinHash
+
+    sets = ([word.encode("utf-8", "surrogatepass") for own in columns for word in own] for columns in examples)
+    yield from MinHash.generator(sets, num_perm=_BANDS * _ROWS, seed=1)
+
+
+def _columns(example: Example) -> _Columns:
+    """The words of each column that the prompt shows; of conversations those of each turn."""
+    asked = [message.content for message in example.prompt.messages if message.role != "system"]
+    texts = [own for own in example.prompt.fields.values() if any(own.strip() in turn for turn in asked)]
+    columns = tuple(own for text in texts if len(own := frozenset(words(text))) >= _LEAST_WORDS)
+    return columns or tuple(frozenset(words(turn)) for turn in asked)
+
+
+def _near(one: _Columns, other: _Columns) -> bool:
+    return len(one) == len(other) and all(len(a & b) >= NEAR * len(a | b) for a, b in zip(one, other, strict=True))
+
+
+def _shown(example: Example) -> str:
+    text = " ".join(example.prompt.messages[-1].content.split())
+    return text if len(text) <= 80 else f"{text[:79]}…"
