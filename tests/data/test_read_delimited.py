@@ -64,6 +64,57 @@ def test_tsv_splits_at_tabs_only(tmp_path):
     assert read(tmp_path, "q\ta\n1,5\t2\n", "a.tsv").rows[0].values == {"q": "1,5", "a": "2"}
 
 
+def test_a_quote_mark_that_begins_a_tsv_cell_swallows_no_rows(tmp_path):
+    rows = [f"line {i}\tspam" for i in range(20)]
+    rows[3], rows[17] = '"Hello, he said\tham', 'and "left"\tham'
+    table = read(tmp_path, "text\tlabel\n" + "\n".join(rows) + "\n", "a.tsv")
+    assert len(table.rows) == 20
+    assert table.rows[3].values == {"text": '"Hello, he said', "label": "ham"}
+    assert (table.rows[17].values["text"], table.rows[17].place.line) == ('and "left"', 19)
+    quoted = read(tmp_path, 'text\tlabel\n"a ""b""\nc"\tham\nd\tspam\n', "a.tsv")
+    assert [row.values["text"] for row in quoted.rows] == ['a "b"\nc', "d"]
+
+
+def test_a_quote_in_the_middle_of_a_tsv_is_text(tmp_path):
+    table = read(tmp_path, 'text\tlabel\n"Hi" she said\tham\nbye\tspam\n', "a.tsv")
+    assert table.rows[0].values["text"] == '"Hi" she said'
+
+
+def test_a_quote_that_closes_only_after_further_rows_names_its_line(tmp_path):
+    lines = ["text,label", "one,a", '"two,b', "three,a", "four,b", 'five",a', "six,b"]
+    message = refused(tmp_path, "\n".join(lines) + "\n")
+    assert "a.csv:3: a quote opens in the record that starts here and closes 3 lines below" in message
+    message = refused(tmp_path, "\n".join(lines).replace('five",a', 'five,a"') + "\n")
+    assert "a.csv:3: too few cells: found 1 (two,b three,a four,b five,a)" in message
+    assert "A quote in it closes 3 lines below where the record starts." in message
+    kept = read(tmp_path, 'text,label\none,a\ntwo,"b\nc, d"\n')  # a cell of two lines may be meant
+    assert kept.rows[1].values == {"text": "two", "label": "b\nc, d"}
+
+
+def test_a_line_that_names_the_delimiter_is_no_row(tmp_path):
+    table = read(tmp_path, "sep=;\r\ntext;label\r\nhello, you;a\r\n")
+    assert table.rows[0].values == {"text": "hello, you", "label": "a"}
+    assert table.rows[0].place.line == 3
+    assert read(tmp_path, '"sep=|"\ntext|label\nx|a\n').columns == ("text", "label")
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        ("text, raw;label\nhello;a\nbye;b\n", ("text, raw", "label")),
+        ("text;label, checked\nhello, you;a\nbye;b\n", ("text", "label, checked")),
+        ("text|label\nhello, you; all|a\n", ("text", "label")),
+        ("text,label\na;b,c\n", ("text", "label")),
+        ("text\nhello; you, there\n", None),
+    ],
+)
+def test_the_delimiter_is_what_makes_the_whole_file_consistent(tmp_path, content, columns):
+    if columns is None:
+        assert "too many cells" in refused(tmp_path, content)
+    else:
+        assert read(tmp_path, content).columns == columns
+
+
 def test_columns_name_a_file_without_a_header(tmp_path):
     table = read(tmp_path, "1,2\n3,4\n", columns=("q", "a"))
     assert [row.values["q"] for row in table.rows] == ["1", "3"]

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from luthier.data.files import Row, Table, table
 from luthier.errors import DataError
 from luthier.types import Place
+
+_MARKS = (",", ";", "\t", "|")
+# A cell of so many line breaks, each line of which is a row in form, was hardly meant: its quote is one too many.
+_LEAST_LINES = 3
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?[ \t]*\r?\n', re.IGNORECASE)
 
 
 def rows_of_delimited(text: str, file: str, delimiter: str | None, columns: tuple[str, ...] | None) -> Table:
     """The records below the header (or all of them, where `columns` names them).
 
     Args:
-        delimiter: None for comma, or for the semicolon or tab that a header without a comma has instead.
+        delimiter: None for the comma, semicolon, tab or bar that gives every record as many cells as the header has.
 
     Raises:
-        DataError: A quote that does not close, a record with too many or too few cells, a header with
-            the same name twice. The message names the line.
+        DataError: A quote that does not close, or closes only after what look like further rows; a record with too
+            many or too few cells; a header with the same name twice. The message names the line.
     """
-    records = _records(text, file, delimiter or _delimiter(text))
+    if named := _SEPARATOR_LINE.match(text):  # as spreadsheets write it, for themselves
+        delimiter, text = named[1], "\n" + text[named.end() :]
+    records = _records(text, file, *_dialect(text, file, delimiter, columns))
     if columns is None:
         columns = _header(next(records, None), file)
     rows: list[Row] = []
@@ -42,14 +51,70 @@ def rows_of_delimited(text: str, file: str, delimiter: str | None, columns: tupl
     return table(file, rows)
 
 
-def _delimiter(text: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A file whose records all have as many cells.
+
+    Attributes:
+        width: How many.
+        broken: The line of the record with the cell that has most lines, where one has several; else None.
+        lines: Line breaks in that cell.
+    """
+
+    width: int
+    broken: int | None
+    lines: int
+
+
+def _dialect(text: str, file: str, delimiter: str | None, columns: tuple[str, ...] | None) -> tuple[str, bool]:
+    """The delimiter, and whether quote marks stand around cells or in them: what makes the whole file consistent.
+
+    Where nothing does, the delimiter that the first line has, so that the first bad record is named.
+    """
     first = text.lstrip("\r\n").partition("\n")[0]
-    return next((mark for mark in (",", ";", "\t") if mark in first), ",")
+    marks = [delimiter] if delimiter else [mark for mark in _MARKS if mark in first] or [_MARKS[0]]
+    for mark in marks:
+        shape = _shape(text, mark, quoted=True)
+        if shape is None or (shape.width < 2 and len(marks) > 1) or (columns and shape.width != len(columns)):
+            continue
+        if shape.broken is None or (plain := _shape(text, mark, quoted=False)) is None or plain.width != shape.width:
+            return mark, True
+        if mark == "\t":
+            return mark, False
+        if shape.lines < _LEAST_LINES:
+            return mark, True
+        raise DataError(
+            f"{Place(file, shape.broken)}: a quote opens in the record that starts here and closes {shape.lines} lines "
+            f"below, and each of these lines has {shape.width} cells, as a row of its own would.\n"
+            'Close the quote where its cell ends, or write it twice inside a quoted cell: "say ""hello"""; if the cell '
+            "has these lines, give the file as JSON Lines."
+        )
+    literal = "\t" in marks and _shape(text, "\t", quoted=False)
+    return ("\t", False) if literal and literal.width > 1 else (marks[0], True)
 
 
-def _records(text: str, file: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _shape(text: str, delimiter: str, *, quoted: bool) -> _Shape | None:
+    """None where records differ in their cells, or a quote is not closed as it should be."""
+    width, broken, most = None, None, 0
+    try:
+        for line, cells in _records(text, "", delimiter, quoted):
+            if width not in (None, len(cells)):
+                return None
+            width = len(cells)
+            if (lines := max(cell.count("\n") for cell in cells)) > most:
+                broken, most = line, lines
+    except DataError:
+        return None
+    return None if width is None else _Shape(width, broken, most)
+
+
+def _records(text: str, file: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """Pairs of the line a record starts on and its cells; blank lines are passed over."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    source = io.StringIO(text, newline="")
+    if quoted:
+        reader = csv.reader(source, delimiter=delimiter, strict=True)
+    else:
+        reader = csv.reader(source, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
     with _long_cells():
         while True:
             line = reader.line_num + 1
@@ -91,8 +156,10 @@ def _header(record: tuple[int, list[str]] | None, file: str) -> tuple[str, ...]:
 
 def _ragged(place: Place, cells: list[str], columns: tuple[str, ...]) -> str:
     much = "too many" if len(cells) > len(columns) else "too few"
-    start = ", ".join(cells)[:80]
+    start = " ".join(", ".join(cells).split())[:80]
+    lines = max(cell.count("\n") for cell in cells)
+    quoted = f" A quote in it closes {lines} lines below where the record starts." if lines else ""
     return (
-        f"{place}: {much} cells: found {len(cells)} ({start}), expected {len(columns)} ({', '.join(columns)}).\n"
-        "Put a cell that holds the delimiter in quotes, or complete the row."
+        f"{place}: {much} cells: found {len(cells)} ({start}), expected {len(columns)} ({', '.join(columns)})."
+        f"{quoted}\nPut a cell that holds the delimiter in quotes, or complete the row."
     )
