@@ -13,6 +13,8 @@ import regex
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 # Letters of such a script in a row; or letters, digits and the marks that belong to them (as the vowels of Devanagari).
 _RUN = regex.compile(rf"(?P<unspaced>(?:[{_UNSPACED}]\p{{M}}*)+)|[[\w\p{{M}}]--[{_UNSPACED}]]+", regex.VERSION1)
+# Except the Hangul fillers among them, which stand for a letter.
+_UNSEEN = regex.compile(r"[\p{Default_Ignorable_Code_Point}--[\u115F\u1160\u3164\uFFA0]]", regex.VERSION1)
 _LETTER = regex.compile(r"\X")
 # Lucene's English ones.
 _STOP_WORDS = frozenset(
@@ -30,7 +32,7 @@ def words(text: str) -> list[str]:
 
     Of scripts that put no space between words, such as Chinese, Japanese and Thai, each letter is one.
     """
-    return [word for run in _runs(_folded(text)) for word in run]
+    return [word for run in _runs(folded(text)) for word in run]
 
 
 @lru_cache(maxsize=4096)
@@ -53,13 +55,20 @@ def terms(text: str) -> list[str]:
     """What lexical search (BM25) looks for: the words without English stop words and the possessive s, and of scripts
     that put no space between words each two letters that follow each other. There is no stemming."""
     found = []
-    for run in _runs(_POSSESSIVE.sub("", _folded(text))):
+    for run in _runs(_POSSESSIVE.sub("", folded(text))):
         found += run if len(run) == 1 else [a + b for a, b in pairwise(run)]
     return [term for term in found if term not in _STOP_WORDS]
 
 
-def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+def visible(text: str) -> str:
+    """The text without characters that are not seen: soft hyphens, zero-width spaces and joiners, byte order marks,
+    marks of direction, variation selectors. For comparing; what is shown is left as it is."""
+    return str(_UNSEEN.sub("", text))
+
+
+def folded(text: str) -> str:
+    """The text as two texts are compared: in NFKC, without case, without what is not seen."""
+    return unicodedata.normalize("NFKC", visible(text)).casefold()
 
 
 def _runs(text: str) -> Iterator[list[str]]:

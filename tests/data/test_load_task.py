@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from luthier.data import TaskSettings
 from luthier.errors import DataError
 from luthier.evaluate import score
 from luthier.runner.keys import training_key
@@ -330,3 +331,72 @@ def test_pubmedqa_chooses_among_declared_labels(real_data, load):
         answer="choose",
     )
     assert task.report["splits"]["test"] == {"n": 200, "labels": {"yes": 110, "no": 68, "maybe": 22}}
+
+
+SPELLED = [
+    ("Win a prize", "Spam"),
+    ("Buy now", "spam"),
+    ("Cheap pills", "Spam"),
+    ("See you", "cafe\u0301"),
+    ("Lunch at one", "caf\u00e9"),
+    ("Dinner", "caf\u00e9"),
+    ("Minutes", "not_spam"),
+    ("Agenda", "not spam\u200b"),
+]
+
+
+def spelled(write_jsonl, name: str = "train.jsonl", rows=SPELLED) -> None:
+    write_jsonl([{"question": question, "answer": answer} for question, answer in rows], name)
+
+
+def test_labels_that_differ_in_spelling_alone_are_noted_with_their_counts(load, write_jsonl):
+    spelled(write_jsonl)
+    spelled(write_jsonl, "test.jsonl", [("A", "Spam"), ("B", "caf\u00e9")])
+    settings = {"data": {"train": "train.jsonl", "test": "test.jsonl"}, "labels": "auto", "split": {"validation": 2}}
+    task = load(**settings)
+    assert len(task.labels) == 6
+    (warning,) = [own for own in task.report["warnings"] if "Unicode form" in own]
+    assert "'Spam' (2) and 'spam' (1)" in warning
+    assert "'caf\u00e9' (2) and 'cafe\u0301' (1)" in warning
+    assert "join_labels: true" in warning
+
+
+def test_labels_that_differ_in_spelling_alone_are_joined_on_request(load, write_jsonl):
+    spelled(write_jsonl)
+    spelled(write_jsonl, "test.jsonl", [("A", "SPAM"), ("B", "Caf\u00e9 "), ("C", "Not_Spam")])
+    settings = {"data": {"train": "train.jsonl", "test": "test.jsonl"}, "split": {"validation": 2}, "join_labels": True}
+    task = load(**settings, labels="auto")
+    assert task.labels == ("Spam", "caf\u00e9", "not spam\u200b")
+    assert [e.label for e in task.test] == ["Spam", "caf\u00e9", "not spam\u200b"]
+    assert all(e.references == (e.label,) for e in task.test)
+    assert any("were joined: 'Spam' (2) and 'spam' (1)" in own for own in task.report["warnings"])
+    named = load(**settings, labels=["SPAM", "Caf\u00e9", "Not spam"])
+    assert {e.label for e in (*named.train, *named.validation)} == {"SPAM", "Caf\u00e9", "Not spam"}
+
+
+def test_several_labels_of_an_answer_are_joined_each(load, write_jsonl):
+    rows = [("A", "red; Blue"), ("B", "blue"), ("C", "RED;blue"), ("D", "red"), ("E", "blue; red"), ("F", "blue")]
+    spelled(write_jsonl, rows=rows)
+    spelled(write_jsonl, "test.jsonl", [("G", "Blue; blue; red")])
+    task = load(
+        data={"train": "train.jsonl", "test": "test.jsonl"},
+        labels="auto",
+        label_separator="; ",
+        join_labels=True,
+        split={"validation": 1},
+    )
+    assert task.labels == ("blue", "red")
+    assert [e.label for e in task.test] == ["blue; red"]
+
+
+def test_join_labels_with_labels_that_it_would_join_is_a_contradiction():
+    with pytest.raises(ValueError, match="'spam' and 'Spam', which join_labels takes for one"):
+        TaskSettings.model_validate(
+            {
+                "data": "d.csv",
+                "prompt": "{{ a }}",
+                "completion": "{{ b }}",
+                "labels": ["spam", "Spam"],
+                "join_labels": True,
+            }
+        )

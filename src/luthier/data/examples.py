@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from unicodedata import normalize
 
 from luthier.data.conversations import ALPACA_COLUMNS, CHAT_COLUMNS, Exchange, exchange_of_alpaca, exchange_of_chat
 from luthier.data.files import Row, Table
 from luthier.data.hidden import BESIDE_THE_ANSWER, answer_columns, is_chat
-from luthier.data.labels import join_labels, separator_of, split_labels
+from luthier.data.labels import join_labels, separator_of, spelling_key, split_labels
 from luthier.data.normalise import digest, fingerprint
 from luthier.data.settings import TaskSettings
 from luthier.data.templates import (
@@ -99,7 +100,8 @@ def _example(row: Row, exchange: Exchange, shown: Sequence[str], task: str, sett
     if settings.relevant is not None or settings.evidence is not None:
         documents, evidence = (_values(row, name, getattr(settings, name)) for name in ("relevant", "evidence"))
         if documents or evidence:  # a row may leave it open
-            relevance = Relevance(tuple(dict.fromkeys(documents)), tuple(dict.fromkeys(evidence)))
+            names = (normalize("NFC", name) for name in documents)  # as documents are named
+            relevance = Relevance(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(evidence)))
     prompt = Prompt(
         id=digest(task, *(part for m in messages for part in (m.role, m.content)), exchange.completion)[:12],
         task=task,
@@ -213,6 +215,18 @@ def with_labels(built: Built, labels: Sequence[str]) -> Built:
             hint = "" if len(bad) > len(built.bad) else _close_labels(strange, labels)
             bad.append(BadRow(example.place, reason, hint))
     return replace(built, examples=tuple(examples), bad=tuple(bad))
+
+
+def with_spellings(built: Built, spellings: Mapping[str, str], separator: str) -> Built:
+    """The examples with each label of their completion in the spelling of its `spelling_key`, where that has one."""
+
+    def spelled(example: Example) -> Example:
+        found = split_labels(example.completion, separator)
+        joined = separator.join(dict.fromkeys(spellings.get(spelling_key(own), own) for own in found))
+        references = tuple(dict.fromkeys((joined, *example.references[1:])))
+        return example if joined == example.completion else replace(example, completion=joined, references=references)
+
+    return replace(built, examples=tuple(map(spelled, built.examples)))
 
 
 def _labelled(example: Example, label: str) -> Example:

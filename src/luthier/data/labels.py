@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Self
+
+from luthier.words import folded
 
 
 class Labels(tuple[str, ...]):
@@ -47,6 +50,23 @@ def split_labels(text: str, separator: str) -> tuple[str, ...]:
 def join_labels(found: Collection[str], labels: Sequence[str], separator: str) -> str:
     """The text of a set of labels, in the order of `labels`, so that equal sets are equal texts."""
     return separator.join(label for label in labels if label in found)
+
+
+def spelling_key(label: str) -> str:
+    """Equal for labels that differ in case, white space (or underscores), Unicode form or what is not seen alone."""
+    return " ".join(folded(label).replace("_", " ").split())
+
+
+def alike_labels(counts: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """Groups of labels with one `spelling_key`, in each the most frequent first.
+
+    Args:
+        counts: Label → examples.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label in counts:
+        groups[spelling_key(label)].append(label)
+    return [tuple(sorted(own, key=lambda label: (-counts[label], label))) for own in groups.values() if len(own) > 1]
 
 
 def cannot_be_split(labels: Iterable[str], separator: str) -> str | None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable
 
 from luthier.types import Message
+from luthier.words import folded
 
 _LINE_END = re.compile(r"[\s.,;:!?…。！？]+$", re.MULTILINE)
 
 
 def normalised(text: str) -> str:
-    """The text in NFKC, case folded, white space collapsed, without punctuation at the ends of lines.
+    """The text as texts are compared (`words.folded`), white space collapsed, without punctuation at the ends of lines.
 
     At the ends of lines, not of the text alone: a template often goes on below the row's own text.
     A text of nothing but punctuation keeps it.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(_LINE_END.sub("\n", folded).split()) or " ".join(folded.split())
+    plain = folded(text)
+    return " ".join(_LINE_END.sub("\n", plain).split()) or " ".join(plain.split())
 
 
 def fingerprint(messages: Iterable[Message]) -> str:

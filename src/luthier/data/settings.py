@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 from jinja2 import TemplateSyntaxError
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from luthier.data.labels import cannot_be_split
+from luthier.data.labels import alike_labels, cannot_be_split
 from luthier.data.templates import parse_expression, parse_template
 from luthier.settings import Settings
 from luthier.types import Decoding, Split
@@ -128,6 +128,9 @@ class TaskSettings(Settings):
     """System text in front of every prompt; a conversation that brings its own keeps that."""
     labels: Literal["auto"] | tuple[Label, ...] | None = None
     """The closed set of answers: a list, `auto` for those found in train, null for open-ended tasks."""
+    join_labels: bool = False
+    """Take labels that differ in case, white space or Unicode form alone (`Spam`, `spam`) for one: the spelling that
+    most training examples have, or that `labels` names. Else they are different labels, with a warning."""
     label_separator: str | None = Field(default=None, min_length=1)
     """What stands between labels where an answer may have several, such as `'; '` in `billing; refund`; null where it
     has one. The completion is split at it, or is a list of labels; order, repetition and white space around it make no
@@ -310,6 +313,12 @@ class TaskSettings(Settings):
         return None
 
     def _contradiction_of_several_labels(self) -> str | None:
+        if self.join_labels and self.labels is None:
+            return "join_labels joins spellings of labels, but labels is null; set labels to auto or to a list"
+        if self.join_labels and isinstance(self.labels, tuple):
+            alike = alike_labels(dict.fromkeys(self.labels, 0))
+            if alike:
+                return f"labels names {' and '.join(map(repr, alike[0]))}, which join_labels takes for one; keep one"
         if self.label_separator is None:
             return None
         if self.labels is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from pathlib import Path
@@ -15,10 +16,11 @@ from luthier.data.examples import (
     dropped_report,
     merge_references,
     with_labels,
+    with_spellings,
     with_unique_ids,
 )
 from luthier.data.files import Table
-from luthier.data.labels import Labels, cannot_be_split, separator_of, split_labels
+from luthier.data.labels import Labels, alike_labels, cannot_be_split, separator_of, spelling_key, split_labels
 from luthier.data.near import part_near, warnings_of_near
 from luthier.data.read import read_splits
 from luthier.data.settings import SPLITS, TaskSettings
@@ -49,6 +51,11 @@ def load_task(name: str, settings: TaskSettings, root: Path, allow_code: bool, s
     built = {split: _joined([build_examples(t, name, settings) for t in tables[split]]) for split in tables}
     for split, part in built.items():
         _check_any(part, split)
+    spelled: Counter[str] = Counter() if settings.labels is None else _label_spellings(built["train"], settings)
+    if settings.join_labels:
+        named = settings.labels if isinstance(settings.labels, tuple) else ()
+        spellings = {spelling_key(own): own for own in (*sorted(spelled, key=lambda own: spelled[own]), *named)}
+        built = {s: with_spellings(part, spellings, settings.label_separator or "") for s, part in built.items()}
     labels = _labels(built["train"], settings, tables["train"][0].file)
     if labels:
         built = {split: with_labels(part, labels) for split, part in built.items()}
@@ -59,6 +66,7 @@ def load_task(name: str, settings: TaskSettings, root: Path, allow_code: bool, s
     across = separate(dict(zip(built, ids, strict=True)), settings.duplicates)
     _check_filled(across.splits, name)
     warnings = [] if settings.labels is None else _warnings_of_labels(labels, across.splits["train"])
+    warnings += _warnings_of_alike(spelled, settings.join_labels)
     splits = _cut_missing(dict(across.splits), settings, seed, warnings)
 
     duplicates = across.duplicates + _within(splits, settings)
@@ -207,6 +215,26 @@ def _check_labels_left(train: Sequence[Example], labels: Sequence[str], name: st
             f"task {name}: only the label {train[0].label!r} is left in train, of {len(labels)}; there is nothing to "
             "learn.\nGive more examples of the other labels (or raise limit.train, if it is set)."
         )
+
+
+def _label_spellings(train: Built, settings: TaskSettings) -> Counter[str]:
+    """How many training examples have each label as it is spelled."""
+    separator = settings.label_separator or ""
+    return Counter(own for example in train.examples for own in split_labels(example.completion, separator))
+
+
+def _warnings_of_alike(spelled: Mapping[str, int], joined: bool) -> list[str]:
+    alike = alike_labels(spelled)
+    if not alike:
+        return []
+    shown = "; ".join(" and ".join(f"{label!r} ({spelled[label]})" for label in own) for own in alike[:3])
+    shown += "; …" if len(alike) > 3 else ""
+    if joined:
+        return [f"labels that differ in case, white space or Unicode form alone were joined: {shown}"]
+    return [
+        f"labels that differ in case, white space or Unicode form alone are taken for different ones: {shown}. If they "
+        "are the same, join_labels: true joins them"
+    ]
 
 
 def _warnings_of_labels(labels: Sequence[str], train: Sequence[Example]) -> list[str]:

@@ -13,11 +13,9 @@ from fractions import Fraction
 
 import regex
 
-from luthier.words import segmented, words
+from luthier.words import segmented, visible, words
 
 _ARTICLE = regex.compile(r"\b(a|an|the)\s+(?=\w)")
-# Characters that are not seen: soft hyphen, zero-width spaces and joiners, the byte order mark.
-_UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
 _DASHES = dict.fromkeys(map(ord, "−‐‑‒–"), "-")
 _GROUPED = regex.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])")
 _DECIMAL_COMMA = regex.compile(r"(?<![\d.,])(\d+),(\d+)(?![\d,])(?!\.\d)")
@@ -32,7 +30,7 @@ def normalised(text: str) -> str:
     (-5), and `+`, `#` or a single letter's `-` behind a word (C++, C#, A-). An article is one only before a word (not
     in "hepatitis A"). A text of which nothing would be left ("+") keeps its punctuation.
     """
-    folded = unicodedata.normalize("NFC", text).translate(_UNSEEN).casefold().translate(_DASHES)
+    folded = unicodedata.normalize("NFC", visible(text)).casefold().translate(_DASHES)
     plain = _GROUPED.sub(lambda match: match[1].replace(",", ""), folded)
     plain = _DECIMAL_COMMA.sub(r"\1.\2", plain)
     kept = "".join(own for place, own in enumerate(plain) if not _is_mark(own) or _means_something(plain, place))
@@ -152,4 +150,4 @@ def taken_for_same(metric: str, answers: Iterable[str]) -> list[tuple[str, str]]
 
 
 def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).strip(".!?")
+    return " ".join(unicodedata.normalize("NFC", visible(text)).casefold().split()).strip(".!?")

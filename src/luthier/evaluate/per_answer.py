@@ -21,7 +21,7 @@ from luthier.data.labels import separator_of, split_labels
 from luthier.errors import EvaluationError
 from luthier.evaluate.answer import Answer, SummedLogProb, Unscored
 from luthier.evaluate.forms import last_number, normalised, rouge_tokens, tokens
-from luthier.words import stands_in
+from luthier.words import stands_in, visible
 
 Options = Mapping[str, str]
 Value = float | Unscored
@@ -116,7 +116,7 @@ def named_label(text: str, labels: tuple[str, ...]) -> str | None:
 
 
 def _folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().replace("_", " ").split())
+    return " ".join(unicodedata.normalize("NFC", visible(text)).casefold().replace("_", " ").split())
 
 
 def rouge_l(answer: Answer, options: Options) -> Value:

@@ -107,12 +107,24 @@ def read_folder(folder: Path, progress: Progress | None = None) -> Reading:
     documents: list[Document] = []
     skipped: list[Skipped] = []
     with (progress or Silent()).track("reading files", len(files)) as advance:
+        seen: set[str] = set()
         for file in files:
-            found = _read_or_skip(file, file.relative_to(folder).as_posix(), folder)
+            name = name_of(file.relative_to(folder))
+            if name in seen:
+                found = Reading((), (Skipped(name, "another file has this name in another Unicode form; rename one"),))
+            else:
+                found = _read_or_skip(file, name, folder)
+            seen.add(name)
             documents += found.documents
             skipped += found.skipped
             advance(1)
     return Reading(tuple(documents), tuple(skipped))
+
+
+def name_of(path: Path) -> str:
+    """The name of a document by its place below the folder of documents, in NFC: some systems write file names in parts
+    (NFD), and what names a document elsewhere is typed."""
+    return unicodedata.normalize("NFC", path.as_posix())
 
 
 def document_files(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from luthier.errors import DataError, RetrievalError
 from luthier.progress import Progress
-from luthier.retrieve.documents import Document, EmptyDocument, Reading, Skipped, read_document, read_some
+from luthier.retrieve.documents import Document, EmptyDocument, Reading, Skipped, name_of, read_document, read_some
 from luthier.retrieve.index import (
     Changes,
     Embedder,
@@ -116,9 +116,9 @@ def _with_files(index: Index, files: Sequence[Path], progress: Progress | None) 
             raise DataError(f"{file} does not exist.")
         path = file.resolve()
         inside = root is not None and path.is_relative_to(root)
-        name = path.relative_to(str(root)).as_posix() if inside else file.name
+        name = name_of(path.relative_to(str(root)) if inside else Path(file.name))
         here = read.get(name) or added.get(name) or (f"{root}/{name}" if root is not None and name in known else None)
-        if here is not None and here != str(path):
+        if here is not None and name_of(Path(here)) != name_of(path):
             raise DataError(f"{file}: the index has {name} of {here}. Rename one of them; nothing was changed.")
         try:
             reading = read_document(file, name)
