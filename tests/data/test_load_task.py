@@ -390,7 +390,7 @@ def test_several_labels_of_an_answer_are_joined_each(load, write_jsonl):
 
 
 def test_join_labels_with_labels_that_it_would_join_is_a_contradiction():
-    with pytest.raises(ValueError, match="'spam' and 'Spam', which join_labels takes for one"):
+    with pytest.raises(ValueError, match="'Spam' and 'spam', which join_labels takes for one"):
         TaskSettings.model_validate(
             {
                 "data": "d.csv",
