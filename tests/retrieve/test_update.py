@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -181,3 +182,70 @@ def test_a_mistake_is_said_without_a_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nowhere holds no index" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_looked_into_keeps_what_was_read_of_it(
+    docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(docs)
+    walk = os.walk
+
+    def refusing(top: Path, onerror):  # type: ignore[no-untyped-def]
+        for place, inside, names in walk(top):
+            if "deep" in inside:
+                inside.remove("deep")
+                onerror(PermissionError(13, "Permission denied", str(Path(place) / "deep")))
+            yield place, inside, names
+
+    monkeypatch.setattr(os, "walk", refusing)
+    update = build(docs.parent / "index", docs, WordEmbedder(), CHUNKS)
+    assert [(own.name, own.reason) for own in update.skipped] == [("deep/", "cannot be looked into: Permission denied")]
+    assert update.changes.removed == ()
+    assert "deep/hours.md" in update.index.documents
+
+
+def test_a_folder_that_became_a_link_keeps_what_was_read_of_it(docs: Path, tmp_path: Path) -> None:
+    built(docs)
+    (docs / "deep").rename(tmp_path / "elsewhere")
+    (docs / "deep").symlink_to(tmp_path / "elsewhere")
+    update = build(docs.parent / "index", docs, WordEmbedder(), CHUNKS)
+    assert [(own.name, own.reason) for own in update.skipped] == [
+        ("deep/", "a link to a folder, which is not followed")
+    ]
+    assert "deep/hours.md" in update.index.documents
+
+
+def test_a_drive_that_is_not_connected_keeps_what_was_read_of_it(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = {str(docs / "deep")}
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) in mounted)
+    built(docs)
+    mounted.clear()
+    (docs / "deep" / "hours.md").unlink()  # the mount point is an empty folder
+    for _ in range(2):
+        update = build(docs.parent / "index", docs, WordEmbedder(), CHUNKS)
+        assert [own.name for own in update.skipped] == ["deep/"]
+        assert "may not be connected" in update.skipped[0].reason
+        assert (update.changes.removed, "deep/hours.md" in update.index.documents) == ((), True)
+    mounted.add(str(docs / "deep"))
+    update = build(docs.parent / "index", docs, WordEmbedder(), CHUNKS)
+    assert (update.changes.removed, update.skipped) == (("deep/hours.md",), ())
+
+
+def test_an_index_inside_its_folder_of_documents_is_no_document(docs: Path) -> None:
+    first = build(docs / "found", docs, WordEmbedder(), CHUNKS)
+    again = build(docs / "found", docs, WordEmbedder(), CHUNKS)
+    assert set(again.index.documents) == set(first.index.documents)
+    assert (again.changes.added, again.changes.removed) == ((), ())
+    assert [(own.name, own.reason) for own in again.skipped] == [("found/", "an index of documents")]
+
+
+def test_a_run_inside_the_folder_of_documents_is_no_document(docs: Path) -> None:
+    (docs / "runs" / "first" / "steps").mkdir(parents=True)
+    (docs / "runs" / "first" / "study.json").write_text("{}", encoding="utf-8")
+    (docs / "runs" / "first" / "ledger.jsonl").write_text('{"text": "no document"}\n', encoding="utf-8")
+    (docs / "runs" / "index.json").write_text('{"pages": []}', encoding="utf-8")  # somebody else's
+    (docs / "runs" / "notes.md").write_text("A document.", encoding="utf-8")
+    update = build(docs.parent / "index", docs, WordEmbedder(), CHUNKS)
+    assert "runs/notes.md" in update.index.documents
+    assert not any(name.startswith("runs/first") for name in update.index.documents)
+    assert any(own.name == "runs/first/" for own in update.skipped)

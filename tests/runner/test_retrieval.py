@@ -94,6 +94,26 @@ def answer(prompt, fields):
 """
 
 
+def test_a_study_s_own_rows_and_runs_inside_the_folder_are_no_documents(root: Path, tiny_model_folder: Path) -> None:
+    """Else the answers of the test stand in the passages, and a second run reads what the first wrote."""
+    own = study(
+        tiny_model_folder, {"rag": [{"step": "rag"}]}, task={"documents": ".", "relevant": None, "evidence": None}
+    )
+    keys = []
+    for _ in range(2):
+        result = run(own, root / "runs" / "first", root=root)
+        report = read_json(root / "runs" / "first" / "data.json")["task"]
+        keys.append(report["documents"]["documents"])
+        left_out = {row["name"]: row["reason"] for row in report["documents"]["skipped"]}
+        assert left_out["train.csv"] == left_out["test.csv"] == "the study's own rows, no document"
+        assert any("files, pages or folders were left out" in warning for warning in report["warnings"])
+        rows = read_jsonl(root / "runs" / "first" / "approaches" / "rag" / "predictions.jsonl")
+        named = {passage["id"] for row in rows for passage in row["passages"]}
+        assert not any(name.startswith(("train.csv", "test.csv", "runs/")) for name in named)
+    assert keys[0] == keys[1]
+    assert result.comparison["approaches"]
+
+
 @pytest.mark.parametrize("order", [["few-shot", "rag"], ["rag", "few-shot"]])
 def test_worked_examples_stand_with_the_passages_that_hold_their_answers(
     root: Path, tiny_model_folder: Path, order: list[str]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
+import os
 import re
 import unicodedata
 import zipfile
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -75,7 +77,7 @@ class Skipped:
     """A file, or a part of one, that gave no text, and why.
 
     Attributes:
-        empty: Whether it was read, and there is nothing in it.
+        empty: Whether it is known to hold no document; else what was read of it before may stand.
     """
 
     name: str
@@ -89,28 +91,40 @@ class EmptyDocument(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a folder or some files gave."""
+    """What a folder or some files gave.
+
+    Attributes:
+        drives: Folders in it that are drives or shares of their own, with a slash at their end.
+    """
 
     documents: tuple[Document, ...]
     skipped: tuple[Skipped, ...]
+    drives: tuple[str, ...] = ()
 
 
-def read_folder(folder: Path, progress: Progress | None = None) -> Reading:
+def read_folder(folder: Path, progress: Progress | None = None, without: Collection[Path] = ()) -> Reading:
     """All documents below a folder, by name; files that start with a dot, or lie in such a folder, are passed over.
 
-    A file that cannot be read is skipped with its reason, so that one damaged file does not cost the others.
+    A file that cannot be read is skipped with its reason, so that one damaged file does not cost the others. So is a
+    folder that cannot be looked into, or was made by Luthier: an index, a run.
+
+    Args:
+        without: Files that are no documents, such as a study's own rows.
 
     Raises:
         DataError: There is no such folder.
     """
-    files = document_files(folder)
+    walked = _walk(folder)
+    files, skipped = walked.files, list(walked.passed)
+    left_out = {file.resolve() for file in without}
     documents: list[Document] = []
-    skipped: list[Skipped] = []
     with (progress or Silent()).track("reading files", len(files)) as advance:
         seen: set[str] = set()
         for file in files:
             name = name_of(file.relative_to(folder))
-            if name in seen:
+            if left_out and file.resolve() in left_out:
+                found = Reading((), (Skipped(name, "the study's own rows, no document", empty=True),))
+            elif name in seen:
                 found = Reading((), (Skipped(name, "another file has this name in another Unicode form; rename one"),))
             else:
                 found = _read_or_skip(file, name, folder)
@@ -118,7 +132,7 @@ def read_folder(folder: Path, progress: Progress | None = None) -> Reading:
             documents += found.documents
             skipped += found.skipped
             advance(1)
-    return Reading(tuple(documents), tuple(skipped))
+    return Reading(tuple(documents), tuple(skipped), tuple(walked.drives))
 
 
 def name_of(path: Path) -> str:
@@ -128,24 +142,74 @@ def name_of(path: Path) -> str:
 
 
 def document_files(folder: Path) -> list[Path]:
-    """All files below a folder, by name, whether they can be read or not; none that starts with a dot.
+    """All files below a folder, by name, whether they can be read or not; none that starts with a dot, and none of an
+    index or a run of Luthier's.
 
     Raises:
         DataError: There is no such folder.
     """
+    return _walk(folder).files
+
+
+@dataclass(frozen=True, slots=True)
+class _Walked:
+    """The files below a folder, by name; folders that were not looked into, and why; and drives of their own."""
+
+    files: list[Path]
+    passed: list[Skipped]
+    drives: list[str]
+
+
+def _walk(folder: Path) -> _Walked:
     if not folder.is_dir():
         kind = "is a file" if folder.is_file() else "does not exist"
         raise DataError(f"{folder}: the folder of documents {kind}. Give the folder that holds them.")
-    return sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
+    files: list[Path] = []
+    passed: list[Skipped] = []
+    drives: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        passed.append(Skipped(_folder_name(Path(error.filename), folder), f"cannot be looked into: {error.strerror}"))
+
+    for place, inside, names in os.walk(folder, onerror=unreadable):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        for name in list(inside):
+            below = Path(place) / name
+            if reason := _LINK if below.is_symlink() else _made_here(below):
+                inside.remove(name)
+                passed.append(Skipped(_folder_name(below, folder), reason, empty=reason is not _LINK))
+            elif os.path.ismount(below):
+                drives.append(_folder_name(below, folder))
+        files += [Path(place) / name for name in names if not name.startswith(".")]
+    return _Walked(sorted(file for file in files if file.is_file()), passed, drives)
 
 
-def read_some(folder: Path, progress: Progress | None = None) -> Reading:
+_LINK = "a link to a folder, which is not followed"
+
+
+def _folder_name(path: Path, folder: Path) -> str:
+    """As a document is called, with a slash at its end."""
+    return f"{name_of(path.relative_to(folder))}/"
+
+
+def _made_here(folder: Path) -> str | None:
+    """What Luthier has made a folder for; None where it has not."""
+    if (folder / "study.json").is_file() and (folder / "steps").is_dir():
+        return "the folder of a run, whose passages and answers are no documents"
+    try:
+        about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return "an index of documents" if isinstance(about, dict) and {"embedder_key", "chunks"} <= about.keys() else None
+
+
+def read_some(folder: Path, progress: Progress | None = None, without: Collection[Path] = ()) -> Reading:
     """All documents below a folder, of which there must be one.
 
     Raises:
         DataError: There is no such folder, or nothing in it can be read.
     """
-    reading = read_folder(folder, progress)
+    reading = read_folder(folder, progress, without)
     if not reading.documents:
         why = "; ".join(f"{own.name}: {own.reason}" for own in reading.skipped[:3]) or "it is empty"
         raise DataError(f"{folder}: no document could be read ({why}).")
@@ -322,7 +386,3 @@ def _tidy(text: str) -> str:
 def _title(text: str, file: Path) -> str:
     found = _TITLE.search(_CODE.sub("", text))  # in code, # begins a comment
     return (found.group(1) if found else file.stem.replace("_", " "))[:_LONGEST_TITLE]
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -86,14 +86,17 @@ class Library:
             self._embedders[name] = _NotEmbedding(own) if self._words_only else own
         return self._embedders[name]
 
-    def reading(self, documents: str, progress: Progress | None = None) -> Reading:
-        """What a folder of documents gave.
+    def reading(self, documents: str, progress: Progress | None = None, without: Collection[Path] = ()) -> Reading:
+        """What a folder of documents gave when it was first asked for.
+
+        Args:
+            without: Files in it that are no documents.
 
         Raises:
             DataError: There is no such folder, or nothing in it can be read.
         """
         if documents not in self._readings:
-            self._readings[documents] = read_some(Path(documents), progress)
+            self._readings[documents] = read_some(Path(documents), progress, without)
         return self._readings[documents]
 
     def leave_out(self, documents: str, passages: Sequence[Passage]) -> None:

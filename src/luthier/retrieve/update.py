@@ -66,11 +66,10 @@ def build(
         kind = store_for(reading.documents, chunks) if store == "auto" else store
         index = create(folder, embedder, chunks, kind, source)
     with index.locked():
-        changes = _brought_up_to_date(index, documents, reading, progress)
-    return Update(index, changes, reading.skipped)
+        return _brought_up_to_date(index, documents, reading, progress)
 
 
-def _brought_up_to_date(index: Index, folder: Path, reading: Reading, progress: Progress | None) -> Changes:
+def _brought_up_to_date(index: Index, folder: Path, reading: Reading, progress: Progress | None) -> Update:
     names = {document.name for document in reading.documents}
     added = _added(index)
     if added != about_index(index.folder).get("added", {}):  # of those that were removed nothing is kept
@@ -81,10 +80,29 @@ def _brought_up_to_date(index: Index, folder: Path, reading: Reading, progress: 
             "out with `luthier index remove`, or rename one of them."
         )
     changes = index.add(reading.documents, progress)
-    # A file that cannot be read now keeps what was read of it before.
-    kept = {own.name for own in reading.skipped if not own.empty} | set(added)
+    before = about_index(index.folder)
+    drives, there = tuple(before.get("drives", ())), _folders(index.documents)
+    lost = [own for own in drives if own not in reading.drives and own in there]
+    skipped = (*reading.skipped, *(Skipped(own, _NOT_THERE) for own in lost))
+    if (now := sorted({*reading.drives, *lost})) != sorted(drives):
+        describe_index(index.folder, {**before, "drives": now})
+    # A file or folder that cannot be looked at now keeps what was read of it before.
+    unseen = [own.name for own in skipped if not own.empty]
+    kept, folders = {*unseen, *added}, tuple(name for name in unseen if name.endswith("/"))
     gone = [name for name in index.documents if name not in names and _file_of(name) not in kept]
-    return _and_removed(index, changes, gone)
+    changes = _and_removed(index, changes, [name for name in gone if not name.startswith(folders)])
+    return Update(index, changes, skipped)
+
+
+_NOT_THERE = (
+    "was a drive of its own and is none now, so it may not be connected; what the index has of it is kept. To take it "
+    "out, use luthier index remove"
+)
+
+
+def _folders(names: Iterable[str]) -> set[str]:
+    """The folders of some documents, with a slash at their end."""
+    return {f"{place.as_posix()}/" for name in names for place in Path(_file_of(name)).parents[:-1]}
 
 
 def add_files(index: Index, files: Sequence[Path], progress: Progress | None = None) -> Update:

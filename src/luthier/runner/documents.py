@@ -30,7 +30,8 @@ def with_documents(task: Task, settings: TaskSettings, root: Path, library: Libr
     if settings.documents is None:
         return task
     folder = str((root / Path(settings.documents).expanduser()).resolve())
-    reading = library.reading(folder)
+    own = [(root / Path(name).expanduser()) for given in settings.sources().values() for name in given]
+    reading = library.reading(folder, without=own)
     names = {document.name for document in reading.documents}
     _check_names(task, names, settings.documents)
     passages = [own for document in reading.documents for own in cut(document, ChunkSettings(), _words)]
@@ -42,7 +43,8 @@ def with_documents(task: Task, settings: TaskSettings, root: Path, library: Libr
     if reading.skipped:
         first = reading.skipped[0]
         warnings.append(
-            f"documents: {len(reading.skipped)} files or pages could not be read, such as {first.name} ({first.reason})"
+            f"documents: {len(reading.skipped)} files, pages or folders were left out, such as {first.name} "
+            f"({first.reason})"
         )
     if leaks:
         done = "left out of the index" if settings.document_leaks == "drop" else "kept (see document_leaks)"
