@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import tiny_study
@@ -40,8 +42,8 @@ def test_three_rates_are_tried_for_a_third_of_the_epochs_and_the_best_is_trained
 
 def test_a_rate_that_is_given_or_anything_else_left_open_is_left_as_it_is(tiny_task: Task):
     for step in (
-        SftStep(learning_rate=1e-3),
-        SftStep(learning_rate=Choose[float](choose=(1e-4, 1e-3))),
+        SftStep(learning_rate=1e-3, epochs=3),
+        SftStep(learning_rate=Choose[float](choose=(1e-4, 1e-3)), least_steps=1),
         SftStep(epochs=Choose[float](choose=(1.0, 2.0))),
     ):
         assert step.for_data([tiny_task]) == step
@@ -49,6 +51,28 @@ def test_a_rate_that_is_given_or_anything_else_left_open_is_left_as_it_is(tiny_t
     assert isinstance(searched, SftStep)
     assert searched.learning_rate == Choose[float](choose=(3e-5, 1e-4, 3e-4))
     assert searched.trial == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("examples", "settings", "passes"),
+    [
+        (16, {}, 10),  # 2 steps a pass
+        (240, {}, 8),  # 30 steps a pass
+        (240, {"batch_size": 16}, 10),
+        (800, {}, 3),
+        (240, {"examples": 24}, 10),
+        (240, {"epochs": 2}, 2),
+        (240, {"least_steps": 60}, 3),
+        (240, {"data": "task"}, 8),
+    ],
+)
+def test_few_examples_are_passed_over_more_often(
+    tiny_task: Task, examples: int, settings: dict[str, Any], passes: float
+):
+    task = replace(tiny_task, train=(tiny_task.train * examples)[:examples])
+    step = SftStep(learning_rate=1e-3, **settings).for_data([task])
+    assert isinstance(step, SftStep)
+    assert step.epochs == passes
 
 
 def test_a_trial_is_short_in_all_that_makes_a_training_long():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 # Of the usual learning rate: what is tried where none is given, and for which share of the epochs.
 _RATES = (1 / 3, 1.0, 3.0)
 _TRIAL = 1 / 3
+# Of few examples so many passes as give about so many steps, at most so many.
+_WANTED_STEPS, _MOST_PASSES = 240, 10
 
 
 class SftStep(TrainingStep):
@@ -65,7 +68,9 @@ class SftStep(TrainingStep):
     """Where values are left open: for which share of the epochs each is trained to be compared; the best is then
     trained whole. With 1, all are trained whole, and those that do badly are given up (`prune`)."""
     epochs: Open[Positive] = 3.0
-    """Passes over the training examples; may be a fraction. Three as in Alpaca (Taori et al. 2023)."""
+    """Passes over the training examples; may be a fraction. Default: three, as in Alpaca (Taori et al. 2023), and over
+    few examples as many as give 240 optimizer steps, ten at most (few examples need many passes: Mosbach et al. 2021,
+    "On the Stability of Fine-tuning BERT")."""
     least_steps: Count = 1
     """Optimizer steps at least: few examples are then passed over more often than `epochs` says."""
     batch_size: Open[Count] = 8
@@ -120,12 +125,26 @@ class SftStep(TrainingStep):
         return type(self).model_validate({name: getattr(self, name) for name in kept} | short)
 
     def for_data(self, tasks: Sequence[Task]) -> Step:
-        """With learning rates that validation chooses among, where none is given and nothing else is left open."""
+        """With passes by the number of examples, where none are given; and with learning rates that validation chooses
+        among, where none is given and nothing else is left open."""
+        own = self._with_passes(tasks)
         if self.learning_rate is not None or len(list(closed(self))) > 1:
-            return self
+            return own
         usual = self.trained.learning_rate
         rates = Choose[Positive](choose=tuple(float(f"{usual * factor:.1g}") for factor in _RATES))
-        return self.with_settings(learning_rate=rates, trial=_TRIAL if self.trial == 1 else self.trial)
+        return own.with_settings(learning_rate=rates, trial=_TRIAL if self.trial == 1 else self.trial)
+
+    def _with_passes(self, tasks: Sequence[Task]) -> SftStep:
+        if self.model_fields_set & {"epochs", "least_steps"} or isinstance(self.batch_size, Choose):
+            return self
+        sizes = {task.name: len(task.train) for task in tasks}
+        if isinstance(self.data, Mixture):
+            sizes = dict(self.data.counts(sizes))
+        elif self.examples is not None:
+            sizes = {name: min(size, self.examples) for name, size in sizes.items()}
+        a_pass = math.ceil(sum(sizes.values()) / given(self.batch_size))
+        passes = min(_MOST_PASSES, _WANTED_STEPS / max(1, a_pass))
+        return self.with_settings(epochs=float(f"{passes:.2g}")) if passes > given(self.epochs) else self
 
     @property
     def learns_from(self) -> tuple[str, ...]:
