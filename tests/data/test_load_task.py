@@ -400,3 +400,20 @@ def test_join_labels_with_labels_that_it_would_join_is_a_contradiction():
                 "join_labels": True,
             }
         )
+
+
+def test_a_group_is_the_same_with_and_without_decimals(load, write_jsonl):
+    """Of a column with gaps numbers are often written as 1.0."""
+    write_jsonl(
+        [{"question": f"a{n}", "answer": "x", "patient": own} for n, own in enumerate((1, 2.0, "3.0", 4))],
+        "train.jsonl",
+    )
+    write_jsonl(
+        [{"question": "b1", "answer": "x", "patient": "1.0"}, {"question": "b2", "answer": "x", "patient": 9}],
+        "test.jsonl",
+    )
+    settings = {"data": {"train": "train.jsonl", "test": "test.jsonl"}, "group": "patient", "split": {"validation": 1}}
+    with pytest.raises(DataError, match="1 of 4 train examples share their group with test"):
+        load(**settings)
+    task = load(**settings, duplicates="drop-from-train")
+    assert {e.prompt.group for e in (*task.train, *task.validation)} == {"2", "3", "4"}

@@ -128,3 +128,20 @@ def test_a_dictionary_of_medical_records_is_a_row_each(real_data):
     table = read_file(path, path.name, "json")
     assert len(table.rows) == 1000
     assert table.rows[0].values["key"] == "21645374"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        ("a.jsonl", '{"q": "one", "a": "x"}\n{"q": "two", "a": "x", "a": "y"}\n', "a.jsonl:2"),
+        ("a.json", '[{"q": "two", "a": "x", "a": "y"}]', "a.json"),
+        ("a.json", '{"rows": [{"q": "two", "meta": {"a": 1, "a": 1}}]}', "a.json"),
+    ],
+)
+def test_a_key_that_an_object_has_twice_is_refused(tmp_path, name, content, where):
+    """Only the last value would be read, and the first be gone without a word."""
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"^{where}: an object has the key 'a' more than once"):
+        read_file(
+            tmp_path / name, name, "jsonl" if name.endswith("l") else "json", rows="rows" if "rows" in content else None
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -108,9 +109,19 @@ def _example(row: Row, exchange: Exchange, shown: Sequence[str], task: str, sett
         messages=messages,
         fields={column: field_text(row.values[column]) for column in shown},
         fingerprint=fingerprint(messages),
-        group=None if settings.group is None else _text_of(row, "group", settings.group),
+        group=None if settings.group is None else _group(row, settings.group),
     )
     return Example(prompt, exchange.completion, tuple(dict.fromkeys(references)), None, row.place, relevance)
+
+
+# 1.0 is the group 1: a column of whole numbers with gaps is often written with decimals.
+_WHOLE = re.compile(r"(-?\d+)\.0+")
+
+
+def _group(row: Row, column: str) -> str:
+    text = _text_of(row, "group", column)
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
 
 
 def _values(row: Row, setting: str, expression: str | None) -> list[str]:

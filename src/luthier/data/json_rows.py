@@ -19,15 +19,25 @@ def parse_json(text: str, place: Place) -> object:
     """The value of a JSON text (RFC 8259).
 
     Raises:
-        DataError: A syntax error with its line and column, NaN or Infinity, half a surrogate pair, or
-            nesting too deep to read.
+        DataError: A syntax error with its line and column, a key that an object has twice, NaN or Infinity, half a
+            surrogate pair, or nesting too deep to read.
     """
 
     def refuse(constant: str) -> NoReturn:
         raise DataError(f"{place}: {constant} is not JSON. Write null, or leave the field out.")
 
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+            raise DataError(
+                f"{place}: an object has the key {twice!r} more than once, of which only the last value would be read "
+                f"(its keys: {', '.join(key for key, _ in pairs[:12])}). Give every key once."
+            )
+        return found
+
     try:
-        value: object = json.loads(text, parse_constant=refuse)
+        value: object = json.loads(text, parse_constant=refuse, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         line = error.lineno + (place.line or 1) - 1
         near = repr(text[error.pos : error.pos + 20]) if error.pos < len(text) else "the end"
