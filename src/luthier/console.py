@@ -241,6 +241,9 @@ def print_forecast(to: Console, found: Forecast, folder: Path | None) -> None:
 def _print_data(to: Console, name: str, report: dict[str, Any]) -> None:
     for file in report["files"]:
         say(to, f"  {file['file']}: {file['rows']} rows")
+    if unused := report["unused_columns"]:
+        shown = ", ".join(unused[:12]) + (", …" if len(unused) > 12 else "")
+        say(to, f"  columns that the task does not use: {shown}")
     for row in report["dropped"]:
         say(to, f"  dropped {row['count']}: {row['reason']} ({_first_places(row)})")
     for row in report["duplicates"]:

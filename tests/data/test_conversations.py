@@ -54,7 +54,7 @@ def test_content_in_parts_of_text_is_joined():
         ({"messages": ["hi"]}, "not an object with role and content"),
         (
             {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
-            "tool call without content",
+            "calls a tool",
         ),
     ],
 )
@@ -99,7 +99,7 @@ def test_the_awkward_rows_of_a_chat_file_are_named(real_data, load):
 
 
 def test_a_file_of_tool_calls_makes_no_examples(real_data, load):
-    with pytest.raises(DataError, match=r"drone_training\.jsonl:1: none of the 103 rows .* tool call without content"):
+    with pytest.raises(DataError, match=r"drone_training\.jsonl:1: none of the 103 rows .* calls a tool"):
         load(root=real_data / "fmt_chat" / "openai_chat", data="drone_training.jsonl", format="chat")
 
 
@@ -112,3 +112,74 @@ def test_a_sharegpt_file_is_read_whole(real_data, load):
     task = load(root=real_data / "fmt_chat" / "fastchat", data="dummy_conversation.json", format="chat")
     assert len(task.train) + len(task.validation) + len(task.test) == 500
     assert json.dumps(task.report)
+
+
+def test_a_system_text_beside_the_turns_stands_in_front(write_jsonl, load):
+    turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
+    rows = [
+        {"system": f"Be brief, {n}.", "conversations": [{**turns[0], "value": f"Who {n}?"}, turns[1]]} for n in range(9)
+    ]
+    write_jsonl(rows)
+    task = load(format="chat")
+    for example in (*task.train, *task.validation, *task.test):
+        assert [m.role for m in example.prompt.messages] == ["system", "user"]
+        assert example.prompt.messages[0].content.startswith("Be brief, ")
+    assert task.report["unused_columns"] == []
+
+
+def test_two_system_texts_that_differ_make_a_bad_row(write_jsonl, load):
+    turns = [
+        {"role": "system", "content": "A"},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Me."},
+    ]
+    write_jsonl([{"system": "B", "messages": turns}])
+    with pytest.raises(DataError, match="two system texts"):
+        load(format="chat")
+
+
+def test_a_turn_of_weight_0_is_not_learned(write_jsonl, load):
+    def row(n, first, second):
+        said = [
+            {"role": "user", "content": f"Q{n}"},
+            {"role": "assistant", "content": "kept", "weight": first},
+            {"role": "user", "content": "And?"},
+            {"role": "assistant", "content": "left out", "weight": second},
+        ]
+        return {"messages": said}
+
+    write_jsonl([row(n, 1, 0) for n in range(9)])
+    task = load(format="chat")
+    assert {e.completion for e in (*task.train, *task.validation, *task.test)} == {"kept"}
+    assert any("turns after the last answer" in warning and "18" in warning for warning in task.report["warnings"])
+    write_jsonl([row(n, 0, 0) for n in range(9)])
+    with pytest.raises(DataError, match="no assistant's answer of a weight above 0"):
+        load(format="chat")
+
+
+def test_alpaca_s_system_and_history_are_read(write_jsonl, load):
+    rows = [
+        {"instruction": f"Do {n}", "output": "Done", "system": "Be brief.", "history": [["Hi", "Hello"]], "note": 1}
+        for n in range(9)
+    ]
+    write_jsonl(rows)
+    task = load(format="alpaca")
+    messages = task.train[0].prompt.messages
+    assert [(m.role, m.content) for m in messages[:3]] == [
+        ("system", "Be brief."),
+        ("user", "Hi"),
+        ("assistant", "Hello"),
+    ]
+    assert messages[3].content.startswith("Do ")
+    assert task.report["unused_columns"] == ["note"]
+    write_jsonl([{**rows[0], "history": "Hi"}])
+    with pytest.raises(DataError, match="history is not a list of pairs"):
+        load(format="alpaca")
+
+
+def test_columns_that_nothing_uses_are_named(write_jsonl, load):
+    write_jsonl(
+        [{"question": f"Q{n}", "answer": "A", "option_a": "x", "source": "y", "who": n, "also": "A2"} for n in range(9)]
+    )
+    task = load(group="who", references="{{ also }}", phrasings=["{{ question }} ({{ source }})"])
+    assert task.report["unused_columns"] == ["option_a"]

@@ -254,3 +254,9 @@ def test_phrasings_are_drawn_by_the_seed_for_each_example_and_keep_the_rest():
     assert phrased(examples, ways, "2") != found
     assert [(e.id, e.prompt.fingerprint) for e in found] == [(e.id, e.prompt.fingerprint) for e in examples]
     assert phrased(examples, (), "1") == examples
+
+
+def test_whether_a_template_writes_system_texts_is_known(renderer: Renderer, shaped: Callable[..., Renderer]):
+    silent = "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}<e>{% endif %}{% endfor %}"
+    assert renderer.shows_system()
+    assert not shaped(silent, ["<e>"]).shows_system()

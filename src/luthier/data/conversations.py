@@ -10,6 +10,9 @@ from luthier.types import Message, Role
 
 CHAT_COLUMNS = ("messages", "conversations")
 ALPACA_COLUMNS = ("instruction", "output")
+# What a row of each form may hold that is read; whatever else it has is named as not used.
+CHAT_READ = (*CHAT_COLUMNS, "system")
+ALPACA_READ = (*ALPACA_COLUMNS, "input", "system", "history")
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -37,15 +40,20 @@ class Exchange:
 
 
 def exchange_of_chat(row: Mapping[str, object]) -> Exchange:
-    """All up to the last assistant's turn as the prompt, and that turn as the completion.
+    """All up to the last assistant's turn as the prompt, and that turn as the completion; a turn of the weight 0, which
+    is not to be learned (OpenAI), is no completion.
 
     Raises:
-        NoText: There is no user's turn or no answer, a turn is empty, has an unknown role or no text.
+        NoText: There is no user's turn or no answer, a turn is empty, has an unknown role or no text, or calls a tool.
     """
-    messages = _turns(row)
-    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    messages, weights = _turns(row), _weights(row)
+    answers = [
+        index for index, message in enumerate(messages) if message.role == "assistant" and weights.get(index) != 0
+    ]
     if not answers:
-        raise NoText("the conversation has no assistant's answer")
+        raise NoText(
+            f"the conversation has no assistant's answer{' of a weight above 0' if 0 in weights.values() else ''}"
+        )
     prompt, answer = messages[: answers[-1]], messages[answers[-1]]
     if not any(message.role == "user" for message in prompt):
         raise NoText("the conversation has no user's turn before the answer")
@@ -68,21 +76,60 @@ def messages_of_chat(row: Mapping[str, object]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _turns(row: Mapping[str, object]) -> list[Message]:
+def _listed(row: Mapping[str, object]) -> list[object]:
     column = next(name for name in CHAT_COLUMNS if row.get(name) is not None or name == CHAT_COLUMNS[-1])
     turns = row.get(column)
     if not isinstance(turns, list) or not turns:
         raise NoText(f"{column} is not a list of turns")
-    return [_message(turn, number) for number, turn in enumerate(turns, 1)]
+    return turns
+
+
+def _turns(row: Mapping[str, object]) -> list[Message]:
+    """The turns, a system text that stands beside them (ShareGPT) in front."""
+    messages = [_message(turn, number) for number, turn in enumerate(_listed(row), 1)]
+    system = _optional(row, "system")
+    if system and messages[0].role == "system":
+        if messages[0].content != system:
+            raise NoText("there are two system texts, one in a column and one in the first turn")
+    elif system:
+        messages.insert(0, Message("system", system))
+    return messages
+
+
+def _weights(row: Mapping[str, object]) -> dict[int, object]:
+    """Number of a message → its weight, where one is given."""
+    turns = _listed(row)
+    first = len(_turns(row)) - len(turns)
+    return {n + first: turn["weight"] for n, turn in enumerate(turns) if isinstance(turn, dict) and "weight" in turn}
 
 
 def exchange_of_alpaca(row: Mapping[str, object]) -> Exchange:
-    """The instruction, with the input (where there is one) below it, and the output as the completion."""
+    """The instruction, with the input (where there is one) below it, and the output as the completion; a system text
+    and a history of earlier turns, as pairs of instruction and output, in front."""
     instruction, output = (_filled(row, name) for name in ALPACA_COLUMNS)
-    given = row.get("input")
-    text = "" if given is None else as_text(given).strip()
+    text, system = _optional(row, "input"), _optional(row, "system")
     content = f"{instruction}\n\n{text}" if text else instruction
-    return Exchange((Message("user", content),), output)
+    before = (Message("system", system),) if system else ()
+    return Exchange((*before, *_history(row.get("history")), Message("user", content)), output)
+
+
+def _history(history: object) -> list[Message]:
+    if history is None:
+        return []
+    pairs = history if isinstance(history, list) else None
+    if pairs is None or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(own, str) and own.strip() for own in pair)
+        for pair in pairs
+    ):
+        raise NoText("history is not a list of pairs of instruction and output")
+    roles: tuple[Role, Role] = ("user", "assistant")
+    return [Message(role, own.strip()) for pair in pairs for role, own in zip(roles, pair, strict=True)]
+
+
+def _optional(row: Mapping[str, object], name: str) -> str:
+    """The text of a column that may be empty or not there."""
+    value = row.get(name)
+    return "" if value is None else as_text(value).strip()
 
 
 def _filled(row: Mapping[str, object], name: str) -> str:
@@ -105,8 +152,8 @@ def _message(turn: object, number: int) -> Message:
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list):
         content = _joined(content)
-    if content is None and (turn.get("tool_calls") or turn.get("function_call")):
-        raise NoText("a turn is a tool call without content")
+    if turn.get("tool_calls") or turn.get("function_call"):
+        raise NoText("a turn calls a tool (tool_calls), which Luthier does not learn or show")
     if not isinstance(content, str):
         raise NoText(f"a turn of the {role} has no text")
     if not content.strip():

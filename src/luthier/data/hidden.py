@@ -3,7 +3,9 @@ answered."""
 
 from __future__ import annotations
 
-from luthier.data.conversations import CHAT_COLUMNS
+from collections.abc import Sequence
+
+from luthier.data.conversations import ALPACA_READ, CHAT_COLUMNS, CHAT_READ
 from luthier.data.settings import TaskSettings
 from luthier.data.templates import columns_named, is_expression
 
@@ -28,3 +30,15 @@ def answer_columns(columns: frozenset[str], settings: TaskSettings) -> frozenset
         if value is not None:
             found |= columns_named(value, columns) if is_expression(value) else {value}
     return found
+
+
+def unused_columns(columns: Sequence[str], settings: TaskSettings) -> list[str]:
+    """The columns that neither prompts nor answers nor any other setting of the task are made of, in their order."""
+    there = frozenset(columns)
+    if settings.prompt is not None:
+        templates = (settings.prompt, *settings.phrasings)
+        used = answer_columns(there, settings).union(*(columns_named(template, there) for template in templates))
+    else:
+        used = frozenset(CHAT_READ if is_chat(there, settings) else ALPACA_READ)
+        used |= answer_columns(there, settings) - {"text"}
+    return [column for column in columns if column not in used and column != settings.group]

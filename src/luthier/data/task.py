@@ -20,6 +20,7 @@ from luthier.data.examples import (
     with_unique_ids,
 )
 from luthier.data.files import Table
+from luthier.data.hidden import unused_columns
 from luthier.data.labels import Labels, alike_labels, cannot_be_split, separator_of, spelling_key, split_labels
 from luthier.data.near import part_near, warnings_of_near
 from luthier.data.read import read_splits
@@ -84,6 +85,7 @@ def load_task(name: str, settings: TaskSettings, root: Path, allow_code: bool, s
     warnings += _warnings_of_splits(splits, labels)
     report = {
         **_report_of_reading(tables, bad),
+        "unused_columns": _unused(tables, settings),
         "duplicates": duplicates,
         "near_duplicates": near.duplicates,
         "splits": {split: _report_of_split(splits[split], labels) for split in SPLITS},
@@ -260,6 +262,12 @@ def _warnings_of_splits(splits: Mapping[Split, Sequence[Example]], labels: Seque
             f"±{min(reach, 50)} points, so only very large differences can show"
         )
     return warnings
+
+
+def _unused(tables: Mapping[Split, Sequence[Table]], settings: TaskSettings) -> list[str]:
+    """Columns of any file that nothing of the task uses."""
+    every = dict.fromkeys(column for own in tables.values() for table in own for column in table.columns)
+    return unused_columns(list(every), settings)
 
 
 def _report_of_reading(tables: Mapping[Split, Sequence[Table]], bad: Sequence[BadRow]) -> dict[str, object]:

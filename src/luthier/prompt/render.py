@@ -187,6 +187,11 @@ class Renderer:
         end = next((i for i, token in enumerate(ids) if token in ends and i > 0), None)
         return ids[: end + 1] if end is not None else (*ids, self._end_of_turn)
 
+    def shows_system(self) -> bool:
+        """Whether the template writes the text of a system turn."""
+        mark = "\u241f"
+        return mark in self._text((Message("system", mark), Message("user", "question")), opening=True)
+
     def question(self) -> UserTurn:
         """The user's turn as the template opens and ends it, for a model that is to write the question itself.
 

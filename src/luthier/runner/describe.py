@@ -52,7 +52,13 @@ def data_report(task: Task, engine: Engine, base: PromptedModel | None) -> dict[
     return {
         **task.report,
         "tokens": tokens,
-        "warnings": [*_warnings(task), *_alike(task), *_too_short(task, engine, base), *_special(task, engine, base)],
+        "warnings": [
+            *_warnings(task),
+            *_alike(task),
+            *_too_short(task, engine, base),
+            *_special(task, engine, base),
+            *_silent_system(task, engine, base),
+        ],
     }
 
 
@@ -167,6 +173,18 @@ def _special(task: Task, engine: Engine, base: PromptedModel) -> list[str]:
         f"{len(found)} examples spell out control tokens of the model ({', '.join(tokens[:4])}): {places}"
         f"{', …' if len(found) > 3 else ''}. They are read and answered as plain text; if they are there because the "
         "texts were rendered for a chat before, take them out, since the model's own template is put around every text"
+    ]
+
+
+def _silent_system(task: Task, engine: Engine, base: PromptedModel) -> list[str]:
+    """A warning where the model's template leaves out the system texts that examples have."""
+    examples = (*task.train, *task.validation, *task.test)
+    count = sum(any(own.role == "system" for own in example.prompt.messages) for example in examples)
+    if not count or engine.renderer(base.model).shows_system():
+        return []
+    return [
+        f"the model's chat template leaves out system texts, which {count} of {len(examples)} examples have, so the "
+        "model never reads them: put what they say into the prompt"
     ]
 
 
