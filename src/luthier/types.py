@@ -330,6 +330,11 @@ class Grounding:
     passages: tuple[Passage, ...]
 
 
+EmbeddedAs = Literal["text", "query", "document"]
+"""What a text is to an embedder that reads questions and documents each in its own way, such as behind other words; two
+texts of one kind are compared as `text`."""
+
+
 class TextEmbedder(Protocol):
     """What makes vectors of texts."""
 

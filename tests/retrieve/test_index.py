@@ -327,3 +327,18 @@ def test_an_index_killed_in_the_middle_of_changes_is_one_state_or_the_next(
     assert changes > 6
     ready(folder, kind).add([document(name, 5) for name in NAMES])
     assert state_of(reader) == (5, True)
+
+
+def test_an_index_embeds_documents_and_questions_each_as_such(tmp_path: Path) -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Recording(WordEmbedder):
+        def embed(self, texts, role="text"):  # type: ignore[no-untyped-def]
+            asked.append((role, len(texts)))
+            return super().embed(texts)
+
+    index = create(tmp_path / "index", Recording(), ChunkSettings(tokens=12, overlap=0, headings=False))
+    index.add([Document("a.md", "A", "The whale sings."), Document("b.md", "B", "The snail is slow.")])
+    index.search("Who sings?", kind="hybrid")
+    assert {role for role, count in asked if count} == {"document", "query"}
+    assert asked[-1] == ("query", 1)

@@ -32,7 +32,7 @@ FACTS = {
 class CountingEmbedder(WordEmbedder):
     texts = 0
 
-    def embed(self, texts):  # type: ignore[no-untyped-def]
+    def embed(self, texts, role="text"):  # type: ignore[no-untyped-def]
         CountingEmbedder.texts += len(texts)
         return super().embed(texts)
 

@@ -14,7 +14,7 @@ class WordEmbedder:
 
     name, key, dimension, window = "words", "words-1", 32, 66
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, texts: Sequence[str], role: str = "text") -> np.ndarray:
         found = np.zeros((len(texts), self.dimension), np.float32)
         for n, text in enumerate(texts):
             for word in re.findall(r"\w+", text.lower()):

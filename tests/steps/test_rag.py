@@ -32,7 +32,7 @@ class LetterEmbedder:
 
     name, key, dimension, window = "letters", "letters-1", 26, 100
 
-    def embed(self, texts):  # type: ignore[no-untyped-def]
+    def embed(self, texts, role="text"):  # type: ignore[no-untyped-def]
         import numpy as np
 
         found = np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts], np.float32)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError
 from luthier.model.find import find_embedder, model_key
+from luthier.types import EmbeddedAs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,16 +48,21 @@ class SentenceEmbedder:
 
     @property
     def window(self) -> int:
-        """Tokens that it reads of a text, those around it among them; what is behind them is cut."""
-        return int(self._model.max_seq_length)
+        """Tokens that it reads of a document, those around it among them; what is behind them is cut."""
+        before = self._model.prompts.get("document") or ""
+        return int(self._model.max_seq_length) - (self.count([before])[0] if before else 0)
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of unit length, float32. (N, D)"""
+    def embed(self, texts: Sequence[str], role: EmbeddedAs = "text") -> np.ndarray:
+        """Vectors of unit length, float32. (N, D)
+
+        Args:
+            role: Behind which of the model's own prompts the texts are read.
+        """
         import numpy as np
 
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
-        return embed_texts(texts, self.folder, self._device)
+        return embed_texts(texts, self.folder, self._device, role)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without those that are put around it."""
@@ -88,7 +94,7 @@ def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
     return sum(own.count(tokenizer.unk_token_id) for own in ids) / tokens if tokens else 0.0
 
 
-def embed_texts(texts: Sequence[str], folder: Path, device: str) -> np.ndarray:
+def embed_texts(texts: Sequence[str], folder: Path, device: str, role: EmbeddedAs = "text") -> np.ndarray:
     """Unit-length embeddings of `texts`, shape (len(texts), dimension), float32.
 
     Raises:
@@ -97,7 +103,8 @@ def embed_texts(texts: Sequence[str], folder: Path, device: str) -> np.ndarray:
     import numpy as np
 
     embedder = _load(str(folder), device)
-    vectors = embedder.encode(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
+    encode = {"text": embedder.encode, "query": embedder.encode_query, "document": embedder.encode_document}[role]
+    vectors = encode(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
     return np.asarray(vectors, dtype=np.float32)
 
 

@@ -28,7 +28,7 @@ from luthier.retrieve.lance import LanceStore
 from luthier.retrieve.lexical import LexicalIndex
 from luthier.retrieve.passages import ChunkSettings, cut
 from luthier.retrieve.store import Store, View
-from luthier.types import Passage
+from luthier.types import EmbeddedAs, Passage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,7 @@ class Embedder(Protocol):
         """Tokens that it reads of a text; what is behind them is cut."""
         ...
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, texts: Sequence[str], role: EmbeddedAs = "text") -> np.ndarray:
         """Vectors of unit length, float32. (N, D)"""
         ...
 
@@ -208,7 +208,7 @@ class Index:
         passages = [own for document in documents for own in cut(document, self.chunks, self.embedder.count)]
         texts = [passage.searched(headings=self.chunks.headings) for passage in passages]
         sizes = self.embedder.count(texts)
-        self._store.replace([document.name for document in documents], passages, self.embedder.embed(texts))
+        self._store.replace([document.name for document in documents], passages, self.embedder.embed(texts, "document"))
         room = self.embedder.window - _MARKS
         return len(passages), {p.id: size for p, size in zip(passages, sizes, strict=True) if size > room}
 
@@ -257,7 +257,7 @@ class Index:
             known = {passage.document for passage in passages.values()}
             only = {name for pattern in documents for name in _matching(pattern, known, exactly=False)}
         allowed = None if only is None else [own for own, passage in passages.items() if passage.document in only]
-        vectors = self.embedder.embed(queries) if kind != "lexical" else [None] * len(queries)
+        vectors = self.embedder.embed(queries, "query") if kind != "lexical" else [None] * len(queries)
         depth = k if kind != "hybrid" else max(k * _DEPTH, _LEAST_DEPTH)
         found = []
         for query, vector in zip(queries, vectors, strict=True):

@@ -19,7 +19,7 @@ from luthier.retrieve.documents import Document, Reading, read_some
 from luthier.retrieve.exact import written
 from luthier.retrieve.index import EMBEDDED_FROM, Embedder, Hit, Index, StoreKind, create, open_index
 from luthier.retrieve.passages import ChunkSettings
-from luthier.types import Passage, Prompt, Retrieval
+from luthier.types import EmbeddedAs, Passage, Prompt, Retrieval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -227,7 +227,7 @@ class _NotEmbedding:
     def window(self) -> int:
         return self._own.window
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, texts: Sequence[str], role: EmbeddedAs = "text") -> np.ndarray:
         import numpy as np
 
         return np.zeros((len(texts), 1), np.float32)

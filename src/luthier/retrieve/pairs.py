@@ -110,10 +110,11 @@ def mine(
         right_ones(e, [hit.passage for hit in own], index.by_document) for e, own in zip(examples, hits, strict=True)
     ]
     texts = _searched(index)
-    asked = index.embedder.embed(queries)
+    asked = index.embedder.embed(queries, "query")
     looked_at = [[*(hit.passage for hit in own), *right] for own, right in zip(hits, rights, strict=True)]
     shown = list(dict.fromkeys(passage.id for own in looked_at for passage in own))
-    vectors = dict(zip(shown, index.embedder.embed([texts[own] for own in shown]), strict=True))
+    read = index.embedder.embed([texts[own] for own in shown], "document")
+    vectors = dict(zip(shown, read, strict=True))
     pairs, filtered = [], 0
     for number, (own, right) in enumerate(zip(hits, rights, strict=True)):
         if not right:

@@ -55,7 +55,11 @@ def tune_embedder(
     loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=_AT_ONCE)
     tuned = Tuned(tokens=settings.epochs * count_tokens(model.tokenizer, columns, model.max_seq_length))
     with tempfile.TemporaryDirectory() as work:
-        arguments = Arguments(batch_sampler=BatchSamplers.NO_DUPLICATES, **trainer_arguments(work, settings))
+        # As search will ask: questions and passages behind the prompts that the model has for them.
+        prompts = {own: model.prompts.get("query" if own == "anchor" else "document") or "" for own in columns}
+        arguments = Arguments(
+            batch_sampler=BatchSamplers.NO_DUPLICATES, prompts=prompts, **trainer_arguments(work, settings)
+        )
         tuned.scores.append(validate(model))
         watch = keeping_the_best(model, output, validate, tuned, advance)
         trainer = SentenceTransformerTrainer(
