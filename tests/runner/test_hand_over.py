@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,39 @@ from luthier.types import Completion, Message
 def finished(root: Path, tiny_model_folder: Path) -> Path:
     run(tiny_study(tiny_model_folder), root / "run", root=root)
     return root / "run"
+
+
+def test_a_model_that_was_exchanged_under_the_same_path_is_not_opened(root: Path, tiny_model_folder: Path) -> None:
+    """It would answer otherwise than was measured, and an export would agree with itself."""
+    base = root / "base"
+    shutil.copytree(tiny_model_folder, base)
+    run(tiny_study(base), root / "run", root=root)
+    weights = base / "model.safetensors"
+    before = weights.read_bytes()
+    assert open_run(root / "run", "lora").name == "lora"
+    weights.write_bytes(before[:-4] + b"\x00\x11\x22\x33")  # of the same size
+    for name in ("lora", "zero-shot"):
+        with pytest.raises(RunError, match=f"base is not what '{name}' was made with"):
+            open_run(root / "run", name)
+    weights.write_bytes(before)  # written anew, and the same
+    assert open_run(root / "run", "lora").name == "lora"
+    (base / "extra.json").write_text("{}")
+    with pytest.raises(RunError, match=r"\(extra.json differs\)"):
+        open_run(root / "run", "lora")
+
+
+def test_an_adapter_that_was_exchanged_is_not_opened(finished: Path) -> None:
+    (adapter,) = (finished / "steps").glob("*/adapter/adapter_model.safetensors")
+    content = adapter.read_bytes()
+    adapter.write_bytes(content[:-4] + b"\x00\x11\x22\x33")
+    with pytest.raises(RunError, match="adapter is not what 'lora' was made with"):
+        open_run(finished, "lora")
+    assert open_run(finished, "zero-shot").name == "zero-shot"
+
+
+def test_a_run_that_was_moved_is_opened(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "elsewhere")
+    assert open_run(tmp_path / "elsewhere", "lora").name == "lora"
 
 
 def test_new_rows_are_answered_with_labels(finished: Path) -> None:

@@ -37,6 +37,7 @@ from luthier.runner.measure import Bench, is_answered, measure, result_of, speed
 from luthier.runner.prepare import Prepared, prepare
 from luthier.runner.repeats import Handed, fold_repeats, hand_over, seeds_of, unanswered_repeats, with_repeats
 from luthier.runner.revision import measure_revision
+from luthier.runner.seals import seal
 from luthier.runner.stages import has_stages, stage_matrices
 from luthier.study import QuickStudy, Study, quick_study, study_as_json
 
@@ -161,6 +162,7 @@ def _fit_all(prepared: Prepared, shop: Workshop) -> dict[str, Fitted]:
         approach = prepared.study.approaches[name]
         fitted[name] = fold(approach.steps, prepared.base(name), replace(shop, others=fitted), name)
         write_json(folder.approach(name) / "predictor.json", predictor_to_json(fitted[name].predictor, folder.path))
+        seal(fitted[name].predictor, name, folder)
     return {name: fitted[name] for name in prepared.study.approaches}
 
 

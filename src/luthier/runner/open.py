@@ -15,6 +15,7 @@ from luthier.infer.engine import Engine
 from luthier.record import load_predictor, places_of
 from luthier.runner.folder import RunFolder, read_json
 from luthier.runner.machinery import engine, library
+from luthier.runner.seals import check_seal
 from luthier.simple.rule import Rule
 from luthier.study import Study
 from luthier.types import Predictor, PromptedModel
@@ -91,6 +92,7 @@ def open_run(
         raise RunError(f"{folder.path} has no task '{task}' (there are: {', '.join(study.tasks)})")
     predictor = load_predictor(folder.approach(name) / "predictor.json", folder.path)
     _check_places(predictor, folder)
+    check_seal(name, folder)
     asked = predictor.serving(task, study.tasks[task].decoding(study.seed), study.target_name)
     if reason := asked.declines(task):
         raise RunError(f"{name} does not answer task '{task}': {reason}. Name another approach with --approach.")

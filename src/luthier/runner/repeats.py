@@ -16,6 +16,7 @@ from luthier.runner.fold import fold
 from luthier.runner.folder import write_json
 from luthier.runner.measure import Bench, is_answered, measure_answers, scores_and_answers
 from luthier.runner.prepare import Prepared
+from luthier.runner.seals import seal
 from luthier.study import Approach
 
 Repeats = Mapping[str, Mapping[int, Fitted]]
@@ -92,6 +93,7 @@ def hand_over(prepared: Prepared, fitted: Mapping[str, Fitted], repeats: Repeats
         handed[name] = replace(fitted[name], predictor=best.predictor, key=best.key, stages=best.stages)
         others[name] = trainings
         write_json(shop.folder.approach(name) / "predictor.json", predictor_to_json(best.predictor, shop.folder.path))
+        seal(best.predictor, name, shop.folder)
     return Handed(handed, others, seeds)
 
 
