@@ -31,7 +31,9 @@ def test_the_tables_hold_scores_probes_seeds_and_curves(root: Path, tiny_model_f
     assert "What is said of it." in page
     assert str(comparison["verdict"]) in page
     for row in comparison["approaches"]:
-        assert f"| {100 * row['mean']:.1f}% [{100 * row['low']:.1f}, {100 * row['high']:.1f}] |" in page
+        of_several = f", mean of {row['trainings']}" if row["trainings"] > 1 else ""
+        assert f"| {100 * row['mean']:.1f}% [{100 * row['low']:.1f}, {100 * row['high']:.1f}]{of_several} |" in page
+    assert ", mean of 2 |" in page
     (lora,) = [row for row in comparison["approaches"] if row["name"] == "lora"]
     assert f"{lora['forgotten'][0]['difference']:+.3f} [".replace("-", "−") in page
     assert "| lora | " in page.partition("over seeds")[2]
