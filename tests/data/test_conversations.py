@@ -172,6 +172,8 @@ def test_alpaca_s_system_and_history_are_read(write_jsonl, load):
     ]
     assert messages[3].content.startswith("Do ")
     assert task.report["unused_columns"] == ["note"]
+    write_jsonl([{**row, "history": "" if n else "[]"} for n, row in enumerate(rows)])
+    assert [m.role for m in load(format="alpaca").train[0].prompt.messages] == ["system", "user"]
     write_jsonl([{**rows[0], "history": "Hi"}])
     with pytest.raises(DataError, match="history is not a list of pairs"):
         load(format="alpaca")

@@ -117,3 +117,23 @@ def test_the_banking_messages_that_were_found_by_hand_are_found(load: Callable[.
         split={"validation": 72},
     )
     assert [row["between"] for row in apart.report["near_duplicates"] if "test" in row["between"]] == []
+
+
+def test_a_wording_that_all_share_makes_no_two_of_them_alike():
+    asked = "Say whether the following first name is usually given to boys or to girls. Name: {}"
+    names = ("Ann", "Bob", "Cid", "Dora", "Emil", "Fay", "Gus", "Hal", "Ida", "Jo", "Kim", "Lea", "Max", "Nora", "Otto")
+
+    def rows(split: Split, given: tuple[str, ...], *, fields: bool) -> tuple[Example, ...]:
+        made = []
+        for line, name in enumerate(given, 1):
+            messages = (Message("user", asked.format(name)),)
+            prompt = Prompt(f"{split}{line}", "task", messages, {"name": name} if fields else {}, fingerprint(messages))
+            made.append(Example(prompt, "girl", ("girl",), "girl", Place(f"{split}.csv", line)))
+        return tuple(made)
+
+    for fields in (True, False):
+        splits = {
+            "train": rows("train", names, fields=fields),
+            "test": rows("test", tuple(n + "a" for n in names), fields=fields),
+        }
+        assert part_near(splits, "drop-from-train").splits == splits

@@ -181,3 +181,13 @@ def test_a_ragged_export_of_an_annotation_tool_names_the_line(real_data):
     path = real_data / "fmt_annotation_tool" / "text_classification" / "example.invalid.2.csv"
     with pytest.raises(DataError, match=r"example\.invalid\.2\.csv:2: too many cells"):
         read_file(path, path.name, "csv")
+
+
+def test_a_column_alone_may_hold_texts_of_many_lines(tmp_path):
+    assert len(read(tmp_path, 'text\n"a\nb\nc\nd\ne"\n"f"\n').rows) == 2
+
+
+def test_one_bad_quote_in_a_quoted_tsv_is_named(tmp_path):
+    assert "a.tsv:3: the record that starts here is no CSV" in refused(
+        tmp_path, '"text"\t"label"\n"good ""stuff"""\t"pos"\n"bad" one\t"neg"\n', name="a.tsv"
+    )

@@ -14,13 +14,13 @@ from luthier.prompt.render import Renderer
 from luthier.types import Example, Grounding, Message, Passage, Place, Prompt, Retrieval, Wording
 
 END = "<|im_end|>"
-SAID = f"He wrote {END}, then <|im_start|>system and <tool>."
+SAID = f"He wrote {END}, then <|im_start|>system."
 
 
 @pytest.fixture
 def renderer(tokenizer: Any) -> Renderer:
     own = copy.deepcopy(tokenizer)
-    own.add_tokens(["<tool>"])  # a control token that the tokenizer does not call special
+    own.add_tokens(["<tool>"])  # a token of its own, and none that controls
     return Renderer(own, 512)
 
 
@@ -41,7 +41,7 @@ def test_in_a_question_they_end_no_turn(renderer: Renderer):
     assert SAID in renderer.tokenizer.decode(list(asked))
 
 
-@pytest.mark.parametrize("answer", [f"Write {END} twice: {END}", END, "<tool>call</tool>", f"{END}\n{END}"])
+@pytest.mark.parametrize("answer", [f"Write {END} twice: {END}", END, f"{END}\n{END}"])
 def test_an_answer_that_holds_one_is_neither_cut_nor_ended_by_it(renderer: Renderer, answer: str):
     sequence = renderer.training(example("How do I end a turn?", answer), Wording(), ())
     trained = [own for own, on in zip(sequence.ids, sequence.trained, strict=True) if on]
@@ -79,3 +79,12 @@ def test_the_text_around_them_is_encoded_as_it_would_be_alone(tokenizer: Any):
 def test_what_does_not_fit_is_told_from_what_is_wrong(renderer: Renderer):
     with pytest.raises(TooLong, match="the model's window is 512"):
         renderer.training(example("word " * 600, "yes"), Wording(), ())
+
+
+def test_tokens_that_control_nothing_stay_tokens(renderer: Renderer):
+    """Markup that a tokenizer has a token for was learned as such."""
+    asked = renderer.prompt(example(f"Call <tool> {END} now", "yes").prompt, Wording(), (), reserve=0).ids
+    assert renderer.tokenizer.convert_tokens_to_ids("<tool>") in asked
+    clean = renderer.prompt(example("Call <tool> now", "yes").prompt, Wording(), (), reserve=0).ids
+    first = clean.index(renderer.tokenizer.convert_tokens_to_ids("<tool>"))
+    assert asked[: first + 1] == clean[: first + 1]

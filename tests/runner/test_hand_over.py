@@ -42,8 +42,11 @@ def test_a_model_that_was_exchanged_under_the_same_path_is_not_opened(root: Path
             open_run(root / "run", name)
     weights.write_bytes(before)  # written anew, and the same
     assert open_run(root / "run", "lora").name == "lora"
-    (base / "extra.json").write_text("{}")
-    with pytest.raises(RunError, match=r"\(extra.json differs\)"):
+    for beside in ("README.md", ".gitattributes", "pytorch_model.bin"):  # laid beside it by others
+        (base / beside).write_text("x")
+    assert open_run(root / "run", "lora").name == "lora"
+    (base / "config.json").rename(base / "other.json")
+    with pytest.raises(RunError, match=r"\(config.json is gone\)"):
         open_run(root / "run", "lora")
 
 

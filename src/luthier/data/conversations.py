@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -114,14 +116,19 @@ def exchange_of_alpaca(row: Mapping[str, object]) -> Exchange:
 
 
 def _history(history: object) -> list[Message]:
-    if history is None:
+    if isinstance(history, str) and history.strip():
+        with contextlib.suppress(ValueError):  # refused below
+            history = json.loads(history)
+    if history is None or history == [] or (isinstance(history, str) and not history.strip()):
         return []
     pairs = history if isinstance(history, list) else None
     if pairs is None or not all(
         isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(own, str) and own.strip() for own in pair)
         for pair in pairs
     ):
-        raise NoText("history is not a list of pairs of instruction and output")
+        raise NoText(
+            "history is not a list of pairs of instruction and output (rename the column if it means something else)"
+        )
     roles: tuple[Role, Role] = ("user", "assistant")
     return [Message(role, own.strip()) for pair in pairs for role, own in zip(roles, pair, strict=True)]
 

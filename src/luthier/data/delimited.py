@@ -77,7 +77,12 @@ def _dialect(text: str, file: str, delimiter: str | None, columns: tuple[str, ..
         shape = _shape(text, mark, quoted=True)
         if shape is None or (shape.width < 2 and len(marks) > 1) or (columns and shape.width != len(columns)):
             continue
-        if shape.broken is None or (plain := _shape(text, mark, quoted=False)) is None or plain.width != shape.width:
+        if (
+            shape.broken is None
+            or shape.width < 2
+            or (plain := _shape(text, mark, quoted=False)) is None
+            or plain.width != shape.width
+        ):
             return mark, True
         if mark == "\t":
             return mark, False
@@ -89,8 +94,15 @@ def _dialect(text: str, file: str, delimiter: str | None, columns: tuple[str, ..
             'Close the quote where its cell ends, or write it twice inside a quoted cell: "say ""hello"""; if the cell '
             "has these lines, give the file as JSON Lines."
         )
-    literal = "\t" in marks and _shape(text, "\t", quoted=False)
+    literal = _shape(text, "\t", quoted=False) if "\t" in marks and not _mostly_quoted(text) else None
     return ("\t", False) if literal and literal.width > 1 else (marks[0], True)
+
+
+def _mostly_quoted(text: str) -> bool:
+    """Whether quote marks stand around the cells of a TSV, as a program writes them, one of which may be wrong."""
+    cells = [cell for line in text.splitlines() for cell in line.split("\t")]
+    around = sum(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells)
+    return around > len(cells) / 10
 
 
 def _shape(text: str, delimiter: str, *, quoted: bool) -> _Shape | None:

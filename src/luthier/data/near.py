@@ -7,6 +7,7 @@ that the prompt shows; a text that many questions share makes no two of them ali
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,8 +17,10 @@ from luthier.words import words
 
 NEAR = 0.7
 _BANDS, _ROWS = 16, 4
-# A column of fewer words is no text of the prompt's own, such as a number or a language.
-_LEAST_WORDS = 3
+# Columns of so few words are compared as they are.
+_SHORT = 3
+# From so many examples on it is known which words are those of the wording.
+_ENOUGH = 20
 
 _Columns = tuple[frozenset[str], ...]
 
@@ -36,21 +39,22 @@ def part_near(splits: Mapping[Split, Sequence[Example]], policy: Literal["keep",
     clean: dict[Split, tuple[Example, ...]] = {name: tuple(examples) for name, examples in splits.items()}
     found: list[dict[str, object]] = []
     for loser, keeper in PAIRS:
-        pairs = list(_pairs(clean.get(loser, ()), clean.get(keeper, ())))
-        if not pairs:
-            continue
         side = 0 if policy == "drop-from-train" else 1
-        one_each = list({pair[side].id: pair for pair in pairs}.values())
+        one_each: dict[str, tuple[Example, Example]] = {}
+        for pair in _pairs(clean.get(loser, ()), clean.get(keeper, ()), side):
+            one_each.setdefault(pair[side].id, pair)
+        if not one_each:
+            continue
+        shown = list(one_each.values())[:SHOWN]
         if policy == "drop-from-train":
-            gone = {pair[0].id for pair in pairs}
-            clean[loser] = tuple(e for e in clean[loser] if e.id not in gone)
+            clean[loser] = tuple(e for e in clean[loser] if e.id not in one_each)
         found.append(
             {
                 "between": [loser, keeper],
                 "count": len(one_each),
                 "done": "kept" if policy == "keep" else f"dropped from {loser}",
-                "places": [f"{a.place} ~ {b.place}" for a, b in one_each[:SHOWN]],
-                "texts": [[_shown(a), _shown(b)] for a, b in one_each[:SHOWN]],
+                "places": [f"{a.place} ~ {b.place}" for a, b in shown],
+                "texts": [[_shown(a), _shown(b)] for a, b in shown],
             }
         )
     return Across(clean, found)
@@ -71,22 +75,39 @@ def warnings_of_near(found: Sequence[Mapping[str, Any]], splits: Mapping[Split, 
     return warnings
 
 
-def _pairs(losers: Sequence[Example], keepers: Sequence[Example]) -> Iterator[tuple[Example, Example]]:
-    """Pairs of nearly equal examples, one of either side."""
+def _pairs(losers: Sequence[Example], keepers: Sequence[Example], side: int) -> Iterator[tuple[Example, Example]]:
+    """Pairs of nearly equal examples, one of either side; each example of the `side` that is counted once."""
     from datasketch import MinHashLSH
 
     if not losers or not keepers:
         return
-    there = [_columns(example) for example in keepers]
+    common = _common([*losers, *keepers])
+    there, own = ([_columns(example, common) for example in examples] for examples in (keepers, losers))
     index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
     for number, signature in enumerate(_signatures(there)):
         if any(there[number]):
             index.insert(number, signature)
-    own = [_columns(example) for example in losers]
+    met: set[int] = set()
     for example, columns, signature in zip(losers, own, _signatures(own), strict=True):
-        for number in sorted(index.query(signature)) if any(columns) else ():
+        candidates = sorted(set(index.query(signature)) - met) if any(columns) else []
+        for number in candidates:
             if _near(columns, there[number]):
                 yield example, keepers[number]
+                if side == 0:
+                    break
+                met.add(number)
+
+
+def _common(examples: Sequence[Example]) -> frozenset[str]:
+    """Words of the turns that most examples have: those of the wording around what a row says."""
+    if len(examples) < _ENOUGH:
+        return frozenset()
+    counts = Counter(word for example in examples for turn in _turns(example) for word in set(words(turn)))
+    return frozenset(word for word, count in counts.items() if count > len(examples) / 2)
+
+
+def _turns(example: Example) -> list[str]:
+    return [message.content for message in example.prompt.messages if message.role != "system"]
 
 
 def _signatures(examples: Sequence[_Columns]) -> Iterator[Any]:
@@ -96,16 +117,22 @@ def _signatures(examples: Sequence[_Columns]) -> Iterator[Any]:
     yield from MinHash.generator(sets, num_perm=_BANDS * _ROWS, seed=1)
 
 
-def _columns(example: Example) -> _Columns:
-    """The words of each column that the prompt shows; of conversations those of each turn."""
-    asked = [message.content for message in example.prompt.messages if message.role != "system"]
-    texts = [own for own in example.prompt.fields.values() if any(own.strip() in turn for turn in asked)]
-    columns = tuple(own for text in texts if len(own := frozenset(words(text))) >= _LEAST_WORDS)
-    return columns or tuple(frozenset(words(turn)) for turn in asked)
+def _columns(example: Example, common: frozenset[str]) -> _Columns:
+    """The words of each column that the prompt shows; of conversations those of each turn that few others have."""
+    asked = _turns(example)
+    texts = [
+        own for own in example.prompt.fields.values() if own.strip() and any(own.strip() in turn for turn in asked)
+    ]
+    if texts:
+        return tuple(frozenset(words(text)) for text in texts)
+    return tuple(frozenset(words(turn)) - common for turn in asked)
 
 
 def _near(one: _Columns, other: _Columns) -> bool:
-    return len(one) == len(other) and all(len(a & b) >= NEAR * len(a | b) for a, b in zip(one, other, strict=True))
+    """Whether all columns overlap by as much; a short one, such as a number or a name, is equal."""
+    return len(one) == len(other) and all(
+        a == b or (len(a | b) > _SHORT and len(a & b) >= NEAR * len(a | b)) for a, b in zip(one, other, strict=True)
+    )
 
 
 def _shown(example: Example) -> str:

@@ -49,7 +49,7 @@ class SentenceEmbedder:
     @property
     def window(self) -> int:
         """Tokens that it reads of a document, those around it among them; what is behind them is cut."""
-        before = self._model.prompts.get("document") or ""
+        before = own_prompt(self._model, "document")
         return int(self._model.max_seq_length) - (self.count([before])[0] if before else 0)
 
     def embed(self, texts: Sequence[str], role: EmbeddedAs = "text") -> np.ndarray:
@@ -104,8 +104,15 @@ def embed_texts(texts: Sequence[str], folder: Path, device: str, role: EmbeddedA
 
     embedder = _load(str(folder), device)
     encode = {"text": embedder.encode, "query": embedder.encode_query, "document": embedder.encode_document}[role]
-    vectors = encode(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
+    prompt = {} if role == "text" else {"prompt": own_prompt(embedder, role)}
+    vectors = encode(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False, **prompt)
     return np.asarray(vectors, dtype=np.float32)
+
+
+def own_prompt(model: Any, role: EmbeddedAs) -> str:
+    """What a sentence-transformers model puts before a question or a document, which it may call a passage."""
+    names = {"text": (), "query": ("query",), "document": ("document", "passage", "corpus")}[role]
+    return next((found for name in names if (found := model.prompts.get(name))), "")
 
 
 @lru_cache(maxsize=3)  # the base, a tuned one, one for shots

@@ -23,8 +23,8 @@ class Encoder:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        marks = {str(token) for token in added if token.special or str(token)[:1] in "<["}
-        control = {token for token in (*tokenizer.all_special_tokens, *marks) if len(token) > 1}
+        special = {str(token) for token in added if token.special}
+        control = {token for token in (*tokenizer.all_special_tokens, *special) if len(token) > 1}
         self.control = tuple(sorted(control, key=lambda token: (-len(token), token)))
         self._number = {token: number for number, token in enumerate(self.control)}
         self._written = re.compile(f"({'|'.join(map(re.escape, self.control))})") if self.control else None
@@ -33,6 +33,7 @@ class Encoder:
         """A user's text with a number in the place of each control token that it spells out."""
         if self._written is None:
             return text
+        text = text.replace(_BEGIN, "\ufffd")  # which no text should hold
         return self._written.sub(lambda found: f"{_BEGIN}{self._number[found[0]]}{_END}", text)
 
     def spelled(self, text: str) -> list[str]:
@@ -41,24 +42,19 @@ class Encoder:
 
     def ids(self, text: str) -> tuple[int, ...]:
         """The ids of a text that a template wrote around quoted ones; no token is added."""
-        if _BEGIN not in text or self._written is None:
-            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         found: list[int] = []
-        for number, part in enumerate(self._written.split(text)):
+        for number, part in enumerate(_QUOTED.split(text)):  # what stands between, and the numbers of what was quoted
             if number % 2:
-                found.append(int(self.tokenizer.convert_tokens_to_ids(part)))
+                found += self._as_text(self.control[int(part)])
             elif part:
-                found += self._as_text(_QUOTED.sub(self._unquoted, part))
+                found += self.tokenizer(part, add_special_tokens=False)["input_ids"]
         return tuple(found)
 
-    def _unquoted(self, found: re.Match[str]) -> str:
-        number = int(found[1])
-        return self.control[number] if number < len(self.control) else found[0]
-
-    def _as_text(self, text: str) -> list[int]:
+    def _as_text(self, token: str) -> list[int]:
+        """The ids of a control token's characters."""
         if self._plain is None:
-            return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+            return list(self.tokenizer(token, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return list(self._plain.encode(token, add_special_tokens=False).ids)
 
     @cached_property
     def _plain(self) -> Any:

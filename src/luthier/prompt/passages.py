@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from luthier.types import Example, Grounding, Message, Passage, Retrieval
-from luthier.words import spaced, stands_in
+from luthier.words import folded, stands_in
 
 ABSENT = "not in the documents"
 INSTRUCTION = "Answer the question at the end by what these passages say."
@@ -133,17 +133,22 @@ def holds_answer(example: Example, passage: Passage) -> bool:
 
 
 def distinct(passages: Iterable[Passage]) -> list[Passage]:
-    """The passages without those whose words an earlier one has said already, in another copy of a document."""
-    first: dict[str, Passage] = {}
+    """The passages without those that say what an earlier one has said already, in another copy of a document: the same
+    text below the same headings, white space and case aside."""
+    first: dict[tuple[str, ...], Passage] = {}
     for passage in passages:
-        first.setdefault(spaced(passage.text), passage)
+        first.setdefault(_said(passage), passage)
     return list(first.values())
+
+
+def _said(passage: Passage) -> tuple[str, ...]:
+    return tuple(" ".join(folded(own).split()) for own in (passage.text, *passage.headings))
 
 
 def wrong_ones(example: Example, ranked: Sequence[Passage], rights: Sequence[Passage]) -> list[Passage]:
     """The passages that do not hold an example's answer; a copy of a right one does, wherever it stands."""
-    said = {spaced(own.text) for own in rights}
-    return [own for own in distinct(ranked) if not holds_answer(example, own) and spaced(own.text) not in said]
+    said = {_said(own) for own in rights}
+    return [own for own in distinct(ranked) if not holds_answer(example, own) and _said(own) not in said]
 
 
 def right_ones(

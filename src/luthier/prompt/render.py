@@ -161,7 +161,9 @@ class Renderer:
     def _control_tokens(self) -> tuple[str, ...]:
         """Texts that the tokenizer takes for control tokens, and words in brackets that the template puts around turns
         (`[/INST]`), which may be none."""
-        special = {*self.encoder.control, *self._marks_of_turns()}
+        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
+        marks = {str(token) for token in added if str(token)[:1] in "<["}
+        special = {*self.encoder.control, *marks, *self._marks_of_turns()}
         return tuple(sorted(special, key=len, reverse=True))
 
     def _marks_of_turns(self) -> set[str]:

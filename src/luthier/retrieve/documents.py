@@ -122,7 +122,7 @@ def read_folder(folder: Path, progress: Progress | None = None, without: Collect
         seen: set[str] = set()
         for file in files:
             name = name_of(file.relative_to(folder))
-            if left_out and file.resolve() in left_out:
+            if any(file.resolve() == own or own in file.resolve().parents for own in left_out):
                 found = Reading((), (Skipped(name, "the study's own rows, no document", empty=True),))
             elif name in seen:
                 found = Reading((), (Skipped(name, "another file has this name in another Unicode form; rename one"),))
@@ -181,7 +181,7 @@ def _walk(folder: Path) -> _Walked:
             elif os.path.ismount(below):
                 drives.append(_folder_name(below, folder))
         files += [Path(place) / name for name in names if not name.startswith(".")]
-    return _Walked(sorted(file for file in files if file.is_file()), passed, drives)
+    return _Walked(sorted(file for file in files if os.path.isfile(file)), passed, drives)
 
 
 _LINK = "a link to a folder, which is not followed"
@@ -194,7 +194,7 @@ def _folder_name(path: Path, folder: Path) -> str:
 
 def _made_here(folder: Path) -> str | None:
     """What Luthier has made a folder for; None where it has not."""
-    if (folder / "study.json").is_file() and (folder / "steps").is_dir():
+    if os.path.isfile(folder / "study.json") and os.path.isdir(folder / "steps"):
         return "the folder of a run, whose passages and answers are no documents"
     try:
         about = json.loads((folder / "index.json").read_text(encoding="utf-8"))

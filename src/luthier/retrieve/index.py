@@ -208,7 +208,9 @@ class Index:
         passages = [own for document in documents for own in cut(document, self.chunks, self.embedder.count)]
         texts = [passage.searched(headings=self.chunks.headings) for passage in passages]
         sizes = self.embedder.count(texts)
-        self._store.replace([document.name for document in documents], passages, self.embedder.embed(texts, "document"))
+        self._store.replace(
+            [document.name for document in documents], passages, self.embedder.embed(texts, self._role("document"))
+        )
         room = self.embedder.window - _MARKS
         return len(passages), {p.id: size for p, size in zip(passages, sizes, strict=True) if size > room}
 
@@ -257,7 +259,7 @@ class Index:
             known = {passage.document for passage in passages.values()}
             only = {name for pattern in documents for name in _matching(pattern, known, exactly=False)}
         allowed = None if only is None else [own for own, passage in passages.items() if passage.document in only]
-        vectors = self.embedder.embed(queries, "query") if kind != "lexical" else [None] * len(queries)
+        vectors = self.embedder.embed(queries, self._role("query")) if kind != "lexical" else [None] * len(queries)
         depth = k if kind != "hybrid" else max(k * _DEPTH, _LEAST_DEPTH)
         found = []
         for query, vector in zip(queries, vectors, strict=True):
@@ -269,6 +271,10 @@ class Index:
             ranked = rankings[0] if len(rankings) == 1 else fused(rankings)
             found.append([Hit(passages[own], score) for own, score in ranked[:k]])
         return found
+
+    def _role(self, role: EmbeddedAs) -> EmbeddedAs:
+        """As what a text is embedded; an index made before questions and documents were told apart goes on so."""
+        return role if about_index(self.folder).get("roles") else "text"
 
     def _now(self) -> _Seen:
         """The store as it is now, from memory where it has not changed."""
@@ -338,6 +344,7 @@ def create(
         "embedder_key": embedder.key,
         "dimension": embedder.dimension,
         "chunks": chunks.model_dump(mode="json"),
+        "roles": True,
         **({} if built_from is None else {"built_from": str(built_from)}),
     }
     describe_index(folder, about)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.model.embed import own_prompt
 from luthier.model.sentence_trainer import (
     Tuned,
     TuningSettings,
@@ -56,7 +57,7 @@ def tune_embedder(
     tuned = Tuned(tokens=settings.epochs * count_tokens(model.tokenizer, columns, model.max_seq_length))
     with tempfile.TemporaryDirectory() as work:
         # As search will ask: questions and passages behind the prompts that the model has for them.
-        prompts = {own: model.prompts.get("query" if own == "anchor" else "document") or "" for own in columns}
+        prompts = {own: own_prompt(model, "query" if own == "anchor" else "document") for own in columns}
         arguments = Arguments(
             batch_sampler=BatchSamplers.NO_DUPLICATES, prompts=prompts, **trainer_arguments(work, settings)
         )

@@ -82,7 +82,8 @@ def _brought_up_to_date(index: Index, folder: Path, reading: Reading, progress: 
     changes = index.add(reading.documents, progress)
     before = about_index(index.folder)
     drives, there = tuple(before.get("drives", ())), _folders(index.documents)
-    lost = [own for own in drives if own not in reading.drives and own in there]
+    read = _folders(names)
+    lost = [own for own in drives if own not in reading.drives and own in there and own not in read]
     skipped = (*reading.skipped, *(Skipped(own, _NOT_THERE) for own in lost))
     if (now := sorted({*reading.drives, *lost})) != sorted(drives):
         describe_index(index.folder, {**before, "drives": now})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
-def with_documents(task: Task, settings: TaskSettings, root: Path, library: Library) -> Task:
+def with_documents(
+    task: Task, settings: TaskSettings, root: Path, library: Library, rows: Collection[str] = ()
+) -> Task:
     """The task with its documents, if its settings name any, and what was found in them in its report.
+
+    Args:
+        rows: Files of the study's own rows, those of other tasks among them: they are no documents.
 
     Raises:
         DataError: There is no such folder, nothing in it can be read, or a row names a document that is not there.
@@ -30,8 +35,7 @@ def with_documents(task: Task, settings: TaskSettings, root: Path, library: Libr
     if settings.documents is None:
         return task
     folder = str((root / Path(settings.documents).expanduser()).resolve())
-    own = [(root / Path(name).expanduser()) for given in settings.sources().values() for name in given]
-    reading = library.reading(folder, without=own)
+    reading = library.reading(folder, without=[root / Path(name).expanduser() for name in rows])
     names = {document.name for document in reading.documents}
     _check_names(task, names, settings.documents)
     passages = [own for document in reading.documents for own in cut(document, ChunkSettings(), _words)]

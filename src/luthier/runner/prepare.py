@@ -128,7 +128,8 @@ def prepare(study: Study, root: Path, *, allow_code: bool = False, indexes: Path
     precision = resolve_precision(study.precision, device)  # type: ignore[arg-type]
     documents = library(root, device, indexes, words_only=indexes is None)
     tasks = {name: load_task(name, task, root, allow_code, study.seed) for name, task in study.tasks.items()}
-    tasks = {name: with_documents(task, study.tasks[name], root, documents) for name, task in tasks.items()}
+    rows = [file for task in study.tasks.values() for given in task.sources().values() for file in given]
+    tasks = {name: with_documents(task, study.tasks[name], root, documents, rows) for name, task in tasks.items()}
     study = study.for_data(tasks)
     judged = tasks[study.targets[0]]
     problems = [

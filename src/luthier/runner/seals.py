@@ -3,29 +3,32 @@ measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import hashlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import RunError
-from luthier.model.find import model_key
 from luthier.record import places_of
 from luthier.runner.folder import RunFolder, read_json, write_json
 from luthier.types import Predictor
 
 _NAME = "made_with.json"
-# Size and time of change of each file: where they are as they were, nothing is read again.
-_Stamps = tuple[tuple[str, int, int], ...]
+# Files that nothing reads: what others lay beside a model makes it no other one.
+_BESIDE = (".md", ".lock", ".bin", ".pt", ".h5", ".msgpack")
 
 
 def seal(predictor: Predictor, name: str, folder: RunFolder) -> None:
-    """Write down the hashes of all folders that an approach answers with."""
+    """Write down the hash of each file that an approach answers with, its size and the time of its last change."""
     rows = [
-        {"place": _written(place, folder), "key": _key(place, stamps), "files": [list(own) for own in stamps]}
+        {
+            "place": _written(place, folder),
+            "files": {str(file.relative_to(place)): _state(file) for file in _files(place)},
+        }
         for place in places_of(predictor)
         if Path(place).is_absolute() and Path(place).is_dir()
-        for stamps in (_stamps(place),)
     ]
     write_json(folder.approach(name) / _NAME, {"folders": rows})
 
@@ -33,19 +36,32 @@ def seal(predictor: Predictor, name: str, folder: RunFolder) -> None:
 def check_seal(name: str, folder: RunFolder) -> None:
     """See that an approach is opened with what it was made with; of runs that wrote nothing down, nothing is known.
 
+    Where files were written anew and are the same, their new times are kept, so that they are not read again.
+
     Raises:
-        RunError: A folder holds other files than then.
+        RunError: A file is gone, or another one stands in its place.
     """
-    file = folder.approach(name) / _NAME
-    for row in read_json(file)["folders"] if file.is_file() else ():
-        place = str((folder.path / row["place"]).resolve())
-        now = _stamps(place) if Path(place).is_dir() else ()
-        if now and [list(own) for own in now] != row["files"] and _key(place, now) != row["key"]:
-            raise RunError(
-                f"{place} is not what '{name}' was made with{_changed(row, now)}, so its answers would be others than "
-                "those that were measured. Put back what was there, or run the study again: "
-                f"luthier run {folder.study} --output {folder.path}"
-            )
+    kept = folder.approach(name) / _NAME
+    if not kept.is_file():
+        return
+    content, renewed = read_json(kept), False
+    for row in content["folders"]:
+        place = folder.path / row["place"]
+        for file, before in row["files"].items():
+            now = _stamp(place / file)
+            if now == (before["size"], before["mtime_ns"]):
+                continue
+            if now is None or _hash(str(place / file), now) != before["sha256"]:
+                how = "is gone" if now is None else "differs"
+                raise RunError(
+                    f"{place.resolve()} is not what '{name}' was made with ({file} {how}), so its "
+                    "answers would be others than those that were measured. Put back what was there, or run "
+                    f"the study again: luthier run {folder.study} --output {folder.path}"
+                )
+            before["mtime_ns"], renewed = now[1], True
+    if renewed:
+        with contextlib.suppress(OSError):  # a run that can only be read is hashed each time
+            write_json(kept, content)
 
 
 def _written(place: str, folder: RunFolder) -> str:
@@ -53,19 +69,29 @@ def _written(place: str, folder: RunFolder) -> str:
     return path.relative_to(run).as_posix() if path.is_relative_to(run) else str(path)
 
 
-def _stamps(place: str) -> _Stamps:
-    files = sorted(file for file in Path(place).rglob("*") if file.is_file())
-    return tuple((file.relative_to(place).as_posix(), (at := file.stat()).st_size, at.st_mtime_ns) for file in files)
+def _files(place: str) -> Iterator[Path]:
+    for file in sorted(Path(place).rglob("*")):
+        if file.is_file() and not file.name.startswith(".") and file.suffix not in _BESIDE:
+            yield file
 
 
-@lru_cache(maxsize=64)
-def _key(place: str, stamps: _Stamps) -> str:
-    """The hash of a folder as it stands, computed once while its files stay as they are."""
-    return model_key(place)
+def _state(file: Path) -> dict[str, Any]:
+    stamp = _stamp(file)
+    assert stamp is not None, "it was there a moment ago"
+    return {"size": stamp[0], "mtime_ns": stamp[1], "sha256": _hash(str(file), stamp)}
 
 
-def _changed(row: Mapping[str, Any], now: _Stamps) -> str:
-    """The first file that differs in name or size, where one does."""
-    before, after = ({own[0]: own[1] for own in files} for files in (row["files"], now))
-    named = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    return f" ({named[0]} differs)" if named else ""
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Size and time of change; None where it is gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=1024)
+def _hash(file: str, stamp: tuple[int, int]) -> str:
+    """The hash of a file as it stands, computed once while it stays as it is."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
