@@ -232,13 +232,15 @@ def predict(
         answered = predict_file(opened, file, progress, replace=force)
         found = list(answered)
     rows: list[dict[str, Any]] = [{**plain_row(row), **as_row(answer)} for row, answer in found]
+    without = [answer for _, answer in found if isinstance(answer, Unanswered)]
     if output is None:
         for row in rows:
             sys.stdout.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
     else:
         write_jsonl(output, rows)
-        console.print(f"{len(rows)} rows with answers by {opened.name} in {output}", highlight=False, markup=False)
-    if without := [answer for _, answer in found if isinstance(answer, Unanswered)]:
+        answers = len(rows) - len(without)
+        console.print(f"{answers} answers by {opened.name} in {output}", highlight=False, markup=False)
+    if without:
         shown = "\n".join(f"  {own.place}: {own.why}" for own in without[:5])
         more = "\n  …" if len(without) > 5 else ""
         raise LuthierError(f"{len(without)} of {len(rows)} rows have no answer; all others do:\n{shown}{more}")

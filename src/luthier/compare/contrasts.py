@@ -61,7 +61,6 @@ class Contrast:
         freedom: Degrees of freedom.
         n: Test examples that both have scored.
         counts: Trainings of the first and of the second.
-        means: Of the first and of the second, over examples and trainings.
         each: The difference with each training of the one, against the mean of the other.
     """
 
@@ -76,7 +75,6 @@ class Contrast:
     freedom: float
     n: int
     counts: tuple[int, int]
-    means: tuple[float, float]
     each: tuple[float, ...]
 
     @property
@@ -366,6 +364,5 @@ def _contrast(a: Trained, b: Trained, parts: _Parts, share: float, p: float, bou
         parts.freedom,
         parts.n,
         (a.trainings, b.trainings),
-        parts.means,
         parts.each,
     )

@@ -48,7 +48,8 @@ def exchange_of_chat(row: Mapping[str, object]) -> Exchange:
     Raises:
         NoText: There is no user's turn or no answer, a turn is empty, has an unknown role or no text, or calls a tool.
     """
-    messages, weights = _turns(row), _weights(row)
+    messages = _turns(row)
+    weights = _weights(row, len(messages))
     answers = [
         index for index, message in enumerate(messages) if message.role == "assistant" and weights.get(index) != 0
     ]
@@ -98,10 +99,10 @@ def _turns(row: Mapping[str, object]) -> list[Message]:
     return messages
 
 
-def _weights(row: Mapping[str, object]) -> dict[int, object]:
-    """Number of a message → its weight, where one is given."""
+def _weights(row: Mapping[str, object], messages: int) -> dict[int, object]:
+    """Number of a message → its weight, where one is given; of so many messages the last are the turns."""
     turns = _listed(row)
-    first = len(_turns(row)) - len(turns)
+    first = messages - len(turns)
     return {n + first: turn["weight"] for n, turn in enumerate(turns) if isinstance(turn, dict) and "weight" in turn}
 
 

@@ -99,11 +99,12 @@ def _pairs(losers: Sequence[Example], keepers: Sequence[Example], side: int) -> 
 
 
 def _common(examples: Sequence[Example]) -> frozenset[str]:
-    """Words of the turns that most examples have: those of the wording around what a row says."""
-    if len(examples) < _ENOUGH:
+    """Words that most of the turns without columns have: those of the wording around what a row says."""
+    bare = [example for example in examples if not _texts(example)]
+    if len(bare) < _ENOUGH:
         return frozenset()
-    counts = Counter(word for example in examples for turn in _turns(example) for word in set(words(turn)))
-    return frozenset(word for word, count in counts.items() if count > len(examples) / 2)
+    counts = Counter(word for example in bare for turn in _turns(example) for word in set(words(turn)))
+    return frozenset(word for word, count in counts.items() if count > len(bare) / 2)
 
 
 def _turns(example: Example) -> list[str]:
@@ -117,15 +118,17 @@ def _signatures(examples: Sequence[_Columns]) -> Iterator[Any]:
     yield from MinHash.generator(sets, num_perm=_BANDS * _ROWS, seed=1)
 
 
+def _texts(example: Example) -> list[str]:
+    """The row's columns that the prompt shows."""
+    asked, columns = _turns(example), example.prompt.fields.values()
+    return [own for own in columns if own.strip() and any(own.strip() in turn for turn in asked)]
+
+
 def _columns(example: Example, common: frozenset[str]) -> _Columns:
     """The words of each column that the prompt shows; of conversations those of each turn that few others have."""
-    asked = _turns(example)
-    texts = [
-        own for own in example.prompt.fields.values() if own.strip() and any(own.strip() in turn for turn in asked)
-    ]
-    if texts:
+    if texts := _texts(example):
         return tuple(frozenset(words(text)) for text in texts)
-    return tuple(frozenset(words(turn)) - common for turn in asked)
+    return tuple(frozenset(words(turn)) - common for turn in _turns(example))
 
 
 def _near(one: _Columns, other: _Columns) -> bool:
